@@ -1,0 +1,10 @@
+"""No guidance: one forward."""
+
+from torch import Tensor
+
+from apo.interfaces import Condition, Policy
+
+
+class NoGuidance:
+    def __call__(self, policy: Policy, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        return policy(x_t, t, cond)

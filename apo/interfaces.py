@@ -1,0 +1,112 @@
+"""What the parts of the house hand to each other. The method, whole:
+
+    pair = pairs(batch, policy, step)
+    for t in sampler.sample(step, batch_size):      # ∇L_total = Σ_{t∈W} ∇L_APO(t), Section 3.2
+        backward(loss(pair, t))
+    optimizer.step()
+
+Shapes: B pairs, K window rows, C latent channels, F latent frames, H x W latent height and width,
+L text tokens of width D. Timesteps t lie in [0, T] with T = 1000; noise levels sigma = t / T.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+T = 1000  # training timesteps of every Wan model
+
+
+@dataclass
+class Condition:
+    """What a video is generated from."""
+
+    prompt: list[str]
+    text: Tensor  # (B, L, D) text encoder output, zero beyond the prompt's tokens
+    image: Tensor  # (B, 4 + C, F, H, W) first-frame mask (4 channels), then the encoded first frame, zero-padded in time
+    image_embeds: Tensor | None = None  # (B, tokens, D') CLIP features of the first frame (Wan2.1)
+    frame: Tensor | None = None  # (B, 3, height, width) uint8, the first frame in pixels
+
+    def map(self, function) -> "Condition":
+        """The condition with `function` applied to each of its tensors."""
+        fields = {k: v if v is None else function(v) for k, v in vars(self).items() if k != "prompt"}
+        return Condition(self.prompt, **fields)
+
+
+@dataclass
+class Pair:
+    """Chosen and rejected latents x_0^w, x_0^l, (B, C, F, H, W) each, of one condition."""
+
+    chosen: Tensor
+    rejected: Tensor
+    cond: Condition
+
+
+@dataclass
+class Verdict:
+    """A ranker's answer to 'which of two videos is better, and why' (Appendix C.2)."""
+
+    label: Tensor  # (B,) in 1..4: 1, 2 first or second is less distorted; 3, 4 first or second moves more
+    confidence: Tensor  # (B,) in [0, 1]
+
+    @property
+    def first_wins(self) -> Tensor:
+        return self.label % 2 == 1
+
+
+class TimestepSampler(Protocol):
+    def sample(self, step: int, batch_size: int) -> Tensor:
+        """(K, B) timesteps in [0, T] of optimizer step `step`; row k is one backward pass.
+
+        Stateless in step, so a resumed run draws the same. All entries of a row, on all ranks, lie on one side
+        of the expert boundary.
+        """
+
+
+class PreferenceObjective(Protocol):
+    def __call__(self, chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor) -> Tensor:
+        """Loss (B,) from denoising errors (B,) in fp32, means over C, F, H, W."""
+
+
+class Policy(Protocol):
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """Velocity (B, C, F, H, W) at timesteps t (B,). Routes by t >= boundary * T; ValueError if t straddles it."""
+
+    def reference(self) -> AbstractContextManager:
+        """Inside, the policy is the frozen preceding stage (its adapter, or none)."""
+
+    def skip(self, blocks: Sequence[int]) -> AbstractContextManager:
+        """Inside, these transformer blocks are the identity (STG's weak model)."""
+
+    def unconditional(self, cond: Condition) -> Condition:
+        """The same condition with the negative prompt's text."""
+
+    def encode(self, video: Tensor) -> Tensor:
+        """Normalised latents (B, C, F, H, W) of videos (B, frames, 3, height, width) uint8."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Videos (B, frames, 3, height, width) uint8 of normalised latents; undoes `encode`."""
+
+    def encode_condition(self, prompt: list[str], frame: Tensor) -> Condition:
+        """The condition of prompts and first frames (B, 3, height, width) uint8."""
+
+    def save_adapter(self, folder) -> None: ...
+
+    def load_adapter(self, folder) -> None: ...
+
+
+class PairSource(Protocol):
+    def __call__(self, batch, policy: Policy, step: int) -> Pair:
+        """Exactly B pairs, no gradient."""
+
+
+class Ranker(Protocol):
+    def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
+        """first, second: (B, frames, 3, height, width) uint8."""
+
+
+class Guidance(Protocol):
+    def __call__(self, policy: Policy, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """Guided velocity (B, C, F, H, W), Eq. 3: (1+ω)·v_c − ω·v_∅ + λ·(v_c − v_skip)."""

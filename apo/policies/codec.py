@@ -1,0 +1,72 @@
+"""Between the user's world and the transformer's: videos to latents and back, prompts and first frames to conditions."""
+
+import torch
+from diffusers import WanImageToVideoPipeline
+from torch import Tensor, nn
+
+from apo.interfaces import Condition
+from apo.policies.model import VideoSpec
+
+
+class WanCodec(nn.Module):
+    """The frozen parts of a Wan pipeline around the transformer: VAE, text encoder, CLIP image encoder (Wan2.1)."""
+
+    def __init__(self, pipeline: WanImageToVideoPipeline, spec: VideoSpec, max_sequence_length: int):
+        super().__init__()
+        self.vae, self.text_encoder, self.image_encoder = pipeline.vae, pipeline.text_encoder, pipeline.image_encoder
+        self.pipeline, self.spec, self.max_sequence_length = pipeline, spec, max_sequence_length
+        self.expand_timesteps = pipeline.config.expand_timesteps  # TI2V: the first latent frame is the condition itself
+        config = self.vae.config
+        self.register_buffer("mean", torch.tensor(config.latents_mean).view(1, -1, 1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.latents_std).view(1, -1, 1, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """(C, F, H, W) of one video's latents."""
+        config, spec = self.vae.config, self.spec
+        frames = (spec.frames - 1) // config.scale_factor_temporal + 1
+        return config.z_dim, frames, spec.height // config.scale_factor_spatial, spec.width // config.scale_factor_spatial
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        """Normalised latents (B, C, F, H, W) of videos (B, frames, 3, height, width) uint8."""
+        return self._latents(_signed(video).movedim(2, 1))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Videos (B, frames, 3, height, width) uint8 of normalised latents (B, C, F, H, W)."""
+        video = self.vae.decode((latents.to(self.mean) * self.std + self.mean).to(self.vae.dtype)).sample
+        return ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, 2)
+
+    @torch.no_grad()
+    def condition(self, prompt: list[str], frame: Tensor) -> Condition:
+        """The condition of prompts and first frames (B, 3, height, width) uint8, as WanImageToVideoPipeline builds it."""
+        frame = frame.to(self.mean.device)
+        image = _signed(frame)[:, :, None]
+        frames = 1 if self.expand_timesteps else self.spec.frames
+        image = torch.cat([image, image.new_zeros(*image.shape[:2], frames - 1, *image.shape[3:])], 2)
+        encoded = self._latents(image)
+        shape = (len(prompt), 4 + encoded.shape[1], *self.latent_shape[1:])
+        cond = encoded.new_zeros(shape)
+        cond[:, :4, 0] = 1  # the mask of known frames comes first, four channels for the four frames of a latent step
+        cond[:, 4:, : encoded.shape[2]] = encoded
+        embeds = None
+        if self.image_encoder is not None:
+            embeds = self.pipeline.encode_image([f for f in frame.cpu()], self.mean.device)
+        return Condition(prompt, self.text(prompt), cond, embeds, frame)
+
+    @torch.no_grad()
+    def text(self, prompt: list[str]) -> Tensor:
+        """(B, L, D) text embeddings, zero beyond each prompt's tokens."""
+        length = self.max_sequence_length
+        return self.pipeline._get_t5_prompt_embeds(prompt, max_sequence_length=length, device=self.mean.device)
+
+    def _latents(self, video: Tensor) -> Tensor:
+        mean = self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode()
+        return (mean.float() - self.mean) / self.std
+
+
+def _signed(pixels: Tensor) -> Tensor:
+    """uint8 [0, 255] to float [-1, 1]."""
+    return pixels.float() / 127.5 - 1

@@ -1,0 +1,89 @@
+"""LoRA on each expert: the trained adapter `policy`, its frozen predecessor `reference`, files in diffusers' format.
+
+The mapping that matters: diffusers' `transformer` is the high-noise expert, `transformer_2` the low-noise one.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
+
+FILES = {"transformer": "high_noise.safetensors", "transformer_2": "low_noise.safetensors"}
+POLICY, REFERENCE = "policy", "reference"
+
+
+def add_lora(expert: WanTransformer3DModel, config: LoraConfig, name: str, seed: int) -> None:
+    """Adds a float32 adapter; its initial value depends on `seed` alone, and B = 0, so the output is unchanged."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        expert.add_adapter(config, adapter_name=name)
+    for key, parameter in expert.named_parameters():
+        if f".{name}." in key:
+            parameter.data = parameter.data.float()
+
+
+def tuner_layers(experts: Iterable[WanTransformer3DModel]) -> list[BaseTunerLayer]:
+    return [module for expert in experts for module in expert.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def switch(layers: list[BaseTunerLayer], name: str | None) -> None:
+    """From now on these layers use adapter `name`, or none.
+
+    Sets the attributes themselves, since peft's set_adapter and disable_adapters also change requires_grad.
+    """
+    for layer in layers:
+        layer._disable_adapters = name is None
+        if name is not None:
+            layer._active_adapter = [name]
+
+
+@contextmanager
+def using(layers: list[BaseTunerLayer], name: str | None) -> Iterator[None]:
+    """Inside, the layers use adapter `name`, or none; afterwards what they used before."""
+    before = layers[0].active_adapters[0] if layers and not layers[0].disable_adapters else None
+    switch(layers, name)
+    try:
+        yield
+    finally:
+        switch(layers, before)
+
+
+def save_lora(experts: dict[str, WanTransformer3DModel], folder: Path, name: str = POLICY) -> None:
+    """One file per expert that `pipeline.load_lora_weights(folder, weight_name=...)` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for key, expert in experts.items():
+        state = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(expert, adapter_name=name).items()}
+        config = {k: sorted(v) if isinstance(v, set) else v for k, v in expert.peft_config[name].to_dict().items()}
+        WanImageToVideoPipeline.save_lora_weights(
+            folder, transformer_lora_layers=state, weight_name=FILES[key], transformer_lora_adapter_metadata=config
+        )
+
+
+def load_lora(experts: dict[str, WanTransformer3DModel], folder: Path, name: str) -> None:
+    """Reads what `save_lora` wrote into the adapter `name`; FileNotFoundError or ValueError says what does not fit."""
+    for key, expert in experts.items():
+        path = folder / FILES[key]
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no adapter for {key}; {folder} must hold {[FILES[k] for k in experts]}")
+        with safe_open(path, "pt") as file:
+            state = {k.removeprefix("transformer."): file.get_tensor(k) for k in file.keys()}
+        ours = get_peft_model_state_dict(expert, adapter_name=name)
+        if wrong := [k for k in ours.keys() | state.keys() if k not in ours or k not in state or ours[k].shape != state[k].shape]:
+            raise ValueError(
+                f"{path} does not fit the adapter that policy.lora describes ({len(wrong)} of {len(ours)} tensors differ, "
+                f"{sorted(wrong)[0]} first): use the rank and targets it was trained with"
+            )
+        set_peft_model_state_dict(expert, state, adapter_name=name)
+
+
+def adapter_rank(folder: Path) -> dict:
+    """The LoRA settings stored in an adapter folder's first file."""
+    path = next(folder / name for name in FILES.values() if (folder / name).is_file())
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["lora_adapter_metadata"])

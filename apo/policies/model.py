@@ -1,0 +1,78 @@
+"""What a model is: a pipeline folder and the numbers that sampling from it needs (conf/model/*.yaml)."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]  # of the repository: relative model paths may start here
+
+
+@dataclass(frozen=True)
+class VideoSpec:
+    """Pixels and time of every video: height, width, frames, frames per second."""
+
+    height: int
+    width: int
+    frames: int
+    fps: float
+
+    def check(self, temporal: int, spatial: int) -> None:
+        """ValueError unless the VAE (temporal, spatial factor times patch) divides the sizes; names the nearest that it can."""
+        if (self.frames - 1) % temporal:
+            near = round((self.frames - 1) / temporal) * temporal + 1
+            raise ValueError(f"model.spec.frames={self.frames}: must be a multiple of {temporal} plus 1; the nearest is {near}")
+        for name in ("height", "width"):
+            size = getattr(self, name)
+            if size % spatial or size <= 0:
+                near = max(round(size / spatial), 1) * spatial
+                raise ValueError(f"model.spec.{name}={size}: must be a multiple of {spatial}; the nearest is {near}")
+
+
+@dataclass(frozen=True)
+class WanModel:
+    """A Wan image-to-video pipeline in diffusers' layout with its sampling defaults."""
+
+    path: str  # a local folder, relative to the working directory or the repository, or a hub id
+    spec: VideoSpec
+    shift: float  # s of Eq. 5 at inference
+    num_inference_steps: int
+    boundary: float | None  # share of T from which the high-noise expert (`transformer`) acts; None for one expert
+    omega: dict[str, float]  # CFG strength (guidance scale − 1) of the high- and the low-noise expert
+    max_sequence_length: int  # text tokens
+    negative_prompt: str
+    dtype: str  # of the frozen weights of transformer and text encoder; the VAE is float32
+
+    def __post_init__(self):
+        if not isinstance(self.spec, VideoSpec):
+            object.__setattr__(self, "spec", VideoSpec(**self.spec))
+
+    def local(self) -> Path | None:
+        """The pipeline folder if there is one on this disk."""
+        return next((p for p in (Path(self.path), ROOT / self.path) if (p / "model_index.json").is_file()), None)
+
+    def check(self) -> None:
+        """Cheap checks before anything is loaded; ValueError names the field and the remedy."""
+        looks_local = self.path.startswith((".", "/", "apo/", "outputs/")) or self.path.count("/") != 1
+        if self.local() is None and looks_local:
+            raise ValueError(
+                f"model.path={self.path}: no model_index.json there; give a folder in diffusers' layout, or a hub id "
+                "such as Wan-AI/Wan2.2-I2V-A14B-Diffusers"
+            )
+
+    def folder(self) -> Path:
+        """The pipeline folder, downloaded from the hub if it is not on this disk."""
+        if (local := self.local()) is not None:
+            return local
+        from diffusers import WanImageToVideoPipeline
+
+        return Path(WanImageToVideoPipeline.download(self.path))
+
+
+def fingerprint(folder: Path, parts: tuple[str, ...]) -> str:
+    """Hex digest of a pipeline's named parts: file names, sizes and the first MiB of each (headers and weights)."""
+    digest = hashlib.sha256()
+    for file in sorted(f for part in parts for f in (folder / part).rglob("*") if f.is_file()):
+        digest.update(f"{file.relative_to(folder)} {file.stat().st_size} ".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(1 << 20))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,170 @@
+"""The policy: a Wan image-to-video transformer (one expert or two) with LoRA, and its frozen reference beside it.
+
+One class for Wan2.1 I2V (image encoder, one expert), Wan2.2 I2V-A14B (two experts, routed by noise level) and
+Wan2.2 TI2V-5B (the first latent frame is the condition, with t = 0 per token).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from apo.flow import denoising_error, to_sigma
+from apo.interfaces import Condition, T
+from apo.policies import lora as adapters
+from apo.policies.codec import WanCodec
+from apo.policies.model import VideoSpec, WanModel, fingerprint
+
+CODEC_PARTS = ("vae", "text_encoder", "tokenizer", "image_encoder", "image_processor")
+
+
+class WanPolicy(nn.Module):
+    """Velocity of x_t under the trained adapter; one copy of the frozen base serves policy and reference.
+
+    lora: rank, alpha, targets of the adapter; None trains all transformer weights (and has no reference).
+    adapter: folder of the preceding stage's adapter, from which `policy` starts and which `reference` keeps.
+    """
+
+    def __init__(
+        self, model: WanModel, lora: dict | None, adapter: str | None, seed: int, gradient_checkpointing: bool
+    ):
+        super().__init__()
+        folder = model.folder()
+        dtype = {"default": getattr(torch, model.dtype), "vae": torch.float32, "image_encoder": torch.float32}
+        pipeline = WanImageToVideoPipeline.from_pretrained(folder, torch_dtype=dtype)
+        pipeline.set_progress_bar_config(disable=True)
+        self.model, self.scheduler = model, pipeline.scheduler
+        self.codec = WanCodec(pipeline, model.spec, model.max_sequence_length)
+        self.experts = nn.ModuleDict({"transformer": pipeline.transformer})
+        if pipeline.transformer_2 is not None:
+            self.experts["transformer_2"] = pipeline.transformer_2
+        self._check(pipeline)
+        self.fingerprint = f"{fingerprint(folder, CODEC_PARTS)}-{model.spec.height}x{model.spec.width}x{model.spec.frames}"
+        self.base_hash = fingerprint(folder, ("transformer", "transformer_2"))
+        self.null_text = self.codec.text([model.negative_prompt])
+        self.has_reference, self.layers = False, []
+        self.requires_grad_(False)
+        if lora is None:
+            self.experts.requires_grad_(True)
+        else:
+            self._add_adapters(lora, adapter, seed)
+        if gradient_checkpointing:
+            for expert in self.experts.values():
+                expert.enable_gradient_checkpointing()
+
+    def _check(self, pipeline: WanImageToVideoPipeline) -> None:
+        config, vae = pipeline.transformer.config, pipeline.vae.config
+        self.model.spec.check(vae.scale_factor_temporal, vae.scale_factor_spatial * config.patch_size[1])
+        if (self.model.boundary is None) != (len(self.experts) == 1):
+            raise ValueError(
+                f"model.boundary={self.model.boundary} but {self.model.path} has {len(self.experts)} expert(s): "
+                "set a boundary for two experts (0.9 for Wan2.2 I2V-A14B) and null for one"
+            )
+
+    def _add_adapters(self, lora: dict, adapter: str | None, seed: int) -> None:
+        config = LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules=list(lora["targets"]))
+        self.has_reference = adapter is not None
+        for index, expert in enumerate(self.experts.values()):
+            adapters.add_lora(expert, config, adapters.POLICY, seed * 2 + index)
+            if self.has_reference:
+                adapters.add_lora(expert, config, adapters.REFERENCE, seed * 2 + index)
+            for key, parameter in expert.named_parameters():
+                parameter.requires_grad_(f".{adapters.POLICY}." in key)
+        self.layers = adapters.tuner_layers(self.experts.values())
+        adapters.switch(self.layers, adapters.POLICY)
+        if self.has_reference:
+            self.load_adapter(adapter)
+            adapters.load_lora(dict(self.experts), Path(adapter), adapters.REFERENCE)
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """Velocity (B, C, F, H, W) in float32 of x_t at timesteps t (B,) in [0, T]; ValueError if t straddles the boundary."""
+        expert = self.expert(t)
+        t = t.to(x_t.device)
+        if self.codec.expand_timesteps:
+            known = cond.image[:, :1]
+            hidden = known * cond.image[:, 4:] + (1 - known) * x_t
+            _, height, width = expert.config.patch_size
+            t = ((1 - known)[:, 0, :, ::height, ::width] * t[:, None, None, None]).flatten(1)
+        else:
+            hidden = torch.cat([x_t, cond.image.to(x_t)], 1)
+        velocity = expert(
+            hidden_states=hidden.to(expert.dtype),
+            timestep=t,
+            encoder_hidden_states=cond.text.to(expert.dtype),
+            encoder_hidden_states_image=None if cond.image_embeds is None else cond.image_embeds.to(expert.dtype),
+            return_dict=False,
+        )[0]
+        return velocity.float()
+
+    def expert(self, t: Tensor) -> WanTransformer3DModel:
+        """The expert for timesteps t (B,): `transformer` at t >= boundary * T, `transformer_2` below."""
+        if self.model.boundary is None:
+            return self.experts["transformer"]
+        high = to_sigma(t) >= self.model.boundary
+        if high.any() != high.all():
+            raise ValueError(
+                f"timesteps {[round(v, 1) for v in t.tolist()]} straddle the expert boundary {self.model.boundary * T:g}: "
+                "draw each window row from one side"
+            )
+        return self.experts["transformer" if high.all() else "transformer_2"]
+
+    def error(self, x_t: Tensor, t: Tensor, cond: Condition, target: Tensor) -> Tensor:
+        """(B,) denoising error against the velocity `target`, over the latent frames that are generated."""
+        first = int(self.codec.expand_timesteps)
+        return denoising_error(self(x_t, t, cond)[:, :, first:], target[:, :, first:])
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside, the policy is the frozen preceding stage: its adapter, or the base model if there was none."""
+        with adapters.using(self.layers, adapters.REFERENCE if self.has_reference else None):
+            yield
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """Inside, the policy is the base model without any adapter."""
+        with adapters.using(self.layers, None):
+            yield
+
+    @contextmanager
+    def skip(self, blocks: Sequence[int]) -> Iterator[None]:
+        """Inside, these blocks of every expert are the identity: STG's weak model."""
+        with ExitStack() as stack:
+            for expert in self.experts.values():
+                for index in blocks:
+                    stack.enter_context(patch.object(expert.blocks[index], "forward", lambda hidden, *_, **__: hidden))
+            yield
+
+    def unconditional(self, cond: Condition) -> Condition:
+        """The same condition with the negative prompt's text."""
+        text = self.null_text.to(cond.text).expand(len(cond.prompt), -1, -1)
+        return Condition([self.model.negative_prompt] * len(cond.prompt), text, cond.image, cond.image_embeds, cond.frame)
+
+    def encode(self, video: Tensor) -> Tensor:
+        return self.codec.encode(video)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.codec.decode(latents)
+
+    def encode_condition(self, prompt: list[str], frame: Tensor) -> Condition:
+        return self.codec.condition(prompt, frame)
+
+    def save_adapter(self, folder) -> None:
+        """Writes the policy's LoRA, one diffusers-format file per expert."""
+        adapters.save_lora(dict(self.experts), Path(folder))
+
+    def load_adapter(self, folder) -> None:
+        """Reads what `save_adapter` wrote; FileNotFoundError or ValueError says what does not fit."""
+        adapters.load_lora(dict(self.experts), Path(folder), adapters.POLICY)
+
+    @property
+    def spec(self) -> VideoSpec:
+        return self.model.spec
+
+    @property
+    def max_sequence_length(self) -> int:
+        return self.model.max_sequence_length

@@ -1,0 +1,82 @@
+"""The timestep sampler of Diffusion-APO (Section 3.2): random shift, random offset, hybrid sliding window."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from apo.flow import inference_sigmas, to_timestep
+from apo.interfaces import T
+from apo.seeds import generator, rank, world_size
+
+
+@dataclass
+class APOSampler:
+    """Anchors of the inference grid under a random shift, a Gaussian offset around each, K rows a window.
+
+    A row holds one anchor for all pairs, so it lies on one side of the expert boundary by construction;
+    its offsets are clipped to that side and to its regime.
+    """
+
+    num_inference_steps: int
+    shifts: Sequence[float]  # the set S of Section 3.2; one element switches random shift off
+    offset_variance: float  # γ² of Section 3.2, in squared timesteps; 0 switches random offset off
+    high_rows: int  # N_H
+    low_rows: int  # N_L
+    stride: int  # high anchors that the window advances by, each optimizer step
+    split: float  # the regimes meet at split · T
+    boundary: float | None  # the expert boundary as a share of T; None for one expert
+    seed: int
+    snap: bool = False  # round t' to the nearest anchor instead of the nearest integer
+    accumulate: bool = True  # False: the window's rows one by one, an optimizer step each ("no window")
+
+    def __post_init__(self):
+        if self.high_rows + self.low_rows < 1:
+            raise ValueError("the window is empty: set sampler.high_rows or sampler.low_rows above 0")
+        if self.num_inference_steps < 2 or min(self.shifts) <= 0:
+            raise ValueError(
+                f"sampler.num_inference_steps={self.num_inference_steps}, sampler.shifts={list(self.shifts)}: "
+                "the grid needs at least 2 steps and shifts above 0"
+            )
+
+    def sample(self, step: int, batch_size: int) -> Tensor:
+        """(K, B) timesteps in [0, T] of optimizer step `step`."""
+        rows = self.high_rows + self.low_rows
+        if self.accumulate:
+            return self._window(step, batch_size)
+        return self._window(step // rows, batch_size)[step % rows, None]
+
+    def anchors(self, step: int) -> Tensor:
+        """(num_inference_steps,) the timesteps of the inference grid under the step's shift, falling."""
+        choice = torch.randint(len(self.shifts), (), generator=generator(self.seed, step, 0))
+        return to_timestep(inference_sigmas(self.num_inference_steps, self.shifts[choice]))
+
+    def _window(self, step: int, batch_size: int) -> Tensor:
+        anchors = self.anchors(step)
+        high, low = anchors[anchors >= self.split * T], anchors[anchors < self.split * T]
+        rows = [self._row(high[i % len(high)], (self.split * T, T)) for i in _advance(step, self.high_rows, self.stride)]
+        rows += [self._row(low[i % len(low)], (0, self.split * T - 1)) for i in _advance(step, self.low_rows, 1)]
+        offsets = torch.randn(len(rows), batch_size * world_size(), generator=generator(self.seed, step, 1))
+        offsets = offsets[:, rank() * batch_size :][:, :batch_size] * self.offset_variance**0.5
+        window = []
+        for (anchor, (floor, ceiling)), offset in zip(rows, offsets):
+            t = anchor + offset
+            t = anchors[(t[:, None] - anchors).abs().argmin(1)] if self.snap else t.round()
+            window.append(t.clamp(floor, ceiling))
+        return torch.stack(window)
+
+    def _row(self, anchor: Tensor, regime: tuple[float, float]) -> tuple[Tensor, tuple[float, float]]:
+        """The anchor with the range its offsets may reach: its regime, on its side of the expert boundary."""
+        floor, ceiling = regime
+        if self.boundary is not None:
+            if anchor >= self.boundary * T:
+                floor = max(floor, self.boundary * T)
+            else:
+                ceiling = min(ceiling, self.boundary * T - 1)
+        return anchor, (floor, ceiling)
+
+
+def _advance(step: int, rows: int, stride: int) -> range:
+    """Indices of `rows` consecutive anchors after `step` moves of `stride`."""
+    return range(step * stride, step * stride + rows)
