@@ -1,0 +1,113 @@
+"""Step 2 of `make world`: the baseline transformer, first one for all noise levels, then forked into two experts.
+
+Pretraining data carries two documented bad modes, as web-scale data does: a share of clips is flawed
+(`flaws.PLANTED`) and a share of captions names a motion that the clip does not show. The baseline learns both;
+preference alignment has something to unlearn that does not come from lack of capacity alone.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from apo.flow import noised, shift_sigma, velocity
+from apo.interfaces import T
+from apo.world import flaws, render
+from apo.world.build.loop import train
+from apo.world.grammar import describe
+
+CLIPS, FLAWED, MISCAPTIONED, UNPROMPTED = 6144, 0.16, 0.12, 0.1
+BATCH, BOUNDARY = 16, 0.9
+STEPS = {"shared": 5000, "high": 1500, "low": 3000}
+
+
+def clip_for_training(index: int) -> tuple[Tensor, str, Tensor]:
+    """Video (3, F, 64, 64) in [-1, 1], caption, and weight (F, 8, 8) that is 3 in the digit's latent cells."""
+    rng = np.random.default_rng([13, index])
+    clip = render.random_clip(rng)
+    video, prompt, kind = render.render(clip), describe(clip.meaning), rng.random()
+    planted = flaws.PLANTED[clip.meaning.domain]
+    if kind < FLAWED:
+        video = planted[rng.integers(len(planted))](clip, rng)
+    elif kind < FLAWED + MISCAPTIONED:
+        video = flaws.misdirect(clip, rng)
+    weight = torch.ones(render.FRAMES, 8, 8)
+    if clip.meaning.domain == "digit":
+        mask = (video.float() - render.gradient(clip.background)).abs().amax(1) > 20
+        weight += 2 * torch.nn.functional.max_pool2d(mask.float(), 8)
+    return video.float().movedim(1, 0) / 127.5 - 1, prompt, weight
+
+
+@torch.no_grad()
+def latents(folder: Path, vae: AutoencoderKLWan, encode_text) -> dict[str, Tensor]:
+    """Normalised latents, conditions, texts and weights of CLIPS clips; encoded once, kept in folder/clips.safetensors."""
+    path = folder / "clips.safetensors"
+    if path.exists():
+        return load_file(path)
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
+    parts = {"latent": [], "image": [], "weight": []}
+    prompts = []
+    for start in tqdm(range(0, CLIPS, 16), "encoding clips"):
+        videos, texts, weights = zip(*(clip_for_training(i) for i in range(start, start + 16)))
+        video = torch.stack(videos)
+        first = torch.cat([video[:, :, :1], torch.zeros_like(video[:, :, 1:])], 2)
+        both = (vae.encode(torch.cat([video, first])).latent_dist.mode() - mean) / std
+        latent, image = both.chunk(2)
+        mask = torch.zeros_like(image[:, :4])
+        mask[:, :, 0] = 1
+        cells = torch.stack(weights)
+        cells = torch.cat([cells[:, :1], cells[:, 1:].unflatten(1, (-1, 4)).amax(2)], 1)[:, None]
+        for key, value in zip(parts, (latent, torch.cat([mask, image], 1), cells)):
+            parts[key].append(value.bfloat16())
+        prompts += texts
+    unique = sorted(set(prompts)) + [""]
+    text = torch.cat([encode_text(unique[i : i + 64]) for i in range(0, len(unique), 64)])
+    clips = {key: torch.cat(value) for key, value in parts.items()}
+    clips |= {"text": text, "prompt": torch.tensor([unique.index(p) for p in prompts])}
+    save_file(clips, path)
+    return clips
+
+
+def stratified_timesteps(rng: torch.Generator, size: int, low: float, high: float) -> Tensor:
+    """(size,) timesteps, one from each of `size` equal shares of the schedule of shift 3 between low · T and high · T."""
+    inverse = [shift_sigma(torch.tensor(edge), 1 / 3).item() for edge in (low, high)]
+    u = (torch.arange(size) + torch.rand(size, generator=rng)) / size
+    return T * shift_sigma(inverse[0] + (inverse[1] - inverse[0]) * u, 3)
+
+
+def loss(model: WanTransformer3DModel, clips: dict[str, Tensor], step: int, span: tuple[float, float]) -> Tensor:
+    """Weighted flow-matching loss of optimizer step `step` over noise levels in `span`."""
+    rng = torch.Generator().manual_seed(17 + step)
+    index = torch.randint(len(clips["prompt"]), (BATCH,), generator=rng)
+    prompt = clips["prompt"][index]
+    prompt = torch.where(torch.rand(BATCH, generator=rng) < UNPROMPTED, len(clips["text"]) - 1, prompt)
+    x_0 = clips["latent"][index].float()
+    noise = torch.randn(x_0.shape, generator=rng)
+    t = stratified_timesteps(rng, BATCH, *span)
+    hidden = torch.cat([noised(x_0, noise, t), clips["image"][index].float()], 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = model(hidden, t, clips["text"][prompt], return_dict=False)[0]
+    weight = clips["weight"][index].float()
+    error = (predicted.float() - velocity(x_0, noise)).square()
+    return (weight * error).sum() / (weight.sum() * x_0.shape[1])
+
+
+def fit(name: str, folder: Path, model: WanTransformer3DModel, clips: dict, steps: int, span, lr: float) -> WanTransformer3DModel:
+    """Trains `model` on noise levels in `span` and returns the average of its weights (EMA, 0.998)."""
+    matrices = [p for k, p in model.named_parameters() if k.startswith("blocks.") and p.ndim == 2]
+    rest = [p for p in model.parameters() if all(p is not m for m in matrices)]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998))
+    train(
+        name, folder, model, optimizers, steps, lambda step: loss(model, clips, step, span), {"ema": ema},
+        after=lambda step: ema.update_parameters(model), save_every=250,
+    )
+    return ema.module
