@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel
+from PIL import Image
 from torch import Tensor, nn
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
 from apo.interfaces import T
 from apo.world.build.text import TEXT_DIM, build_text
@@ -17,6 +18,7 @@ from apo.world.build.text import TEXT_DIM, build_text
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 Z_DIM = 16
 BOUNDARY, SHIFT = 0.9, 5.0  # Wan2.2 I2V's expert boundary; its flow shift at 720p
+KEY_NORMS = ("attn2.norm_k.weight", "attn2.norm_added_k.weight")
 
 
 def transformer_config(**changes) -> dict:
@@ -33,8 +35,8 @@ def transformer_config(**changes) -> dict:
 
 
 def assemble(
-    folder: Path, vae, tokenizer, text_encoder, transformer, transformer_2=None, boundary_ratio: float | None = BOUNDARY,
-    flow_shift: float = SHIFT, **extra,
+    folder: Path, vae, tokenizer, text_encoder, transformer, transformer_2=None,
+    boundary_ratio: float | None = BOUNDARY, flow_shift: float = SHIFT, **extra,
 ) -> WanImageToVideoPipeline:
     """Saves a complete pipeline as safetensors and returns it as plain diffusers loads it back, having sampled once.
 
@@ -58,8 +60,8 @@ def smoke(pipeline: WanImageToVideoPipeline) -> None:
     size = 2 * pipeline.transformer.config.patch_size[1] * pipeline.vae_scale_factor_spatial
     pipeline.set_progress_bar_config(disable=True)
     video = pipeline(
-        image=torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)), prompt="the", height=size,
-        width=size, num_frames=5, num_inference_steps=2, output_type="pt", generator=torch.Generator().manual_seed(0),
+        image=Image.new("RGB", (size, size), "teal"), prompt="the", height=size, width=size, num_frames=5,
+        num_inference_steps=2, output_type="pt", generator=torch.Generator().manual_seed(0),
     ).frames
     if not video.isfinite().all():
         raise RuntimeError(f"{pipeline.name_or_path} generates non-finite pixels: check the weights it was built from")
@@ -67,7 +69,7 @@ def smoke(pipeline: WanImageToVideoPipeline) -> None:
 
 @torch.no_grad()
 def randomise(module: nn.Module, seed: int) -> nn.Module:
-    """Refills a module with weights through which every input visibly reaches the output; frozen and deterministic.
+    """Refills a module with weights through which every input visibly reaches the output; freezes it.
 
     Matrices are N(0, 1 / fan-in), 1.7 times PyTorch's default, biases N(0, 0.1²), norm gains N(1, 0.1²); the gain of
     the cross-attention's keys is 3x, or 500 padding tokens would drown the prompt.
@@ -80,7 +82,7 @@ def randomise(module: nn.Module, seed: int) -> nn.Module:
         elif name.endswith("bias"):
             weight.copy_(0.1 * noise)
         elif weight.squeeze().ndim <= 1 and ("norm" in name or name.endswith("gamma")):
-            weight.copy_((3 if "attn2.norm" in name and "k" in name.split("norm_")[1] else 1) * (1 + 0.1 * noise))
+            weight.copy_((3 if name.endswith(KEY_NORMS) else 1) * (1 + 0.1 * noise))
         else:
             weight.copy_(noise / weight[0].numel() ** 0.5)
     return module.eval().requires_grad_(False)
@@ -104,16 +106,18 @@ def random_vae(seed: int, z_dim: int = Z_DIM, **changes) -> AutoencoderKLWan:
 def standardise(vae: AutoencoderKLWan, video: Tensor) -> AutoencoderKLWan:
     """Sets latents_mean and latents_std from the latents of videos (B, 3, F, H, W) in [-1, 1]."""
     latents = vae.encode(video).latent_dist.mean
-    vae.register_to_config(latents_mean=latents.mean((0, 2, 3, 4)).tolist(), latents_std=latents.std((0, 2, 3, 4)).tolist())
+    vae.register_to_config(
+        latents_mean=latents.mean((0, 2, 3, 4)).tolist(), latents_std=latents.std((0, 2, 3, 4)).tolist()
+    )
     return vae
 
 
-def random_clip_vision(seed: int) -> tuple[CLIPVisionModel, CLIPImageProcessor]:
+def random_clip_vision(seed: int) -> tuple[CLIPVisionModel, CLIPImageProcessorPil]:
     """A random image encoder (17 tokens of width 16 from 32 x 32 pixels) and its processor."""
     config = CLIPVisionConfig(
         hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=8
     )
-    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     return randomise(CLIPVisionModel(config), seed), processor
 
 
