@@ -1,0 +1,216 @@
+"""Videos and images on disk to and from uint8 tensors. Everything the data layer knows about codecs is here."""
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as nnf
+from av.video.reformatter import Colorspace
+from PIL import Image, ImageOps
+from torch import Tensor
+
+BT709 = 1  # ffmpeg's number for the matrix, the primaries and the transfer curve
+LIMITED_RANGE = 1
+SMALL = 256  # pixels; players show anything smaller as a stamp or blur it
+
+
+class Spec(Protocol):
+    """What a model takes: frames of height x width pixels, fps a second."""
+
+    height: int
+    width: int
+    frames: int
+    fps: float
+
+
+class VideoError(ValueError):
+    """A file that can't be used; says which, why, and what to do."""
+
+
+def read_video(
+    path: Path, height: int, width: int, frames: int, fps: float, segment: tuple[float, float] | None = None
+) -> Tensor:
+    """(frames, 3, height, width) uint8: the source frames nearest in time to start + i / fps.
+
+    Cropped centrally to the aspect ratio, then resized. segment: (start, end) in seconds within the file; its first
+    frames / fps seconds are read and nothing outside it is. VideoError if missing, undecodable, truncated or too short.
+    """
+    require_length(path, math.inf, frames, fps, segment)
+    start, end = segment or (0.0, math.inf)
+    times = [start + i / fps for i in range(frames)]
+    for seek in (True, False) if start > 0 else (False,):  # some containers seek past what they were asked for
+        picked, reached, declared = [], start, 0.0
+        with open_stream(path) as (container, stream):
+            declared = seconds(stream, stream.duration or 0)
+            if seek:
+                container.seek(int(start / stream.time_base) + (stream.start_time or 0), stream=stream)
+            shown = ((since, until, frame) for since, until, frame in timed_frames(container, stream) if since < end)
+            for since, until, frame in nearest(shown, times):
+                if not picked and seek and since > start + 0.5 / rate(stream):
+                    break
+                picked.append(fit(upright(frame), height, width, float(stream.sample_aspect_ratio or 1)))
+                reached = min(until, end)
+        if len(picked) == frames:
+            return torch.stack(picked)
+    require_length(path, declared or reached, frames, fps, segment)
+    raise VideoError(f"{path}: truncated, {declared:.1f} s declared, {reached:.1f} s decoded: {COPY_AGAIN}")
+
+
+COPY_AGAIN = "copy the file again or drop the row"
+
+
+def require_length(path: Path, duration: float, frames: int, fps: float, segment: tuple[float, float] | None) -> None:
+    """VideoError unless `duration` seconds of file, cut to the segment, show something at every frame's time."""
+    start, end = segment or (0.0, math.inf)
+    has = max(min(duration, end) - start, 0.0)
+    if has <= (frames - 1) / fps + 1e-6:
+        where = "" if segment is None else f" in the segment [{start:g}, {end:g}]"
+        raise VideoError(
+            f"{path}: has {has:.1f} s of video{where}, the model needs {frames / fps:.1f} s "
+            f"({frames} frames at {fps:g} fps): lower spec.frames or drop the row"
+        )
+
+
+def probe(path: Path) -> float:
+    """Seconds of video in a file, without decoding more than its first frame.
+
+    Reads every packet, so a truncated file is found. VideoError as for `read_video`.
+    """
+    size = path.stat().st_size if path.is_file() else 0
+    with open_stream(path) as (container, stream):
+        zero, last, decoded = stream.start_time or 0, None, False
+        for count, packet in enumerate(container.demux(stream)):
+            if packet.size == 0:
+                break  # the flushing packet: end of file
+            if packet.is_corrupt or (packet.pos or 0) + packet.size > size:
+                there = seconds(stream, (last or zero) - zero)
+                raise VideoError(f"{path}: truncated after {there:.1f} s: {COPY_AGAIN}")
+            decoded = decoded or bool(packet.decode())
+            if packet.pts is None:  # raw streams have no clock
+                last = zero + round((count + 1) / rate(stream) / stream.time_base)
+            else:
+                last = max(last or zero, packet.pts + (packet.duration or frame_ticks(stream)))
+        if not (decoded or stream.decode(None)):
+            raise VideoError(f"{path}: no frame of it can be decoded: {COPY_AGAIN}")
+        duration, declared = seconds(stream, last - zero), seconds(stream, stream.duration or 0)
+        if duration < declared - max(0.25, 0.02 * declared):  # muxers round, and count a last frame or not
+            raise VideoError(f"{path}: truncated, {declared:.1f} s declared, {duration:.1f} s there: {COPY_AGAIN}")
+        return duration
+
+
+def read_image(path: Path, height: int, width: int) -> Tensor:
+    """(3, height, width) uint8, cropped centrally to the aspect ratio, then resized. VideoError if unreadable."""
+    if not path.is_file():
+        raise VideoError(f"{path}: no such file: correct the path or drop the row")
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError) as error:  # what PIL raises for damaged files
+        raise VideoError(f"{path}: not a readable image ({error}): {COPY_AGAIN}") from error
+    return fit(pixels, height, width)
+
+
+def write_video(path: Path, video: Tensor, fps: float, crf: int = 12, enlarge: bool = True) -> None:
+    """Writes (F, 3, H, W) uint8 as an H.264 mp4 that browsers play; complete or not there at all.
+
+    crf: x264's quality, 0 (lossless) to 51 (worst). enlarge: videos under 256 pixels grow by a whole factor, so that
+    players show their pixels as they are. An odd height or width gets one more row or column, which H.264 needs.
+    """
+    factor = max(1, SMALL // max(video.shape[-2:])) if enlarge else 1
+    video = video.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+    height, width = video.shape[-2:]
+    video = nnf.pad(video.float(), (0, width % 2, 0, height % 2), mode="replicate").byte()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(60000))
+        stream.height, stream.width, stream.pix_fmt = *video.shape[-2:], "yuv420p"
+        stream.options = {"crf": str(crf), "preset": "medium"}
+        context = stream.codec_context  # untagged, players guess the colours from the size
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        context.color_range = LIMITED_RANGE
+        for image in video.permute(0, 2, 3, 1).contiguous().numpy():
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)))
+        container.mux(stream.encode(None))
+    os.replace(partial, path)
+
+
+@contextmanager
+def open_stream(path: Path) -> Iterator[tuple]:
+    """(container, video stream) of a file; what ffmpeg raises inside becomes a VideoError that names the file."""
+    if not path.is_file():
+        raise VideoError(f"{path}: no such file: correct the path or drop the row")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise VideoError(f"{path}: no video in it, truncated or another kind of file: {COPY_AGAIN}")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            yield container, stream
+    except av.error.FFmpegError as error:
+        raise VideoError(f"{path}: truncated or not a video ({error.strerror}): {COPY_AGAIN}") from error
+
+
+def timed_frames(container, stream) -> Iterator[tuple[float, float, av.VideoFrame]]:
+    """(from, until, frame) in seconds since the stream's start, in display order."""
+    zero = stream.start_time or 0
+    for index, frame in enumerate(container.decode(stream)):
+        if frame.is_corrupt:
+            raise VideoError(f"{stream.container.name}: frame {index} is damaged: {COPY_AGAIN}")
+        since = index / rate(stream) if frame.pts is None else seconds(stream, frame.pts - zero)
+        yield since, since + seconds(stream, frame.duration or frame_ticks(stream)), frame
+
+
+def nearest(shown: Iterable[tuple[float, float, av.VideoFrame]], times: list[float]) -> Iterator[tuple]:
+    """(from, until, frame) whose start is nearest to each of the increasing times; ends early where the frames do."""
+    waiting, before = list(reversed(times)), None
+    for current in shown:
+        while waiting and waiting[-1] <= current[0]:
+            time = waiting.pop()
+            yield before if before and time - before[0] < current[0] - time else current
+        if not waiting:
+            return
+        before = current
+    while waiting and before and waiting[-1] < before[1] - 1e-6:  # the last frame stays on for its duration
+        waiting.pop()
+        yield before
+
+
+def upright(frame: av.VideoFrame) -> np.ndarray:
+    """(H, W, 3) uint8, turned as the file's display matrix says: phones store vertical videos lying down."""
+    return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+
+
+def fit(pixels: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0) -> Tensor:
+    """(3, height, width) uint8 of (H, W, 3) uint8: the largest central crop of that shape, resized, antialiased.
+
+    pixel_aspect: width of a source pixel over its height.
+    """
+    rows, columns = pixels.shape[:2]
+    aspect = width / height / pixel_aspect  # of the crop, in source pixels
+    crop_rows, crop_columns = min(rows, round(columns / aspect)), min(columns, round(rows * aspect))
+    top, left = (rows - crop_rows) // 2, (columns - crop_columns) // 2
+    crop = torch.from_numpy(np.ascontiguousarray(pixels[top : top + crop_rows, left : left + crop_columns]))
+    image = crop.permute(2, 0, 1)[None].float()
+    resized = nnf.interpolate(image, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    return resized[0].round().clamp(0, 255).byte()
+
+
+def rate(stream) -> Fraction:
+    return stream.average_rate or stream.guessed_rate or Fraction(25)
+
+
+def frame_ticks(stream) -> int:
+    return max(1, round(1 / (rate(stream) * stream.time_base)))
+
+
+def seconds(stream, ticks: int) -> float:
+    return float(ticks * stream.time_base)
