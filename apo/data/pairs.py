@@ -1,0 +1,158 @@
+"""Labelled pairs for offline training: the interface, the user's own (`data=pairs`), and their order in training."""
+
+import datetime
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as nnf
+from safetensors import safe_open
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from apo.data.cache import Built, LatentCache, fingerprint
+from apo.data.manifest import ManifestError, PairRow, check, read
+from apo.data.video import Spec
+from apo.interfaces import Condition, Pair, Policy
+from apo.seeds import generator, rank, world_size
+
+ORDER = 0x0DDE5  # keeps the order's random stream apart from others with the same seed
+
+
+class PairDataset(Dataset):
+    """Cached pairs, read from disk one by one."""
+
+    def __init__(self, files: list[Path], max_sequence_length: int):
+        self.files = files
+        self.max_sequence_length = max_sequence_length
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict:
+        """The tensors of a cache file (see `LatentCache`), `prompt`, and `domain` ('' if the manifest has none)."""
+        with safe_open(self.files[index], "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()} | file.metadata()
+
+    def collate(self, items: list[dict]) -> Pair:
+        """The batch of some items; text is zero beyond each prompt's tokens, up to max_sequence_length."""
+        columns = {name: [item[name] for item in items] for name in items[0]}
+        columns["text"] = [nnf.pad(text, (0, 0, 0, self.max_sequence_length - len(text))) for text in columns["text"]]
+        stacked = {name: torch.stack(column) for name, column in columns.items() if isinstance(column[0], Tensor)}
+        chosen, rejected = stacked.pop("chosen"), stacked.pop("rejected")
+        return Pair(chosen, rejected, Condition(columns["prompt"], **stacked))
+
+    def split(self, validation_fraction: float, seed: int) -> "PairSplit":
+        """Held-out conditions, drawn by content: no condition is on both sides, and the model doesn't matter.
+
+        validation_fraction: of the pairs, in [0, 1); at least one condition if it is not 0. ValueError if nothing is
+        left to train on.
+        """
+        by_condition = defaultdict(list)
+        for file in self.files:
+            by_condition[file.name.split("-")[0]].append(file)
+        drawn = sorted(by_condition, key=lambda condition: hashlib.sha256(f"{seed} {condition}".encode()).digest())
+        held_out = set()
+        for condition in drawn:
+            if sum(len(by_condition[c]) for c in held_out) >= validation_fraction * len(self):
+                break
+            held_out.add(condition)
+        sides = ([], [])
+        for file in self.files:
+            sides[file.name.split("-")[0] in held_out].append(file)
+        if not sides[False]:
+            raise ValueError(
+                f"validation_fraction={validation_fraction} of {len(self)} pairs of {len(drawn)} conditions leaves "
+                "none to train on: lower data.validation_fraction or add pairs"
+            )
+        return PairSplit(*(PairDataset(side, self.max_sequence_length) for side in sides))
+
+
+@dataclass
+class PairSplit:
+    train: PairDataset
+    validation: PairDataset
+
+
+class PairData(Protocol):
+    """What `data=` gives to stages that train on labelled pairs."""
+
+    def check(self, spec: Spec) -> None:
+        """Raises on whatever is wrong with the settings and the user's files; takes seconds and needs no model."""
+
+    def prepare(self, policy: Policy) -> PairSplit:
+        """The pairs, encoded by the policy's frozen parts. Slow the first time, resumable; call it on every rank."""
+
+
+class StepBatches(Dataset):
+    """Item `step` is this rank's share of optimizer step `step`, a Pair of batch_size pairs.
+
+    The order depends on the seed and the step alone, so a run resumed at a step goes on with the pairs it would have
+    had, and `world` ranks of batch_size pairs see together, in rank order, what one rank of world * batch_size does.
+    Each epoch is a permutation of the dataset; a batch may span two. Load it with batch_size=None and no sampler that
+    spreads items over ranks.
+    """
+
+    def __init__(self, pairs: PairDataset, batch_size: int, steps: int, seed: int, rank: int = 0, world: int = 1):
+        self.pairs, self.batch_size, self.steps, self.seed = pairs, batch_size, steps, seed
+        self.rank, self.world = rank, world
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Pair:
+        if not 0 <= step < self.steps:
+            raise IndexError(step)
+        return self.pairs.collate([self.pairs[index] for index in self.indices(step)])
+
+    def indices(self, step: int) -> list[int]:
+        """Of this rank's pairs in the dataset."""
+        first = (step * self.world + self.rank) * self.batch_size
+        return [self.at(position) for position in range(first, first + self.batch_size)]
+
+    def at(self, position: int) -> int:
+        epoch, place = divmod(position, len(self.pairs))
+        return int(torch.randperm(len(self.pairs), generator=generator(ORDER, self.seed, epoch))[place])
+
+
+class UserPairs:
+    """Pairs of a manifest (see `apo.data.manifest.PairRow`), encoded once into cache_dir."""
+
+    def __init__(self, path: str, cache_dir: str, validation_fraction: float, seed: int):
+        """path: .jsonl or .parquet. seed: of the split into training and validation, not of the training."""
+        self.path, self.cache_dir = Path(path), Path(cache_dir)
+        self.validation_fraction, self.seed = validation_fraction, seed
+        if not 0 <= validation_fraction < 1:
+            raise ValueError(f"data.validation_fraction={validation_fraction}: give a number in [0, 1)")
+
+    def check(self, spec: Spec) -> None:
+        """ManifestError with every bad row; see PairData."""
+        check(read(self.path, PairRow), spec)
+
+    def prepare(self, policy: Policy) -> PairSplit:
+        """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""
+        rows = check(read(self.path, PairRow), policy.spec)
+        cache = LatentCache(self.cache_dir, fingerprint(policy))
+        shares = from_all_ranks(cache.build(rows, policy, rank(), world_size()))
+        problems = [problem for share in shares for problem in share.problems]
+        if problems:
+            raise ManifestError(self.path, problems)
+        names = {index: name for share in shares for index, name in share.names.items()}
+        files = [cache.folder / names[index] for index in range(len(rows))]
+        return PairDataset(files, policy.max_sequence_length).split(self.validation_fraction, self.seed)
+
+
+def from_all_ranks(share: Built) -> list[Built]:
+    """Every rank's share, once all are done."""
+    if world_size() == 1:
+        return [share]
+    # A rank whose share was cached already waits for those who encode for hours; the default group gives up sooner.
+    group = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=7))
+    shares = [share] * world_size()
+    dist.all_gather_object(shares, share, group=group)
+    dist.destroy_process_group(group)
+    return shares

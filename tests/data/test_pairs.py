@@ -1,0 +1,98 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch.testing import assert_close
+from torch.utils.data import DataLoader
+
+import apo.data.pairs
+from apo.data.manifest import ManifestError
+from apo.data.pairs import StepBatches, UserPairs
+from tests.data.clips import FakePolicy, Spec
+
+
+@pytest.fixture
+def pairs(tmp_path, manifest):
+    data = UserPairs(str(manifest), str(tmp_path / "cache"), validation_fraction=0.0, seed=0)
+    return data.prepare(FakePolicy()).train
+
+
+def test_collate_pads_text_with_zeros(pairs):
+    batch = pairs.collate([pairs[0], pairs[5]])
+    assert batch.chosen.shape == batch.rejected.shape == (2, 3, 2, 2, 3)
+    assert batch.cond.prompt == ["pair 0", "pair 1"]
+    assert batch.cond.text.shape == (2, 8, 4)
+    assert batch.cond.text[:, 2:].eq(0).all() and batch.cond.text[:, :2].ne(0).all()
+    assert batch.cond.image.shape == (2, 7, 2, 2, 3) and batch.cond.frame.dtype == torch.uint8
+    assert batch.cond.image_embeds is None
+
+
+def test_cached_conditions_equal_the_policys(pairs):
+    policy, item = FakePolicy(), pairs.collate([pairs[3]])
+    fresh = policy.encode_condition(item.cond.prompt, item.cond.frame)
+    assert_close(item.cond.text, fresh.text)
+    assert_close(item.cond.image, fresh.image)
+
+
+def test_an_epoch_has_every_pair_once(pairs):
+    steps = StepBatches(pairs, batch_size=3, steps=14, seed=1)
+    stream = [index for step in range(14) for index in steps.indices(step)]
+    for epoch in range(6):
+        assert sorted(stream[7 * epoch : 7 * epoch + 7]) == list(range(7))
+    assert stream[:7] != stream[7:14]
+    assert stream != [index for step in range(14) for index in StepBatches(pairs, 3, 14, seed=2).indices(step)]
+
+
+def test_two_ranks_see_what_one_with_twice_the_batch_sees(pairs):
+    one = StepBatches(pairs, batch_size=4, steps=6, seed=1)
+    two = [StepBatches(pairs, batch_size=2, steps=6, seed=1, rank=rank, world=2) for rank in range(2)]
+    for step in range(6):
+        whole, halves = one[step], [rank[step] for rank in two]
+        assert_close(torch.cat([half.rejected for half in halves]), whole.rejected, rtol=0, atol=0)
+        assert halves[0].cond.prompt + halves[1].cond.prompt == whole.cond.prompt
+
+
+def test_a_resumed_run_sees_the_same_pairs(pairs):
+    steps = StepBatches(pairs, batch_size=2, steps=8, seed=1)
+    through = [batch.rejected for batch in DataLoader(steps, batch_size=None)]
+    later = DataLoader(StepBatches(pairs, 2, 8, seed=1), batch_size=None, sampler=range(5, 8))
+    resumed = [batch.rejected for batch in later]
+    assert len(through) == 8 and all(a.equal(b) for a, b in zip(through[5:], resumed, strict=True))
+    assert len(list(steps)) == 8
+
+
+def test_the_split_holds_out_whole_conditions(pairs):
+    split = pairs.split(0.3, seed=0)
+    prompts = [{side[i]["prompt"] for i in range(len(side))} for side in (split.train, split.validation)]
+    assert not prompts[0] & prompts[1] and len(prompts[0] | prompts[1]) == 4
+    assert len(split.train) + len(split.validation) == 7
+    assert len(split.validation) in (3, 4)  # 2.1 pairs in whole conditions of one or two
+    assert pairs.split(0.3, seed=0).validation.files == split.validation.files
+    assert Counter(len(pairs.split(0.01, seed).validation) for seed in range(20)).keys() <= {1, 2}
+    assert len({tuple(pairs.split(0.3, seed).validation.files) for seed in range(20)}) > 1
+
+
+def test_the_split_leaves_pairs_to_train_on(pairs):
+    with pytest.raises(ValueError, match="validation_fraction=0.99 of 7 pairs of 4 conditions leaves none"):
+        pairs.split(0.99, seed=0)
+
+
+def test_check_finds_bad_rows_and_settings_without_a_model(tmp_path, manifest):
+    data = UserPairs(str(manifest), str(tmp_path / "cache"), validation_fraction=0.2, seed=0)
+    data.check(Spec())
+    (tmp_path / "bad4.mp4").unlink()
+    with pytest.raises(ManifestError, match="1 bad row\n  line 5: .*bad4.mp4: no such file"):
+        data.check(Spec())
+    with pytest.raises(ValueError, match="data.validation_fraction=1.5"):
+        UserPairs(str(manifest), str(tmp_path / "cache"), validation_fraction=1.5, seed=0)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_config_instantiates(tmp_path, manifest):
+    shipped = OmegaConf.load(Path(apo.data.pairs.__file__).parents[2] / "conf" / "data" / "pairs.yaml")
+    config = OmegaConf.merge(shipped, {"path": str(manifest), "cache_dir": str(tmp_path / "c")})
+    split = instantiate(config).prepare(FakePolicy())
+    assert len(split.train) + len(split.validation) == 7
