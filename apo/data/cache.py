@@ -65,9 +65,9 @@ class LatentCache:
 
 
 def fingerprint(policy: Policy) -> str:
-    """Of the policy's frozen parts and its spec."""
-    spec = policy.spec
-    return f"{policy.fingerprint} {spec.height}x{spec.width} {spec.frames} frames {spec.fps:g} fps"
+    """Of the policy's frozen parts, its spec and the length that it cuts prompts to."""
+    spec, length = policy.spec, policy.max_sequence_length
+    return f"{policy.fingerprint} {spec.height}x{spec.width} {spec.frames} frames {spec.fps:g} fps {length} tokens"
 
 
 @torch.no_grad()

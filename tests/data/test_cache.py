@@ -42,9 +42,11 @@ def test_a_second_build_does_nothing_and_a_new_model_everything(tmp_path, rows):
     other = FakePolicy(fingerprint="other")
     cache, share = built(tmp_path / "cache", rows, other)
     assert other.encoded == 2 * len(rows) and share.names == first.names
-    smaller = FakePolicy(Spec(frames=1))
-    built(tmp_path / "cache", rows, smaller)
-    assert smaller.encoded == 2 * len(rows)
+    smaller, wordier = FakePolicy(Spec(frames=1)), FakePolicy()
+    wordier.max_sequence_length = 9
+    for changed in (smaller, wordier):
+        built(tmp_path / "cache", rows, changed)
+        assert changed.encoded == 2 * len(rows)
 
 
 def test_a_killed_build_is_resumed(tmp_path, rows):

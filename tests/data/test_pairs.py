@@ -1,8 +1,11 @@
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch.testing import assert_close
@@ -89,6 +92,26 @@ def test_check_finds_bad_rows_and_settings_without_a_model(tmp_path, manifest):
     with pytest.raises(ValueError, match="data.validation_fraction=1.5"):
         UserPairs(str(manifest), str(tmp_path / "cache"), validation_fraction=1.5, seed=0)
     assert not (tmp_path / "cache").exists()
+
+
+def prepare_as(rank: int, folder: Path, manifest: Path) -> None:
+    """One of two processes: builds its share twice, the second time with a file that decodes no more."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    policy, data = FakePolicy(), UserPairs(str(manifest), str(folder / "cache"), validation_fraction=0.0, seed=0)
+    files = [file.name for file in data.prepare(policy).train.files]
+    (folder / f"{rank}.json").write_text(json.dumps([policy.encoded, files]))
+    dist.barrier()
+    (folder / "bad4.mp4").write_bytes((folder / "good0.mp4").read_bytes() + b"\0\0\0\x08free")  # row 4's chosen frames
+    dist.barrier()
+    with pytest.raises(ManifestError, match="line 5: .*same frames"):
+        data.prepare(policy)
+    dist.destroy_process_group()
+
+
+def test_ranks_share_the_encoding_and_agree(tmp_path, manifest):
+    mp.spawn(prepare_as, (tmp_path, manifest), nprocs=2)
+    (encoded, files), (other_encoded, other_files) = (json.loads((tmp_path / f"{r}.json").read_text()) for r in (0, 1))
+    assert (encoded, other_encoded) == (8, 6) and files == other_files and len(files) == 7
 
 
 def test_config_instantiates(tmp_path, manifest):

@@ -1,6 +1,8 @@
 import math
+import subprocess
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,18 @@ def test_vertical_and_odd_sizes_keep_the_centre_and_the_proportions(height, widt
     assert disc.shape == (40, 60) and abs(tall - wide) <= 2
     centre = (disc.nonzero().float().mean(0) - torch.tensor([19.5, 29.5])).abs()
     assert centre.max() <= 1.5  # half a source pixel, where the crop is odd in an even frame
+
+
+@pytest.mark.parametrize("degrees", [90, -90, 180])
+def test_videos_stand_as_their_display_matrix_says(tmp_path, degrees):
+    video = torch.zeros(5, 3, 32, 64, dtype=torch.uint8)
+    video[:, 0, :, :32], video[:, 1, :16] = 255, 200
+    write_video(tmp_path / "lying.mp4", video, 8, enlarge=False)
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-display_rotation", str(degrees)]
+    subprocess.run([*ffmpeg, "-i", tmp_path / "lying.mp4", "-c", "copy", tmp_path / "turned.mp4"], check=True)
+    expected = torch.rot90(video, degrees // 90, (-2, -1))
+    shown = read_video(tmp_path / "turned.mp4", *expected.shape[-2:], 5, 8)
+    assert (shown.float() - expected.float()).abs().mean() < 6  # compression
 
 
 def test_non_square_pixels_are_seen_as_displayed():
