@@ -43,13 +43,14 @@ def vanish(clip: Clip, rng: np.random.Generator) -> Tensor:
 def split(clip: Clip, rng: np.random.Generator) -> Tensor:
     """A second copy leaves the digit at a right angle to its motion."""
     start, (dy, dx) = onset(rng), clip.meaning.velocity
-    sign = int(rng.choice([-1, 1]))
-    away = torch.tensor([dx, -dy] if dy * dx == 0 else [dy, -dx]) * sign
+    away = torch.tensor([dx, -dy] if dy * dx == 0 else [dy, -dx])
     steps = (torch.arange(FRAMES) - start + 1).clamp(0)
     if abs(int(away.abs().max())) == 1:
         steps = steps * 2
-    copy = clip.path() + steps[:, None] * away
-    copy = copy.clamp(0, SIZE - GLYPH) if (copy < 0).any() or (copy > SIZE - GLYPH).any() else copy
+    # At an edge one side has no room: the copy would stay on the digit. Then it leaves on the other side.
+    sides = [(clip.path() + sign * steps[:, None] * away).clamp(0, SIZE - GLYPH) for sign in rng.permutation([-1, 1])]
+    apart = [(side - clip.path())[-1].abs().max() for side in sides]
+    copy = sides[0] if apart[0] >= GLYPH // 2 else sides[int(apart[1] > apart[0])]
     shape = world.glyphs()[clip.glyph]
     return _digit(clip, torch.maximum(world.opacity(shape, clip.path()), world.opacity(shape, copy)))
 
