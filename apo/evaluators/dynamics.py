@@ -1,0 +1,17 @@
+from torch import Tensor
+
+from apo.evaluators.base import Mean
+
+
+class DynamicDegree(Mean):
+    """Mean speed in px/frame: net displacement, so that jitter does not count as motion."""
+
+    def select(self, measurement) -> Tensor:
+        return measurement.speed
+
+
+class MotionSmoothness(Mean):
+    """Mean of 1 / (1 + acceleration), in [0, 1]; 1 for constant velocities."""
+
+    def select(self, measurement) -> Tensor:
+        return measurement.motion_smoothness

@@ -1,0 +1,37 @@
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from apo.evaluators.intervals import Interval, wilson
+
+
+def quality(measurement) -> Tensor:
+    """(B,) score of each video for `WinRate`: 1 clean, 0 distorted. Nothing else counts, so two clean or two
+    distorted videos tie."""
+    return (~measurement.distorted).float()
+
+
+class WinRate(Metric):
+    """How often run A beats run B on the same conditions: the higher score wins, equal scores tie.
+
+    Takes scores, not measurements, so that any judge fits: `quality` of the oracle's measurements, or
+    `verdict.first_wins.float()` against its complement for a ranker.
+    """
+
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        for name in ("win", "tie", "loss"):
+            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, ours: Tensor, theirs: Tensor) -> None:
+        """ours, theirs: (B,) scores of the two runs' videos of B conditions."""
+        self.win += (ours > theirs).sum().to(self.win.device)
+        self.tie += (ours == theirs).sum().to(self.tie.device)
+        self.loss += (ours < theirs).sum().to(self.loss.device)
+
+    def compute(self) -> dict[str, int | Interval]:
+        """Counts `win`, `tie`, `loss`, and `win_rate`: wins among the conditions that do not tie."""
+        win, tie, loss = int(self.win), int(self.tie), int(self.loss)
+        return {"win": win, "tie": tie, "loss": loss, "win_rate": wilson(win, win + loss)}

@@ -1,0 +1,41 @@
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from apo.evaluators.intervals import Interval
+from apo.interfaces import Condition
+from apo.world.oracle import measure
+
+ROW = ("distorted", "cause", "followed", "direction_followed", "speed_followed", "speed", "subject_consistency",
+       "background_consistency", "motion_smoothness")  # fmt: skip
+
+
+class WorldEvaluator(nn.Module):
+    """Measures the embedded world's videos once and hands the measurement to every metric.
+
+    metrics: metric key of report.json -> Metric. `rows` has one entry per video of this rank, in order.
+    """
+
+    def __init__(self, metrics: dict[str, Metric]):
+        super().__init__()
+        self.metrics = nn.ModuleDict(metrics)
+        self.rows: list[dict] = []
+
+    def update(self, videos: Tensor, cond: Condition) -> None:
+        """videos: (B, F, 3, 64, 64) uint8 generated from `cond`, whose first frames in pixels are needed."""
+        if cond.frame is None:
+            raise ValueError("the condition has no first frame in pixels: set Condition.frame to (B, 3, 64, 64) uint8")
+        measurement = measure(videos, cond.prompt, cond.frame.to(videos.device))
+        for metric in self.metrics.values():
+            metric.update(measurement)
+        columns = [getattr(measurement, name) for name in ROW]
+        columns = [column.tolist() if isinstance(column, Tensor) else column for column in columns]
+        self.rows += [{"prompt": prompt, **dict(zip(ROW, row))} for prompt, *row in zip(cond.prompt, *columns)]
+
+    def compute(self) -> dict[str, Interval]:
+        """The metrics over all ranks; every rank must call it."""
+        return {key: metric.compute() for key, metric in self.metrics.items()}
+
+    def reset(self) -> None:
+        for metric in self.metrics.values():
+            metric.reset()
+        self.rows = []
