@@ -31,7 +31,7 @@ class WanCodec(nn.Module):
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
         """Normalised latents (B, C, F, H, W) of videos (B, frames, 3, height, width) uint8."""
-        return self._latents(_signed(video).movedim(2, 1))
+        return self._latents(_signed(video.to(self.mean.device)).movedim(2, 1))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -82,8 +82,10 @@ def load_lora(experts: dict[str, WanTransformer3DModel], folder: Path, name: str
         set_peft_model_state_dict(expert, state, adapter_name=name)
 
 
-def adapter_rank(folder: Path) -> dict:
-    """The LoRA settings stored in an adapter folder's first file."""
+def adapter_settings(folder: Path) -> dict:
+    """rank, alpha and targets of a saved adapter, as `policy.lora` takes them."""
     path = next(folder / name for name in FILES.values() if (folder / name).is_file())
     with safe_open(path, "pt") as file:
-        return json.loads(file.metadata()["lora_adapter_metadata"])
+        config = json.loads(file.metadata()["lora_adapter_metadata"])
+    config = {key.removeprefix("transformer."): value for key, value in config.items()}
+    return {"rank": config["r"], "alpha": config["lora_alpha"], "targets": sorted(config["target_modules"])}

@@ -40,6 +40,7 @@ class WanModel:
     omega: dict[str, float]  # CFG strength (guidance scale − 1) of the high- and the low-noise expert
     max_sequence_length: int  # text tokens
     negative_prompt: str
+    lora_targets: tuple[str, ...]  # names of the linear layers that LoRA adapts
     dtype: str  # of the frozen weights of transformer and text encoder; the VAE is float32
 
     def __post_init__(self):

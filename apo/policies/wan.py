@@ -36,7 +36,7 @@ class WanPolicy(nn.Module):
         super().__init__()
         folder = model.folder()
         dtype = {"default": getattr(torch, model.dtype), "vae": torch.float32, "image_encoder": torch.float32}
-        pipeline = WanImageToVideoPipeline.from_pretrained(folder, torch_dtype=dtype)
+        pipeline = WanImageToVideoPipeline.from_pretrained(folder, dtype=dtype)
         pipeline.set_progress_bar_config(disable=True)
         self.model, self.scheduler = model, pipeline.scheduler
         self.codec = WanCodec(pipeline, model.spec, model.max_sequence_length)
@@ -44,7 +44,7 @@ class WanPolicy(nn.Module):
         if pipeline.transformer_2 is not None:
             self.experts["transformer_2"] = pipeline.transformer_2
         self._check(pipeline)
-        self.fingerprint = f"{fingerprint(folder, CODEC_PARTS)}-{model.spec.height}x{model.spec.width}x{model.spec.frames}"
+        self.fingerprint = f"{fingerprint(folder, CODEC_PARTS)}-{model.dtype}"
         self.base_hash = fingerprint(folder, ("transformer", "transformer_2"))
         self.null_text = self.codec.text([model.negative_prompt])
         self.has_reference, self.layers = False, []

@@ -50,7 +50,7 @@ class APOSampler:
     def anchors(self, step: int) -> Tensor:
         """(num_inference_steps,) the timesteps of the inference grid under the step's shift, falling."""
         choice = torch.randint(len(self.shifts), (), generator=generator(self.seed, step, 0))
-        return to_timestep(inference_sigmas(self.num_inference_steps, self.shifts[choice]))
+        return to_timestep(inference_sigmas(self.num_inference_steps, self.shifts[int(choice)]))
 
     def _window(self, step: int, batch_size: int) -> Tensor:
         anchors = self.anchors(step)

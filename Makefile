@@ -1,0 +1,43 @@
+# Diffusion-APO. `make help` lists the targets.
+PYTHON ?= python3.11
+BIN := .venv/bin
+ARGS ?=
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+install: .venv/installed ## the environment, in .venv
+
+.venv/installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==$$(sed -n 's/^torch==//p' requirements.txt)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . || $(BIN)/pip install --quiet --no-deps --editable .
+	touch $@
+
+demo: install ## align the shipped baseline with offline Diffusion-APO; before and after, in pictures
+	$(BIN)/python train.py run=demo stage=offline sampler=apo $(ARGS)
+	$(BIN)/python evaluate.py run=demo stage=offline against=baseline
+
+test: install ## every test
+	$(BIN)/python -m pytest
+
+real: install ## fetch real clips, make preference pairs of them, train offline APO on them with the tiny model
+	$(BIN)/python -m apo.data.real
+	$(BIN)/python train.py run=real stage=offline data=pairs data.path=outputs/real/manifest.jsonl $(ARGS)
+
+world: install ## build the shipped checkpoint from scratch (hours; resumable)
+	$(BIN)/python -m apo.world.build
+
+bench: install ## optimizer step against its bare forward and backward passes
+	$(BIN)/python -m apo.reports.bench
+
+table1: install ## Table 1 and the window ablations on the world: all arms, three seeds
+	$(BIN)/python train.py -m paper=table1 $(ARGS)
+	$(BIN)/python evaluate.py -m paper=table1
+	$(BIN)/python -m apo.reports.table1
+
+lint: install ## ruff
+	$(BIN)/ruff check .
+
+.PHONY: help install demo test real world bench table1 lint

@@ -1,0 +1,191 @@
+"""Evaluation of an arm: the same held-out conditions and seeds for all, metrics with intervals, pictures to look at."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import apo.quiet  # noqa: F401  isort: skip
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from apo.data.pictures import contact_sheet, side_by_side
+from apo.data.video import write_video
+from apo.evaluators.win_rate import WinRate
+from apo.generate import generate, initial_noise
+from apo.policies.lora import adapter_settings
+from apo.policies.wan import WanPolicy
+
+BASELINE = "baseline"
+
+
+class EvaluationError(ValueError):
+    """A mistake in what is to be evaluated, found before anything is generated."""
+
+
+@dataclass
+class Arm:
+    """A run folder to evaluate: its adapter, or none for the baseline."""
+
+    name: str
+    folder: Path
+    adapter: Path | None
+
+    @property
+    def hash(self) -> str:
+        if self.adapter is None:
+            return "none"
+        files = sorted(self.adapter.glob("*.safetensors"))
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def find(cfg: DictConfig, name: str | None) -> Arm:
+    """The arm `name` of outputs/<run> (or a path); EvaluationError if it has no finished adapter."""
+    if name in (None, BASELINE):
+        return Arm(BASELINE, Path("outputs") / cfg.run / BASELINE, None)
+    folder = next((f for f in (Path("outputs") / cfg.run / name, Path(name)) if f.is_dir()), None)
+    if folder is None:
+        there = sorted(p.name for p in (Path("outputs") / cfg.run).glob("*") if (p / "adapter").is_dir())
+        raise EvaluationError(f"outputs/{cfg.run}/{name} is not there; outputs/{cfg.run} has finished: {', '.join(there) or 'nothing'}")
+    if not (folder / "adapter" / "lineage.json").is_file():
+        raise EvaluationError(f"{folder} has no finished adapter: run its train.py command again, it continues")
+    return Arm(folder.name, folder, folder / "adapter")
+
+
+def evaluate(cfg: DictConfig) -> dict:
+    """Evaluates cfg.stage (and cfg.against, unless it is done already); writes report, contact sheet and videos."""
+    ours = find(cfg, cfg.stage)
+    theirs = find(cfg, cfg.against) if cfg.against and ours.adapter is not None else None
+    if cfg.trainer.threads:
+        torch.set_num_threads(cfg.trainer.threads)
+    judge = Judge(cfg)
+    results = [judge.score(arm) for arm in (theirs, ours) if arm is not None]
+    report = results[-1]
+    if theirs is not None:
+        report["against"] = {"run": theirs.name} | compared(report["rows"], results[0]["rows"])
+    folder = ours.folder / judge.subfolder
+    judge.draw([arm for arm in (theirs, ours) if arm is not None], results, folder)
+    write(folder, report, results[0] if theirs else None)
+    return report
+
+
+class Judge:
+    """Generates and measures the conditions of an evaluation, one arm after another over one copy of the base weights."""
+
+    def __init__(self, cfg: DictConfig):
+        self.cfg, self.guidance, self.conditions = cfg, instantiate(cfg.guidance), instantiate(cfg.conditions)
+        self.subfolder = "eval" if cfg.conditions.get("split", "test") == "test" else f"eval_{cfg.conditions.split}"
+        self.policy, self.settings = None, None
+
+    def key(self, arm: Arm) -> dict:
+        """What a result depends on: results under another key are made anew."""
+        plain = OmegaConf.to_container(self.cfg, resolve=True)
+        return {k: plain[k] for k in ("model", "guidance", "evaluator", "conditions", "seed", "batch_size")} | {"adapter": arm.hash}
+
+    def load(self, arm: Arm) -> WanPolicy:
+        """The policy with the arm's adapter in it; base weights are read once for all arms with one LoRA layout."""
+        settings = adapter_settings(arm.adapter) if arm.adapter else self.settings or {"rank": 1, "alpha": 1, "targets": ["to_q"]}
+        if settings != self.settings:
+            self.policy = WanPolicy(instantiate(self.cfg.model), settings, None, 0, False).eval()
+            self.settings = settings
+        if arm.adapter:
+            self.policy.load_adapter(arm.adapter)
+        return self.policy
+
+    def score(self, arm: Arm) -> dict:
+        """The arm's report with its per-video rows; read from its folder if nothing that it depends on has changed."""
+        folder, key = arm.folder / self.subfolder, self.key(arm)
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        done = folder / "rows.json"
+        if done.exists() and (saved := json.loads(done.read_text()))["key"] == digest:
+            return saved
+        evaluator = instantiate(self.cfg.evaluator)
+        for start, videos, cond in self.videos(arm, digest, f"evaluating {arm.name}"):
+            evaluator.update(videos, cond)
+        metrics = {name: asdict(interval) for name, interval in evaluator.compute().items()}
+        count = len(self.conditions)
+        result = {"key": digest, "run": self.cfg.run, "stage": arm.name, "n": count, "metrics": metrics, "rows": evaluator.rows}
+        folder.mkdir(parents=True, exist_ok=True)
+        replace(done, json.dumps(result))
+        return result
+
+    def videos(self, arm: Arm, digest: str, label: str | None, count: int | None = None):
+        """Yields (start, videos, cond) by batches; latents are kept on disk, so an interrupted evaluation goes on."""
+        count, size = count or len(self.conditions), self.cfg.batch_size
+        parts, policy = arm.folder / self.subfolder / f"latents-{digest}", self.load(arm)
+        parts.mkdir(parents=True, exist_ok=True)
+        for start in tqdm(range(0, count, size), label, disable=label is None):
+            stop = min(start + size, len(self.conditions))
+            cond = policy.encode_condition(*self.conditions.batch(start, stop))
+            part = parts / f"{start:06d}.safetensors"
+            if not part.exists():
+                noise = initial_noise(policy, [self.cfg.seed * 10**6 + i for i in range(start, stop)])
+                if arm.adapter is None:
+                    with policy.base():
+                        latents = generate(policy, self.guidance, cond, noise)
+                else:
+                    latents = generate(policy, self.guidance, cond, noise)
+                save_file({"latents": latents}, part.with_suffix(".tmp"))
+                os.replace(part.with_suffix(".tmp"), part)
+            yield start, policy.decode(load_file(part)["latents"]), cond
+
+    def draw(self, arms: list[Arm], results: list[dict], folder: Path) -> None:
+        """contact_sheet.png and videos/*.mp4: the first conditions, all arms side by side, captions red where distorted."""
+        count = min(self.cfg.videos, len(self.conditions))
+        if count == 0:
+            return
+        shown = [
+            torch.cat([v for _, v, _ in self.videos(arm, result["key"], None, count)])[:count] for arm, result in zip(arms, results)
+        ]
+        rows, captions, colours = [], [], []
+        for i in range(count):
+            for arm, result, videos in zip(arms, results, shown):
+                row = result["rows"][i]
+                note = row.get("cause") or "clean"
+                rows.append(videos[i])
+                captions.append(f"{arm.name}: {row['prompt']} ({note})")
+                colours.append("firebrick" if row.get("distorted") else "black")
+            write_video(folder / "videos" / f"{i:03d}.mp4", side_by_side([v[i] for v in shown]), self.policy.spec.fps)
+        contact_sheet(folder / "contact_sheet.png", rows, captions, colours)
+
+
+def compared(ours: list[dict], theirs: list[dict]) -> dict:
+    """win, tie and loss of clean against distorted on the same conditions, with the win rate's interval."""
+    rate = WinRate()
+    rate.update(*(torch.tensor([not row["distorted"] for row in rows]).float() for rows in (ours, theirs)))
+    result = rate.compute()
+    return {k: result[k] for k in ("win", "tie", "loss")} | {"win_rate": asdict(result["win_rate"])}
+
+
+def write(folder: Path, report: dict, against: dict | None) -> None:
+    """report.json, report.md, and the summary on the terminal."""
+    replace(folder / "report.json", json.dumps({k: v for k, v in report.items() if k not in ("rows", "key")}, indent=1))
+    columns = ([against] if against else []) + [report]
+    lines = [f"# {report['run']}: {report['stage']}, {report['n']} held-out videos", ""]
+    lines += ["| metric (95 % interval) | " + " | ".join(c["stage"] for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {name} | " + " | ".join(shown(c["metrics"][name]) for c in columns) + " |" for name in report["metrics"]]
+    causes = sorted({row["cause"] for c in columns for row in c["rows"] if row.get("cause")})
+    for cause in causes:
+        lines.append(f"| {cause} | " + " | ".join(str(sum(r["cause"] == cause for r in c["rows"])) for c in columns) + " |")
+    if "against" in report:
+        a = report["against"]
+        lines += ["", f"Against {a['run']}: {a['win']} won, {a['tie']} tied, {a['loss']} lost (clean beats distorted)."]
+    text = "\n".join(lines)
+    replace(folder / "report.md", text + "\n")
+    print(f"\n{text}\n\nreport:        {folder / 'report.md'}\ncontact sheet: {folder / 'contact_sheet.png'}\nside by side:  {folder / 'videos'}/*.mp4")
+
+
+def shown(interval: dict) -> str:
+    return "{value:.3f} ({low:.3f}-{high:.3f})".format(**interval)
+
+
+def replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,73 @@
+"""What every trained stage shares: a policy, one optimizer, manual optimisation, checkpoints of the trained part only."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from apo.modules.optim import clipped_norm
+from apo.policies.wan import WanPolicy
+from apo.seeds import generator, rank
+
+
+class PolicyModule(L.LightningModule):
+    """Trains `policy`. Everything random is drawn from (seed, step, row, pair), so a resumed run repeats itself.
+
+    optimizer: parameters -> Optimizer. max_grad_norm: global clipping norm.
+    """
+
+    strict_loading = False  # checkpoints hold the trained parameters only
+
+    def __init__(
+        self, policy: WanPolicy, optimizer: Callable[[Iterable], Optimizer], warmup_steps: int, max_grad_norm: float, seed: int
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.policy, self.make_optimizer = policy, optimizer
+        self.warmup_steps, self.max_grad_norm, self.seed = warmup_steps, max_grad_norm, seed
+        self.meters: dict[str, list[Tensor]] = defaultdict(list)
+
+    def configure_optimizers(self):
+        optimizer = self.make_optimizer([p for p in self.policy.parameters() if p.requires_grad])
+        warm = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / max(self.warmup_steps, 1), 1.0))
+        return [optimizer], [warm]
+
+    def state_dict(self, *args, **kwargs):
+        trained = {key for key, parameter in self.named_parameters() if parameter.requires_grad}
+        return {key: value for key, value in super().state_dict(*args, **kwargs).items() if key in trained}
+
+    def noise(self, like: Tensor, row: int) -> Tensor:
+        """ε (B, C, F, H, W) of a window row, one generator per pair of the global batch: any number of ranks draws the same."""
+        first = rank() * len(like)
+        draws = [
+            torch.randn(like.shape[1:], generator=generator(self.seed, self.global_step, row, first + i))
+            for i in range(len(like))
+        ]
+        return torch.stack(draws).to(like)
+
+    def optim_step(self) -> None:
+        """Clips, steps, clears, and logs the step's meters."""
+        with self.timed("optimize"):
+            optimizer = self.optimizers()
+            norm = clipped_norm(self.policy.parameters(), self.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            self.lr_schedulers().step()
+        self.meters["train/grad_norm"].append(norm.detach())
+        metrics = {key: torch.stack(values).mean() for key, values in self.meters.items() if not key.startswith("time/")}
+        metrics |= {key: torch.stack(values).sum() for key, values in self.meters.items() if key.startswith("time/")}
+        self.log_dict(metrics, sync_dist=True, prog_bar=False)
+        self.log("loss", metrics["train/loss"], prog_bar=True, logger=False)
+        self.meters.clear()
+
+    @contextmanager
+    def timed(self, name: str):
+        """Adds the seconds spent inside to time/<name> of this step."""
+        began = time.perf_counter()
+        yield
+        self.meters[f"time/{name}"].append(torch.tensor(time.perf_counter() - began))

@@ -1,0 +1,88 @@
+"""What happens beside the optimizer steps: whole checkpoints, a progress bar, sample videos."""
+
+import os
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+
+from apo.data.pictures import contact_sheet
+from apo.data.video import write_video
+from apo.generate import generate, initial_noise
+from apo.interfaces import Condition, Guidance
+from apo.modules.optim import NonFiniteGradient
+
+
+class WholeCheckpoint(Callback):
+    """checkpoints/last.ckpt every N steps, replaced in one move: a kill leaves the old one or the new one."""
+
+    def __init__(self, folder: str, every_n_steps: int):
+        self.path, self.every_n_steps = Path(folder) / "checkpoints" / "last.ckpt", every_n_steps
+
+    def on_train_batch_end(self, trainer: L.Trainer, module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step % self.every_n_steps == 0 or trainer.global_step == trainer.max_steps:
+            self.save(trainer)
+
+    def on_exception(self, trainer: L.Trainer, module, exception: BaseException) -> None:
+        if isinstance(exception, (NonFiniteGradient, KeyboardInterrupt)) and trainer.global_step > 0:
+            module.zero_grad()
+            self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        temporary = self.path.with_suffix(".tmp")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            os.replace(temporary, self.path)
+        trainer.strategy.barrier()
+
+
+class StepProgressBar(TQDMProgressBar):
+    """One bar over optimizer steps, without the version number and the epoch."""
+
+    def get_metrics(self, trainer: L.Trainer, module) -> dict:
+        return {k: v for k, v in super().get_metrics(trainer, module).items() if k != "v_num"}
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_) -> None:
+        super().on_train_epoch_start(trainer, *_)
+        self.train_progress_bar.set_description("steps")
+
+
+class SampleVideos(Callback):
+    """samples/step_000100/: the same conditions and seeds every N steps, as mp4 and one contact sheet, also to W&B."""
+
+    def __init__(self, folder: str, every_n_steps: int, count: int, guidance: Guidance, seed: int):
+        self.folder, self.every_n_steps, self.count = Path(folder) / "samples", every_n_steps, count
+        self.guidance, self.seed = guidance, seed
+        self.cond: Condition | None = None
+
+    def on_train_batch_end(self, trainer: L.Trainer, module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step % self.every_n_steps and trainer.global_step != trainer.max_steps:
+            return
+        # every rank generates, since sharded weights need all of them; only one writes
+        cond = first(batch.cond if self.cond is None else self.cond, self.count)
+        self.cond = cond
+        noise = initial_noise(module.policy, range(self.seed, self.seed + len(cond.prompt)))
+        module.policy.eval()
+        videos = module.policy.decode(generate(module.policy, self.guidance, cond, noise)).cpu()
+        module.policy.train()
+        if trainer.is_global_zero:
+            self.write(trainer, module, videos, cond.prompt)
+
+    def write(self, trainer: L.Trainer, module, videos: torch.Tensor, prompts: list[str]) -> None:
+        folder = self.folder / f"step_{trainer.global_step:06d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{i:02d}.mp4" for i in range(len(videos))]
+        for path, video in zip(paths, videos):
+            write_video(path, video, module.policy.spec.fps)
+        contact_sheet(folder / "contact_sheet.png", videos, prompts)
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_video"):
+                logger.log_video("samples", [str(p) for p in paths], step=trainer.global_step, caption=prompts)
+
+
+def first(cond: Condition, count: int) -> Condition:
+    """The first `count` entries of a condition."""
+    few = cond.map(lambda value: value[:count])
+    return Condition(cond.prompt[:count], few.text, few.image, few.image_embeds, few.frame)

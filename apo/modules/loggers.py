@@ -1,0 +1,67 @@
+"""metrics.csv: one row per optimizer step, rewound on resume so that it reads as if nothing had happened."""
+
+import csv
+import os
+from pathlib import Path
+
+from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class MetricsCSV(Logger):
+    """Appends each step's metrics to folder/metrics.csv. New columns rewrite the file; old rows leave them empty."""
+
+    def __init__(self, folder: str):
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+        self.columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "MetricsCSV":
+        return self
+
+    @rank_zero_only
+    def log_hyperparams(self, *args, **kwargs) -> None: ...
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        row = {"step": step} | {k: v for k, v in metrics.items() if k != "epoch"}
+        if new := [key for key in row if key not in self.columns]:
+            rows = self.read()
+            self.columns = self.columns or (list(rows[0]) if rows else [])
+            self.columns += [key for key in new if key not in self.columns]
+            self._write(rows)
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+
+    @rank_zero_only
+    def rewind(self, step: int) -> None:
+        """Forgets the rows from `step` on: a run killed after its last checkpoint takes those steps again."""
+        rows = [row for row in self.read() if row["step"].isdigit() and int(row["step"]) < step]
+        self.columns = list(rows[0]) if rows else []
+        self._write(rows)
+
+    def read(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _write(self, rows: list[dict]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
+            if self.columns:
+                writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self.path)

@@ -1,0 +1,24 @@
+"""Imported first by the commands: libraries speak only of what the user can act on."""
+
+import logging
+import os
+import warnings
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("WANDB_SILENT", "true")
+warnings.filterwarnings("ignore", category=FutureWarning)
+warnings.filterwarnings("ignore", category=DeprecationWarning)
+for said in ("Already found a `peft_config`", "The '.*dataloader' does not have many workers", ".*inconsistency was discovered",
+             "Mismatch dtype between input and weight", "Checkpoint directory", "Found .* module.s. in eval mode", ".*lr_scheduler.step", ".*Trying to infer the `batch_size`.*"):
+    warnings.filterwarnings("ignore", message=said)
+
+import diffusers.utils.logging  # noqa: E402
+import lightning  # noqa: E402, F401  (sets its own log level when imported)
+import transformers.utils.logging  # noqa: E402
+
+for library in (diffusers.utils.logging, transformers.utils.logging):
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+
+for name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(name).setLevel(logging.WARNING)

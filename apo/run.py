@@ -1,0 +1,158 @@
+"""A training run from its config: check, build, fit (or resume), leave an adapter with its lineage."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import apo.quiet  # noqa: F401  isort: skip
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.strategies import DDPStrategy
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DataLoader, Sampler
+
+from apo.data.pairs import PairDataset, StepBatches
+from apo.modules.callbacks import SampleVideos, StepProgressBar, WholeCheckpoint
+from apo.modules.loggers import MetricsCSV
+from apo.seeds import rank, world_size
+
+FREE = ("trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps")  # may change between start and resume
+
+
+class ConfigError(ValueError):
+    """A mistake in the config, found before anything is loaded."""
+
+
+def train(cfg: DictConfig, folder: Path) -> None:
+    """Runs the stage that `cfg` describes in `folder`; run again, it continues, and does nothing once finished."""
+    check(cfg, folder)
+    if (folder / "adapter" / "lineage.json").exists():
+        print(f"finished already: {folder / 'adapter'} (delete {folder} to train it again)")
+        return
+    if cfg.trainer.threads:
+        torch.set_num_threads(cfg.trainer.threads)
+    remember(cfg, folder)
+    module = instantiate(cfg.module)
+    data = instantiate(cfg.data)
+    dataset = data.prepare(module.policy).train
+    last = folder / "checkpoints" / "last.ckpt"
+    trainer = build_trainer(cfg, folder)
+    trainer.fit(module, StepData(dataset, cfg), ckpt_path=last if last.exists() else None, weights_only=False)
+    if trainer.global_step < cfg.max_steps:
+        raise SystemExit(f"stopped at step {trainer.global_step} of {cfg.max_steps}; the same command continues")
+    module.policy.save_adapter(folder / "adapter")
+    if trainer.is_global_zero:
+        write_lineage(cfg, folder, module.policy.base_hash, dataset)
+        print(f"adapter: {folder / 'adapter'}")
+
+
+def check(cfg: DictConfig, folder: Path) -> None:
+    """ConfigError for what can be known to be wrong before any model is loaded; the whole takes seconds."""
+    if missing := OmegaConf.missing_keys(cfg):
+        key = sorted(missing)[0]
+        raise ConfigError(f"{key} is not set: add {key}=... to the command")
+    try:
+        model = instantiate(cfg.model)
+        model.check()
+        instantiate(cfg.sampler)
+        instantiate(cfg.data).check(model.spec)
+    except Exception as error:  # hydra wraps what a constructor raises; the cause has the field and the remedy
+        raise ConfigError(str(error.__cause__ or error)) from error
+    if cfg.adapter is not None and not (Path(cfg.adapter) / "lineage.json").is_file():
+        raise ConfigError(f"adapter={cfg.adapter}: no lineage.json there; give the adapter/ folder of a finished run")
+    if cfg.policy.lora is None and cfg.stage.needs_reference:
+        raise ConfigError("policy.lora=null trains all weights and leaves no frozen reference: preference stages need LoRA")
+    if (saved := folder / "config.yaml").exists():
+        before = OmegaConf.to_container(OmegaConf.load(saved), resolve=True)
+        now = OmegaConf.to_container(cfg, resolve=True)
+        if changed := [line for key in now if key not in FREE for line in differences(before.get(key), now[key], key)]:
+            raise ConfigError(
+                f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): give another run=NAME, "
+                "or delete the folder"
+            )
+
+
+def differences(before, now, key: str) -> list[str]:
+    """The leaves in which two plain configs differ, each as 'key: before -> now'."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [d for k in before | now for d in differences(before.get(k), now.get(k), f"{key}.{k}")]
+    return [] if before == now else [f"{key}: {before} -> {now}"]
+
+
+def remember(cfg: DictConfig, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if rank() == 0:
+        temporary = folder / "config.yaml.tmp"
+        OmegaConf.save(cfg, temporary, resolve=True)
+        os.replace(temporary, folder / "config.yaml")
+
+
+def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
+    """Lightning's trainer with our checkpoints, samples and logs."""
+    callbacks = [StepProgressBar(), WholeCheckpoint(folder, cfg.checkpoint_every_n_steps)]
+    if cfg.sample_every_n_steps:
+        callbacks.append(
+            SampleVideos(folder, cfg.sample_every_n_steps, 4, instantiate(cfg.guidance), seed=cfg.seed)
+        )
+    strategy = cfg.trainer.strategy
+    if strategy == "ddp":  # a window row trains one expert, so the other one's parameters are unused in that backward
+        strategy = DDPStrategy(find_unused_parameters=True, process_group_backend=cfg.trainer.backend)
+    return L.Trainer(
+        accelerator=cfg.trainer.accelerator, devices=cfg.trainer.devices, num_nodes=cfg.trainer.nodes, strategy=strategy,
+        max_steps=cfg.max_steps, max_epochs=-1, log_every_n_steps=1, default_root_dir=folder, callbacks=callbacks,
+        logger=[MetricsCSV(folder), *loggers(cfg, folder)], enable_checkpointing=False, enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def loggers(cfg: DictConfig, folder: Path) -> list:
+    """W&B beside the CSV: offline unless WANDB_MODE says otherwise, one W&B run per run folder, also across resumes."""
+    if cfg.logger.wandb is None or os.environ.get("WANDB_MODE") == "disabled":
+        return []
+    os.environ.setdefault("WANDB_MODE", "offline")
+    name = "-".join(folder.parts[-2:])
+    identity = hashlib.sha1(str(folder.resolve()).encode()).hexdigest()[:12]
+    return [instantiate(cfg.logger.wandb)(save_dir=folder, name=name, id=identity, config=OmegaConf.to_container(cfg, resolve=True))]
+
+
+class StepSampler(Sampler):
+    """Steps from the trainer's current one on: the data of a step depends on the step alone."""
+
+    def __init__(self, trainer: L.Trainer, max_steps: int):
+        self.trainer, self.max_steps = trainer, max_steps
+
+    def __iter__(self):
+        return iter(range(self.trainer.global_step, self.max_steps))
+
+    def __len__(self) -> int:
+        return self.max_steps
+
+
+class StepData(L.LightningDataModule):
+    """Serves the batch of each optimizer step, and rewinds metrics.csv to the step that training starts at."""
+
+    def __init__(self, dataset, cfg: DictConfig):
+        super().__init__()
+        self.dataset, self.cfg = dataset, cfg
+
+    def train_dataloader(self) -> DataLoader:
+        self.trainer.loggers[0].rewind(self.trainer.global_step)
+        steps = StepBatches(self.dataset, self.cfg.batch_size, self.cfg.max_steps, self.cfg.seed, rank(), world_size())
+        return DataLoader(steps, batch_size=None, sampler=StepSampler(self.trainer, self.cfg.max_steps))
+
+
+def write_lineage(cfg: DictConfig, folder: Path, base_hash: str, dataset: PairDataset) -> None:
+    """adapter/lineage.json: what the adapter was made from. Written last: it marks a finished run."""
+    adapter = folder / "adapter"
+    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(adapter.glob("*.safetensors"))}
+    data = hashlib.sha256("".join(str(Path(*path.parts[-2:])) for path in dataset.files).encode()).hexdigest()  # named by content
+    lineage = {
+        "base": {"path": cfg.model.path, "hash": base_hash},
+        "preceding": None if cfg.adapter is None else json.loads((Path(cfg.adapter) / "lineage.json").read_text())["files"],
+        "stage": cfg.stage.name, "data": data, "files": files, "config": OmegaConf.to_container(cfg, resolve=True),
+    }
+    temporary = adapter / "lineage.tmp"
+    temporary.write_text(json.dumps(lineage, indent=1))
+    os.replace(temporary, adapter / "lineage.json")

@@ -1,0 +1,33 @@
+"""Conditions of the world (prompt and first frame) for generation: disjoint splits, fixed by a seed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apo.world.grammar import describe
+from apo.world.render import SPLITS, random_clip, render
+
+STREAMS = {name: 100 + index for index, name in enumerate(SPLITS)}
+
+
+@dataclass
+class WorldConditions:
+    """Condition i of a split depends on (split, seed, i) alone. Glyphs of a split are in no other split."""
+
+    split: str
+    count: int
+    seed: int
+
+    def __post_init__(self):
+        if self.split not in SPLITS:
+            raise ValueError(f"split={self.split!r}: the world has {', '.join(SPLITS)}")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batch(self, start: int, stop: int) -> tuple[list[str], Tensor]:
+        """Prompts and first frames (B, 3, 64, 64) uint8 of conditions start..stop-1."""
+        clips = [random_clip(np.random.default_rng([STREAMS[self.split], self.seed, i]), self.split) for i in range(start, stop)]
+        return [describe(clip.meaning) for clip in clips], torch.stack([render(clip)[0] for clip in clips])
