@@ -1,0 +1,130 @@
+"""The window of backward passes, on a real policy with random weights."""
+
+import math
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from torch.testing import assert_close
+
+from apo.interfaces import Pair
+from apo.modules.loggers import MetricsCSV
+from apo.modules.optim import NonFiniteGradient, clipped_norm
+from apo.modules.preference import PreferenceModule
+from apo.modules.sft import SFTModule
+from apo.objectives.diffusion_dpo import DiffusionDPO
+from apo.pairs.offline import OfflinePairs
+from apo.timesteps.apo import APOSampler
+from apo.timesteps.uniform import UniformSampler
+from tests.policies.test_wan import frame, make
+
+
+def module(request, **changes) -> PreferenceModule:
+    sampler = APOSampler(4, [3, 4, 5, 6], 5, 4, 1, 4, 0.8, 0.9, 0)
+    settings = dict(
+        policy=make(request, "wan22"), optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3), warmup_steps=1, max_grad_norm=1.0,
+        seed=0, pairs=OfflinePairs(), sampler=sampler, objective=DiffusionDPO(500), batch_size=2, split=0.8,
+    )
+    return PreferenceModule(**(settings | changes))
+
+
+def pair_of(policy, size: int = 2) -> Pair:
+    rng = torch.Generator().manual_seed(1)
+    latents = [torch.randn(size, *policy.codec.latent_shape, generator=rng) for _ in range(2)]
+    return Pair(*latents, policy.encode_condition(["the red"] * size, frame("wan22").expand(size, -1, -1, -1)))
+
+
+def fit(model: L.LightningModule, pair: Pair, steps: int, folder: Path) -> list[dict]:
+    """Metrics of each step."""
+    logger = MetricsCSV(str(folder))
+    trainer = L.Trainer(
+        max_steps=steps, accelerator="cpu", logger=logger, log_every_n_steps=1, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, max_epochs=-1,
+    )
+    trainer.fit(model, torch.utils.data.DataLoader([pair] * steps, batch_size=None))
+    return logger.read()
+
+
+def test_loss_starts_at_log_2_and_falls_on_a_repeated_pair(request, tmp_path):
+    model = module(request)
+    rows = fit(model, pair_of(model.policy), 12, tmp_path)
+    assert_close(float(rows[0]["train/loss"]), math.log(2), rtol=1e-6, atol=1e-6)
+    assert float(rows[0]["train/margin"]) == 0
+    assert float(rows[-1]["train/loss"]) < math.log(2) - 0.05 and float(rows[-1]["train/implicit_accuracy"]) > 0.7
+    gains = float(rows[-1]["train/chosen_gain"]) - float(rows[-1]["train/rejected_gain"])
+    assert_close(gains, float(rows[-1]["train/margin"]), rtol=1e-3, atol=1e-6)
+
+
+def test_gradients_are_summed_over_the_window(request):
+    model = module(request)
+    pair = pair_of(model.policy)
+    rows = model.sampler.sample(0, 2)
+    model.__dict__["_trainer"], total = None, None
+
+    class Still(type(model)):
+        global_step = 0
+
+    model.__class__ = Still
+    for row, t in enumerate(rows):
+        loss = model.loss(pair, t, row)
+        gradient = torch.autograd.grad(loss, [p for p in model.policy.parameters() if p.requires_grad], allow_unused=True)
+        gradient = [torch.zeros(()) if g is None else g for g in gradient]
+        total = gradient if total is None else [a + b for a, b in zip(total, gradient)]
+    for row, t in enumerate(rows):
+        model.loss(pair, t, row).backward()
+    accumulated = [p.grad for p in model.policy.parameters() if p.requires_grad]
+    for ours, expected in zip(accumulated, total):
+        if ours is not None:
+            assert_close(ours, expected.expand_as(ours))
+    assert any(ours is not None and ours.abs().sum() > 0 for ours in accumulated)
+
+
+def test_both_experts_learn_and_the_base_does_not(request, tmp_path):
+    model = module(request)
+    before = {k: v.clone() for k, v in model.policy.named_parameters()}
+    fit(model, pair_of(model.policy), 3, tmp_path)
+    moved = {k for k, v in model.policy.named_parameters() if not torch.equal(v, before[k])}
+    assert all(".policy." in k for k in moved)
+    assert any(".transformer." in k for k in moved) and any(".transformer_2." in k for k in moved)
+
+
+def test_checkpoints_hold_the_trained_part_only(request):
+    model = module(request)
+    assert set(model.state_dict()) == {k for k, p in model.named_parameters() if p.requires_grad}
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(request, tmp_path):
+    model = module(request)
+    pair = pair_of(model.policy)
+    pair.chosen[0, 0, 0, 0, 0] = float("nan")
+    before = [p.clone() for p in model.policy.parameters() if p.requires_grad]
+    with pytest.raises(NonFiniteGradient, match="the same command resumes"):
+        fit(model, pair, 2, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(before, [p for p in model.policy.parameters() if p.requires_grad]))
+
+
+def test_clipping_returns_the_norm_before_it():
+    parameter = torch.nn.Parameter(torch.zeros(4))
+    parameter.grad = torch.full((4,), 3.0)
+    assert_close(clipped_norm([parameter], 1.0), torch.tensor(6.0))
+    assert_close(parameter.grad.norm(), torch.tensor(1.0), rtol=1e-4, atol=1e-4)
+
+
+def test_noise_belongs_to_the_pair_whatever_the_rank(request, monkeypatch):
+    model = module(request)
+    model.__class__ = type("Still", (type(model),), {"global_step": 3})
+    like = torch.zeros(4, *model.policy.codec.latent_shape)
+    whole = model.noise(like, 2)
+    monkeypatch.setattr("apo.modules.base.rank", lambda: 1)
+    assert torch.equal(model.noise(like[:2], 2), whole[2:])
+    assert not torch.equal(model.noise(like[:2], 1), whole[2:])
+
+
+def test_sft_lowers_the_flow_matching_loss(request, tmp_path):
+    model = SFTModule(
+        policy=make(request, "wan22"), optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3), warmup_steps=1, max_grad_norm=1.0,
+        seed=0, pairs=OfflinePairs(), sampler=UniformSampler(2, 0.9, 0), batch_size=2, split=0.8,
+    )
+    losses = [float(row["train/loss"]) for row in fit(model, pair_of(model.policy), 30, tmp_path)]
+    assert sum(losses[-8:]) < sum(losses[:8])

@@ -1,0 +1,88 @@
+"""Every option of every group composes, and what it names exists."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from apo.run import ConfigError, check
+
+ROOT = Path(__file__).parents[1]
+GROUPS = {
+    group: sorted(p.stem for p in (ROOT / "conf" / group).glob("*.yaml"))
+    for group in ("stage", "sampler", "objective", "guidance", "data", "model", "trainer", "logger")
+}
+ABLATIONS = sorted(p.stem for p in (ROOT / "experiments" / "ablation").glob("*.yaml"))
+
+
+def composed(*overrides: str, name: str = "train") -> DictConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+def targets(node) -> list[str]:
+    plain = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
+    if isinstance(plain, dict):
+        return [plain[k] for k in plain if k == "_target_"] + [t for v in plain.values() for t in targets(v)]
+    return [t for v in plain for t in targets(v)] if isinstance(plain, list) else []
+
+
+@pytest.mark.parametrize("override", [f"{g}={o}" for g, options in GROUPS.items() for o in options] + [f"ablation={a}" for a in ABLATIONS])
+def test_every_option_composes_and_names_real_classes(override):
+    cfg = composed(override)
+    for target in targets(cfg):
+        get_class(target)
+    sample = instantiate(cfg.sampler).sample(0, 3)
+    assert sample.shape[1] == 3 and sample.min() >= 0 and sample.max() <= 1000
+
+
+def test_groups_hold_what_design_promises():
+    assert {"apo", "uniform", "logit_normal"} <= set(GROUPS["sampler"]) and {"dpo", "ipo"} <= set(GROUPS["objective"])
+    assert {"tiny", "tiny_wan21", "wan22_i2v_a14b", "wan21_i2v_14b", "wan22_ti2v_5b"} <= set(GROUPS["model"])
+    assert {"wo_rs", "wo_ro", "wo_rs_ro", "high_only", "low_only", "no_window", "uniform_window", "diffusion_dpo", "logit_normal"} <= set(ABLATIONS)
+
+
+def test_ablations_differ_from_apo_where_they_say():
+    base = OmegaConf.to_container(composed("ablation=apo").sampler, resolve=True)
+
+    def changed(name: str) -> dict:
+        sampler = OmegaConf.to_container(composed(f"ablation={name}").sampler, resolve=True)
+        return {k: v for k, v in sampler.items() if base.get(k) != v}
+
+    assert changed("wo_rs") == {"shifts": [5.0]}
+    assert changed("wo_ro") == {"offset_variance": 0}
+    assert changed("wo_rs_ro") == {"shifts": [5.0], "offset_variance": 0}
+    assert changed("high_only") == {"high_rows": 5, "low_rows": 0, "stride": 5}
+    assert changed("low_only") == {"high_rows": 0, "low_rows": 5}
+    assert changed("no_window") == {"accumulate": False}
+
+
+def test_arms_cost_the_same_rows():
+    rows = {}
+    for name in ABLATIONS:
+        cfg = composed(f"ablation={name}")
+        rows[name] = cfg.max_steps * instantiate(cfg.sampler).sample(0, 1).shape[0]
+    assert set(rows.values()) == {500}
+
+
+@pytest.mark.parametrize("overrides, said", [
+    (["data=pairs"], "data.path"),
+    (["model.path=./nowhere"], "model.path=./nowhere"),
+    (["adapter=outputs/nowhere"], "adapter=outputs/nowhere"),
+    (["policy.lora=null"], "policy.lora=null"),
+    (["sampler.high_rows=0", "sampler.low_rows=0"], "sampler.high_rows"),
+    (["data=pairs", "data.path=nowhere.jsonl"], "nowhere.jsonl"),
+    (["model=tiny_wan21"], "data=world_pairs"),
+])  # fmt: skip
+def test_mistakes_are_found_without_a_model(overrides, said, tmp_path):
+    with pytest.raises(ConfigError, match=said):
+        check(composed(*overrides), tmp_path)
+
+
+def test_a_folder_of_another_run_is_not_overwritten(tmp_path):
+    OmegaConf.save(composed("seed=0"), tmp_path / "config.yaml", resolve=True)
+    with pytest.raises(ConfigError, match="seed: 0 -> 1"):
+        check(composed("seed=1"), tmp_path)
+    check(composed("seed=0", "trainer.threads=1", "logger=csv"), tmp_path)
