@@ -1,0 +1,186 @@
+"""Table 1 on the embedded world, from evaluated run folders: `python -m apo.reports.table1 --run table1`."""
+
+import argparse
+import json
+import re
+import statistics
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pandas as pd
+from omegaconf import OmegaConf
+
+from apo.evaluators.intervals import Interval, wilson
+from apo.reports.curves import rows_per_step
+
+ARMS = {  # folder's arm -> title, in the table's order; others follow by name
+    "baseline": "Pre-trained", "diffusion_dpo": "Diffusion-DPO", "apo": "Diffusion-APO", "wo_rs_ro": "APO w/o RS & RO",
+    "wo_rs": "APO w/o RS", "wo_ro": "APO w/o RO", "high_only": "high only", "low_only": "low only",
+    "no_window": "no window", "uniform_window": "uniform window (control)", "logit_normal": "logit-normal window",
+}  # fmt: skip
+PAPER = {  # Table 1: distortion rate, mean and std over seeds; 400 human-judged videos of another model
+    "baseline": (0.21, 0.02), "diffusion_dpo": (0.15, 0.015), "apo": (0.08, 0.01), "wo_rs_ro": (0.09, 0.01),
+}  # fmt: skip
+PASSES = 4  # of a window row over 2B latents: reference forward 1, policy forward 1, backward 2
+NOTES = f"""
+Mean ± standard deviation over training seeds, and [95 % Wilson interval] of the videos of all seeds pooled. The seeds
+share their conditions and noise, so pooled videos are not independent and the interval is narrower than it should be.
+Win/tie/loss: clean against distorted on the same condition and noise, against the pre-trained model, all seeds.
+Wall time: the sum of the time/* columns of metrics.csv, mean over seeds: without loading, checkpoints and samples.
+Forward-equivalents: optimizer steps x window rows x {PASSES} (reference forward 1, policy forward 1, backward 2), a unit
+being one forward of a batch of pairs, chosen and rejected; arms with other batch sizes compare by forwards x pairs.
+Paper: Table 1 of arXiv 2605.07503, Wan2.1 at 14 B judged by people on 400 prompts: its order compares, its level doesn't.
+"""
+
+
+@dataclass
+class Arm:
+    """An arm over its seeds. Rates and shares in [0, 1]; what was not found is None or empty."""
+
+    name: str
+    seeds: list[int] = field(default_factory=list)
+    videos: int = 0
+    distorted: int = 0
+    distortion_rate: list[float] = field(default_factory=list)  # one value per seed, here and below
+    dynamic_degree: list[float] = field(default_factory=list)
+    instruction_following: list[float] = field(default_factory=list)
+    followed: int = 0
+    win: int = 0
+    tie: int = 0
+    loss: int = 0
+    batch_size: int | None = None
+    seconds: list[float] = field(default_factory=list)
+    forward_equivalents: list[int] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        return ARMS.get(self.name, self.name)
+
+    @property
+    def pooled(self) -> Interval:
+        return wilson(self.distorted, self.videos)
+
+    def add(self, folder: Path, seed: int | None) -> None:
+        """Adds one run folder with its evaluation."""
+        report = json.loads((folder / "eval" / "report.json").read_text())
+        rows = json.loads((folder / "eval" / "rows.json").read_text())["rows"]
+        if seed is not None:
+            self.seeds.append(seed)
+        self.videos += len(rows)
+        self.distorted += sum(row["distorted"] for row in rows)
+        self.followed += sum(row["followed"] for row in rows)
+        for metric in ("distortion_rate", "dynamic_degree", "instruction_following"):
+            getattr(self, metric).append(report["metrics"][metric]["value"])
+        for outcome in ("win", "tie", "loss"):
+            setattr(self, outcome, getattr(self, outcome) + report.get("against", {}).get(outcome, 0))
+        if (folder / "metrics.csv").is_file():
+            metrics = pd.read_csv(folder / "metrics.csv")
+            self.seconds.append(float(metrics.filter(like="time/").sum().sum()))
+            self.forward_equivalents.append(len(metrics) * rows_per_step(folder) * PASSES)
+            self.batch_size = OmegaConf.load(folder / "config.yaml").batch_size
+
+
+def collect(run: Path) -> tuple[list[Arm], list[str]]:
+    """The arms of outputs/<run> that are evaluated, in the table's order, and the run folders that are not."""
+    arms, waiting = defaultdict(dict), []
+    for folder in sorted(path for path in run.iterdir() if path.is_dir()):
+        match = re.fullmatch(r"ablation_(\w+)-(?:.*-)?seed_(\d+)(?:-.*)?", folder.name)
+        if match is None and folder.name != "baseline":
+            continue
+        if not (folder / "eval" / "report.json").is_file():
+            waiting.append(folder.name)
+            continue
+        arm, seed = (match[1], int(match[2])) if match else ("baseline", None)
+        if seed in arms[arm]:
+            raise ValueError(f"{folder} and {arms[arm][seed]} are both arm {arm}, seed {seed}: move one out of {run}")
+        arms[arm][seed] = folder
+    if not arms:
+        raise FileNotFoundError(f"{run} has no evaluated arm: `make table1` trains and evaluates them")
+    order = [name for name in ARMS if name in arms] + sorted(name for name in arms if name not in ARMS)
+    return [build(name, arms[name]) for name in order], waiting
+
+
+def build(name: str, folders: dict[int | None, Path]) -> Arm:
+    arm = Arm(name)
+    for seed, folder in sorted(folders.items()):
+        arm.add(folder, seed)
+    return arm
+
+
+def spread(values: list[float], form: str = "{:.3f}") -> str:
+    """'mean ± std' over seeds; the mean alone for one seed."""
+    if not values:
+        return "–"
+    mean = form.format(statistics.mean(values))
+    return mean if len(values) == 1 else f"{mean} ± {form.format(statistics.stdev(values))}"
+
+
+def percent(interval: Interval) -> str:
+    return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def markdown(arms: list[Arm], waiting: list[str]) -> str:
+    head = ["", "distorted, % [pooled]", "paper, %", "dynamic degree, px/frame", "instruction, % [pooled]", "win/tie/loss",
+            "wall time, s", "forward-equivalents", "pairs", "seeds", "videos"]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for arm in arms:
+        paper = PAPER.get(arm.name)
+        trained = bool(arm.forward_equivalents)
+        cells = [
+            arm.title,
+            f"{spread([100 * v for v in arm.distortion_rate], '{:.1f}')} {percent(arm.pooled)}",
+            f"{100 * paper[0]:.1f} ± {100 * paper[1]:.1f}" if paper else "",
+            spread(arm.dynamic_degree),
+            f"{spread([100 * v for v in arm.instruction_following], '{:.1f}')} {percent(wilson(arm.followed, arm.videos))}",
+            f"{arm.win}/{arm.tie}/{arm.loss}" if arm.win + arm.tie + arm.loss else "",
+            f"{statistics.mean(arm.seconds):.0f}" if trained else "",
+            f"{statistics.mean(arm.forward_equivalents):.0f}" if trained else "",
+            str(arm.batch_size or ""), str(len(arm.seeds) or ""), str(arm.videos),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    missing = [f"\nNot evaluated yet: {', '.join(waiting)}.\n"] if waiting else []
+    return "\n".join([*lines, NOTES, *missing])
+
+
+def draw(arms: list[Arm], path: Path) -> None:
+    """Distortion rates with their pooled intervals, each seed as a dot, the paper's mean ± std as a diamond."""
+    figure, ax = plt.subplots(figsize=(1.1 * len(arms) + 2, 4.2), layout="constrained")
+    for x, arm in enumerate(arms):
+        rate = arm.pooled
+        error = [[100 * (rate.value - rate.low)], [100 * (rate.high - rate.value)]]
+        ax.bar(x, 100 * rate.value, yerr=error, capsize=4, color="C0" if arm.name in PAPER else "C7", alpha=0.75)
+        if arm.seeds:
+            ax.plot([x] * len(arm.seeds), [100 * value for value in arm.distortion_rate], "k.", markersize=5)
+        if arm.name in PAPER:
+            mean, std = PAPER[arm.name]
+            ax.errorbar(x + 0.25, 100 * mean, yerr=100 * std, fmt="D", color="C3", markerfacecolor="white", markersize=5)
+    ax.plot([], [], "k.", label="one seed")
+    ax.errorbar([], [], yerr=[], fmt="D", color="C3", markerfacecolor="white", label="the paper (other model, people)")
+    ax.set_xticks(range(len(arms)), [arm.title for arm in arms], rotation=30, ha="right")
+    ax.set(ylabel="distorted videos, %", ylim=(0, None), title="held-out videos; bars: pooled, 95 % interval")
+    ax.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", default="table1", help="the folder of outputs/ that holds the arms")
+    run = Path("outputs") / parser.parse_args().run
+    if not run.is_dir():
+        raise SystemExit(f"{run} is not there: `make table1` makes it")
+    matplotlib.use("Agg")
+    arms, waiting = collect(run)
+    text = markdown(arms, waiting)
+    (run / "table1.md").write_text(text)
+    plain = [asdict(arm) | {"pooled": asdict(arm.pooled), "paper": PAPER.get(arm.name)} for arm in arms]
+    (run / "table1.json").write_text(json.dumps({"arms": plain, "not_evaluated": waiting}, indent=1))
+    draw(arms, run / "table1.png")
+    print(f"{text}\ntable:  {run / 'table1.md'}\nfigure: {run / 'table1.png'}")
+
+
+if __name__ == "__main__":
+    main()

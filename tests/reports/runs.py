@@ -1,0 +1,48 @@
+"""Run folders as training leaves them, with made-up numbers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+SAMPLERS = {  # rows per optimizer step -> a sampler's config
+    1: {"_target_": "apo.timesteps.uniform.UniformSampler", "rows": 1, "boundary": 0.9, "seed": 0},
+    5: {"_target_": "apo.timesteps.uniform.UniformSampler", "rows": 5, "boundary": 0.9, "seed": 0},
+}
+
+
+def curves(steps: int, rows: int, seed: int = 0) -> pd.DataFrame:
+    """A falling, noisy loss and its company; runs of one row a step see each regime in some steps only."""
+    draw, step = np.random.default_rng(seed), np.arange(steps)
+    noise = draw.normal(size=(7, steps)) / rows**0.5
+    loss = 0.69 - 0.2 * step / steps + 0.05 * noise[0]
+    low = step % 5 == 4
+    return pd.DataFrame({
+        "step": step, "train/loss": loss, "train/margin": 1e-3 * noise[1], "train/implicit_accuracy": 0.6 + 0.1 * noise[2],
+        "train/chosen_gain": 1e-3 * noise[3], "train/rejected_gain": 1e-3 * noise[4], "train/t_mean": 850 + 10 * noise[5],
+        "train/loss_high": np.where(low & (rows == 1), np.nan, loss),
+        "train/loss_low": np.where(low | (rows > 1), loss, np.nan),
+        "train/grad_norm": 1 + 0.1 * noise[6], "time/optimize": np.full(steps, 0.5 * rows),
+    })  # fmt: skip
+
+
+def training(folder: Path, steps: int = 60, rows: int = 5, **config) -> Path:
+    """A run folder with metrics.csv and config.yaml (JSON is YAML)."""
+    folder.mkdir(parents=True)
+    curves(steps, rows).to_csv(folder / "metrics.csv", index=False)
+    (folder / "config.yaml").write_text(json.dumps({"sampler": SAMPLERS[rows], "batch_size": 8} | config))
+    return folder
+
+
+def evaluation(folder: Path, distorted: int, n: int = 100, against: tuple[int, int, int] | None = None) -> None:
+    """folder/eval as `evaluate.py` leaves it: the first videos distorted, every second one following its prompt."""
+    rows = [{"prompt": "the", "distorted": i < distorted, "followed": i % 2 == 0, "speed": 1.5} for i in range(n)]
+    values = {"distortion_rate": distorted / n, "dynamic_degree": 1.5, "instruction_following": 0.5}
+    metrics = {key: {"value": value, "low": 0, "high": 1} for key, value in values.items()}
+    report = {"run": "table1", "stage": folder.name, "n": n, "metrics": metrics}
+    if against is not None:
+        report["against"] = {"run": "baseline"} | dict(zip(("win", "tie", "loss"), against))
+    (folder / "eval").mkdir(parents=True)
+    (folder / "eval" / "report.json").write_text(json.dumps(report))
+    (folder / "eval" / "rows.json").write_text(json.dumps(report | {"key": "0", "rows": rows}))
