@@ -13,6 +13,7 @@ from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 FILES = {"transformer": "high_noise.safetensors", "transformer_2": "low_noise.safetensors"}
 POLICY, REFERENCE = "policy", "reference"
@@ -55,13 +56,17 @@ def using(layers: list[BaseTunerLayer], name: str | None) -> Iterator[None]:
 
 
 def save_lora(experts: dict[str, WanTransformer3DModel], folder: Path, name: str = POLICY) -> None:
-    """One file per expert that `pipeline.load_lora_weights(folder, weight_name=...)` reads."""
+    """One file per expert that `pipeline.load_lora_weights(folder, weight_name=...)` reads; equal weights, equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     for key, expert in experts.items():
         state = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(expert, adapter_name=name).items()}
         config = {k: sorted(v) if isinstance(v, set) else v for k, v in expert.peft_config[name].to_dict().items()}
+        packed = json.dumps({f"transformer.{k}": v for k, v in config.items()}, sort_keys=True, indent=1)
+        # one entry alone: safetensors writes several in an order that changes from process to process
+        metadata = {"lora_adapter_metadata": packed}
         WanImageToVideoPipeline.save_lora_weights(
-            folder, transformer_lora_layers=state, weight_name=FILES[key], transformer_lora_adapter_metadata=config
+            folder, transformer_lora_layers=state, weight_name=FILES[key],
+            save_function=lambda weights, path, metadata=metadata: save_file(weights, path, metadata),
         )
 
 

@@ -70,8 +70,8 @@ def find(patterns: Sequence[str], root: Path = ROOT) -> list[Path]:
 
 
 def smooth(values: pd.Series, decay: float = 0.9) -> pd.Series:
-    """Exponential moving average without the bias towards its start; empty values are left out of it."""
-    return values.ewm(alpha=1 - decay, adjust=True, ignore_na=True).mean()
+    """Exponential moving average without the bias towards its start; over empty values the old ones fade and none comes."""
+    return values.ewm(alpha=1 - decay).mean()
 
 
 @dataclass
@@ -134,8 +134,8 @@ def compare(runs: Sequence[Run], axis: str = "steps", decay: float = 0.9) -> Fig
             for key, style in zip(keys, ("-", "--")):
                 if key not in run.metrics:  # a window of one regime has no loss of the other
                     continue
-                values = run.metrics[key].set_axis(run.x(axis)).dropna()
-                ax.plot(values, style, color=f"C{i}", alpha=0.25, linewidth=0.7)
+                values = run.metrics[key].set_axis(run.x(axis))
+                ax.plot(values.dropna(), style, color=f"C{i}", alpha=0.25, linewidth=0.7)
                 kept = decay ** (run.rows_per_step / longest) if axis == "rows" else decay
                 ax.plot(smooth(values, kept), style, color=f"C{i}", label=run.name if style == "-" else None)
         ax.set(title=title, xlabel=AXES[axis])

@@ -47,7 +47,7 @@ def test_empty_values_are_left_out_of_the_count():
 def test_smoothing_keeps_a_constant_and_starts_without_bias():
     assert_series_equal(smooth(series(np.full(20, 3.0))), series(np.full(20, 3.0)))
     assert smooth(series([2.0, 4.0]), decay=0.5).tolist() == pytest.approx([2.0, (0.5 * 2 + 4) / 1.5])
-    assert smooth(series([2.0, np.nan, 4.0]), decay=0.5).iloc[2] == pytest.approx((0.5 * 2 + 4) / 1.5)
+    assert smooth(series([2.0, np.nan, 4.0]), decay=0.5).iloc[2] == pytest.approx((0.25 * 2 + 4) / 1.25)
 
 
 def test_a_run_is_read_with_its_rows_per_step(tmp_path):

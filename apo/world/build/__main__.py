@@ -17,7 +17,6 @@ from apo.world.build.pipeline import assemble, transformer_config
 from apo.world.build.text import build_text
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "wan22"
-SPANS = {"shared": (0.0, 1.0), "high": (transformer.BOUNDARY, 1.0), "low": (0.0, transformer.BOUNDARY)}
 
 
 def build_vae(folder: Path) -> None:
@@ -34,22 +33,17 @@ def build_clips(folder: Path) -> None:
 
 
 def build_expert(folder: Path, name: str) -> None:
-    """`shared` from scratch; `high` and `low` from the shared weights."""
     if (folder / name / "config.json").exists():
         return
     torch.manual_seed(17)
     model = WanTransformer3DModel(**transformer_config())
-    if name != "shared":
-        model.load_state_dict(WanTransformer3DModel.from_pretrained(folder / "shared").state_dict())
-    rate = 2e-3 if name == "shared" else 1e-3
     clips = load_file(folder / "clips.safetensors")
-    transformer.fit(name, folder, model, clips, transformer.STEPS[name], SPANS[name], rate).save_pretrained(folder / name)
+    transformer.fit(name, folder, model, clips, transformer.STEPS[name], transformer.SPANS[name], 2e-3).save_pretrained(folder / name)
 
 
 def build(folder: Path) -> None:
     build_vae(folder)
     build_clips(folder)
-    build_expert(folder, "shared")
     # the experts don't depend on each other: one process and one thread each
     jobs = [
         subprocess.Popen([sys.executable, "-m", "apo.world.build", "--step", name, "--threads", "1"]) for name in ("high", "low")
@@ -65,13 +59,13 @@ def build(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("outputs/world"))
-    parser.add_argument("--step", choices=["all", "vae", "clips", *SPANS], default="all")
+    parser.add_argument("--step", choices=["all", "vae", "clips", *transformer.SPANS], default="all")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.step == "all":
         build(args.folder)
-    elif args.step in SPANS:
+    elif args.step in transformer.SPANS:
         build_expert(args.folder, args.step)
     else:
         {"vae": build_vae, "clips": build_clips}[args.step](args.folder)

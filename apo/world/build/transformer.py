@@ -1,4 +1,4 @@
-"""Step 2 of `make world`: the baseline transformer, first one for all noise levels, then forked into two experts.
+"""Step 2 of `make world`: the baseline's two experts, each trained from scratch on its own noise levels.
 
 Pretraining data carries two documented bad modes, as web-scale data does: a share of clips is flawed
 (`flaws.PLANTED`) and a share of captions names a motion that the clip does not show. The baseline learns both;
@@ -21,9 +21,10 @@ from apo.world import flaws, render
 from apo.world.build.loop import train
 from apo.world.grammar import describe
 
-CLIPS, FLAWED, MISCAPTIONED, UNPROMPTED = 6144, 0.16, 0.12, 0.1
+CLIPS, FLAWED, MISCAPTIONED, UNPROMPTED = 5120, 0.16, 0.12, 0.1
 BATCH, BOUNDARY = 16, 0.9
-STEPS = {"shared": 5000, "high": 1500, "low": 3000}
+STEPS = {"high": 4000, "low": 6500}
+SPANS = {"high": (BOUNDARY, 1.0), "low": (0.0, BOUNDARY)}
 
 
 def clip_for_training(index: int) -> tuple[Tensor, str, Tensor]:

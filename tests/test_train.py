@@ -1,0 +1,100 @@
+"""The real command on tiny random weights: stop and resume, two processes, mistakes."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from tests.clips import write_manifest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory, wan22_folder):
+    """run, *overrides -> the command line of a short offline run on a manifest, its folder below a temporary one."""
+    home = tmp_path_factory.mktemp("runs")
+    manifest = write_manifest(home / "data", 6)
+
+    def build(run: str, *overrides: str) -> list[str]:
+        return [
+            sys.executable, "train.py", f"run={run}", f"hydra.run.dir={home}/{run}", f"model.path={wan22_folder}",
+            "model.spec={height: 32, width: 48, frames: 9, fps: 8}", "model.num_inference_steps=4", "data=pairs",
+            f"data.path={manifest}", f"data.cache_dir={home}/cache", "max_steps=24", "checkpoint_every_n_steps=4",
+            "sample_every_n_steps=0", "batch_size=2", "policy.lora.rank=2", "trainer.threads=1", *overrides,
+        ]  # fmt: skip
+
+    build.home = home
+    return build
+
+
+def execute(command: list[str]) -> subprocess.CompletedProcess:
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+def metrics(folder: Path) -> list[dict]:
+    with (folder / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in csv.DictReader(file)]
+
+
+def adapter(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "adapter").glob("*.safetensors")}
+
+
+def test_killed_and_resumed_equals_uninterrupted(command):
+    execute(command("whole"))
+    whole, killed = command.home / "whole", command.home / "killed"
+    process = subprocess.Popen(command("killed"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 240
+    while not ((killed / "checkpoints" / "last.ckpt").exists() and len(metrics(killed)) >= 6):
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "adapter").exists() and len(metrics(killed)) < 24
+    execute(command("killed"))
+    assert metrics(killed) == metrics(whole) and len(metrics(whole)) == 24
+    assert adapter(killed) == adapter(whole) and len(adapter(whole)) == 2
+    assert "finished already" in execute(command("killed")).stdout
+
+
+def test_two_processes_equal_one_with_twice_the_batch(command):
+    execute(command("one", "batch_size=4", "max_steps=3", "max_grad_norm=1e9"))
+    execute(command("two", "batch_size=2", "max_steps=3", "max_grad_norm=1e9", "trainer=ddp"))
+    one, two = metrics(command.home / "one"), metrics(command.home / "two")
+    for a, b in zip(one, two, strict=True):
+        for key in ("train/loss", "train/grad_norm", "train/margin"):
+            assert_close(float(b[key]), float(a[key]), rtol=2e-3, atol=1e-6)
+    for name in ("high_noise.safetensors", "low_noise.safetensors"):
+        ours, theirs = (load_file(command.home / run / "adapter" / name) for run in ("two", "one"))
+        for key in theirs:
+            assert_close(ours[key], theirs[key], rtol=1e-3, atol=2e-5)
+
+
+def test_sft_of_all_weights_runs(command):
+    folder = command.home / "sft"
+    execute(command("sft", "stage=sft", "max_steps=3"))
+    assert len(metrics(folder)) == 3 and len(adapter(folder)) == 2
+
+
+@pytest.mark.parametrize("override, said", [
+    ("sampler.nope=1", "nope"),
+    ("sampler=nope", "apo\n"),
+    ("data.path=nowhere.jsonl", "config: .*nowhere.jsonl"),
+])  # fmt: skip
+def test_mistakes_end_with_the_key_and_no_traceback(command, override, said):
+    began = time.time()
+    result = subprocess.run(command("wrong", override), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode != 0 and "Traceback" not in result.stderr
+    assert re.search(said, result.stderr), result.stderr
+    assert time.time() - began < 60
