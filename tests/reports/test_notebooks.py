@@ -3,15 +3,23 @@
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 from tests.reports import runs
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = ROOT / "notebooks"
 
 
-def execute(name: str) -> list[dict]:
-    """The outputs of a notebook's code cells, run in a fresh kernel."""
+@pytest.fixture
+def execute(monkeypatch):
+    """name -> the outputs of a notebook's code cells, run in a fresh kernel that imports this tree."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return outputs_of
+
+
+def outputs_of(name: str) -> list[dict]:
     notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
@@ -25,7 +33,7 @@ def printed(outputs: list[dict]) -> str:
     return "\n".join(output.get("text", "") + str(output.get("data", {}).get("text/plain", "")) for output in outputs)
 
 
-def test_loss_curves_of_two_runs(tmp_path, monkeypatch):
+def test_loss_curves_of_two_runs(execute, tmp_path, monkeypatch):
     folders = [runs.training(tmp_path / "windowed", 40, 5), runs.training(tmp_path / "single", 200, 1)]
     monkeypatch.setenv("APO_RUNS", ":".join(map(str, folders)))
     outputs = execute("loss_curves.ipynb")
@@ -35,7 +43,7 @@ def test_loss_curves_of_two_runs(tmp_path, monkeypatch):
     assert "spikes, 5-row means" in text
 
 
-def test_timesteps_needs_no_runs():
+def test_timesteps_needs_no_runs(execute):
     assert figures(execute("timesteps.ipynb")) >= 3
 
 
