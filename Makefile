@@ -24,7 +24,7 @@ test: install ## every test
 
 real: install ## fetch real clips, make preference pairs of them, train offline APO on them with the tiny model
 	$(BIN)/python -m apo.data.real
-	$(BIN)/python train.py run=real stage=offline data=pairs data.path=outputs/real/manifest.jsonl $(ARGS)
+	$(BIN)/python train.py run=real stage=offline data=pairs data.path=outputs/real/manifest.jsonl model.max_sequence_length=64 $(ARGS)
 
 world: install ## build the shipped checkpoint from scratch (hours; resumable)
 	$(BIN)/python -m apo.world.build

@@ -1,5 +1,6 @@
 """Evaluates a stage on held-out conditions: `python evaluate.py run=<run> stage=<stage>`; stage=null is the baseline."""
 
+import re
 import sys
 
 import hydra
@@ -17,4 +18,6 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    # `stage` is also a config group of train.yaml, and hydra would look for an option of that name: here it is a folder
+    sys.argv = [re.sub(r"^(\+*)stage=", r"\1arm=", argument) for argument in sys.argv]
     main()

@@ -58,8 +58,8 @@ def find(cfg: DictConfig, name: str | None) -> Arm:
 
 
 def evaluate(cfg: DictConfig) -> dict:
-    """Evaluates cfg.stage (and cfg.against, unless it is done already); writes report, contact sheet and videos."""
-    ours = find(cfg, cfg.stage)
+    """Evaluates cfg.arm (and cfg.against, unless it is done already); writes report, contact sheet and videos."""
+    ours = find(cfg, cfg.arm)
     theirs = find(cfg, cfg.against) if cfg.against and ours.adapter is not None else None
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
@@ -69,8 +69,11 @@ def evaluate(cfg: DictConfig) -> dict:
     if theirs is not None:
         report["against"] = {"run": theirs.name} | compared(report["rows"], results[0]["rows"])
     folder = ours.folder / judge.subfolder
+    if theirs is not None:
+        write(theirs.folder / judge.subfolder, results[0])
     judge.draw([arm for arm in (theirs, ours) if arm is not None], results, folder)
-    write(folder, report, results[0] if theirs else None)
+    print(write(folder, report, results[0] if theirs else None))
+    print(f"\nreport:        {folder / 'report.md'}\ncontact sheet: {folder / 'contact_sheet.png'}\nside by side:  {folder / 'videos'}/*.mp4")
     return report
 
 
@@ -162,8 +165,8 @@ def compared(ours: list[dict], theirs: list[dict]) -> dict:
     return {k: result[k] for k in ("win", "tie", "loss")} | {"win_rate": asdict(result["win_rate"])}
 
 
-def write(folder: Path, report: dict, against: dict | None) -> None:
-    """report.json, report.md, and the summary on the terminal."""
+def write(folder: Path, report: dict, against: dict | None = None) -> str:
+    """report.json and report.md; returns the latter's text."""
     replace(folder / "report.json", json.dumps({k: v for k, v in report.items() if k not in ("rows", "key")}, indent=1))
     columns = ([against] if against else []) + [report]
     lines = [f"# {report['run']}: {report['stage']}, {report['n']} held-out videos", ""]
@@ -177,7 +180,7 @@ def write(folder: Path, report: dict, against: dict | None) -> None:
         lines += ["", f"Against {a['run']}: {a['win']} won, {a['tie']} tied, {a['loss']} lost (clean beats distorted)."]
     text = "\n".join(lines)
     replace(folder / "report.md", text + "\n")
-    print(f"\n{text}\n\nreport:        {folder / 'report.md'}\ncontact sheet: {folder / 'contact_sheet.png'}\nside by side:  {folder / 'videos'}/*.mp4")
+    return text
 
 
 def shown(interval: dict) -> str:

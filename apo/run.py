@@ -13,8 +13,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Sampler
 
-from apo.data.pairs import PairDataset, StepBatches
-from apo.modules.callbacks import SampleVideos, StepProgressBar, WholeCheckpoint
+from apo.data.pairs import PairDataset, PairSplit, StepBatches
+from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
 from apo.modules.loggers import MetricsCSV
 from apo.seeds import rank, world_size
 
@@ -36,15 +36,15 @@ def train(cfg: DictConfig, folder: Path) -> None:
     remember(cfg, folder)
     module = instantiate(cfg.module)
     data = instantiate(cfg.data)
-    dataset = data.prepare(module.policy).train
+    split = data.prepare(module.policy)
     last = folder / "checkpoints" / "last.ckpt"
-    trainer = build_trainer(cfg, folder)
-    trainer.fit(module, StepData(dataset, cfg), ckpt_path=last if last.exists() else None, weights_only=False)
+    trainer = build_trainer(cfg, folder, split)
+    trainer.fit(module, StepData(split.train, cfg), ckpt_path=last if last.exists() else None, weights_only=False)
     if trainer.global_step < cfg.max_steps:
         raise SystemExit(f"stopped at step {trainer.global_step} of {cfg.max_steps}; the same command continues")
     module.policy.save_adapter(folder / "adapter")
     if trainer.is_global_zero:
-        write_lineage(cfg, folder, module.policy.base_hash, dataset)
+        write_lineage(cfg, folder, module.policy.base_hash, split.train)
         print(f"adapter: {folder / 'adapter'}")
 
 
@@ -89,13 +89,15 @@ def remember(cfg: DictConfig, folder: Path) -> None:
         os.replace(temporary, folder / "config.yaml")
 
 
-def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
+def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit) -> L.Trainer:
     """Lightning's trainer with our checkpoints, samples and logs."""
     callbacks = [StepProgressBar(), WholeCheckpoint(folder, cfg.checkpoint_every_n_steps)]
     if cfg.sample_every_n_steps:
         callbacks.append(
             SampleVideos(folder, cfg.sample_every_n_steps, 4, instantiate(cfg.guidance), seed=cfg.seed)
         )
+    if len(split.validation) and cfg.stage.needs_reference:
+        callbacks.append(HeldOutPairs(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
     strategy = cfg.trainer.strategy
     if strategy == "ddp":  # a window row trains one expert, so the other one's parameters are unused in that backward
         strategy = DDPStrategy(find_unused_parameters=True, process_group_backend=cfg.trainer.backend)

@@ -1,17 +1,21 @@
 """What happens beside the optimizer steps: whole checkpoints, a progress bar, sample videos."""
 
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
+from apo.data.pairs import PairDataset
 from apo.data.pictures import contact_sheet
 from apo.data.video import write_video
 from apo.generate import generate, initial_noise
 from apo.interfaces import Condition, Guidance
 from apo.modules.optim import NonFiniteGradient
+from apo.modules.preference import PreferenceModule, meters
+from apo.seeds import generator
 
 
 class WholeCheckpoint(Callback):
@@ -80,6 +84,28 @@ class SampleVideos(Callback):
         for logger in trainer.loggers:
             if hasattr(logger, "log_video"):
                 logger.log_video("samples", [str(p) for p in paths], step=trainer.global_step, caption=prompts)
+
+
+class HeldOutPairs(Callback):
+    """val/ metrics on pairs that are not trained on, at five fixed noise levels and fixed noise, every N steps."""
+
+    def __init__(self, pairs: PairDataset, every_n_steps: int, batch_size: int):
+        self.pairs, self.every_n_steps, self.batch_size = pairs, every_n_steps, batch_size
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: L.Trainer, module: PreferenceModule, outputs, batch, batch_idx) -> None:
+        if trainer.global_step % self.every_n_steps and trainer.global_step != trainer.max_steps:
+            return
+        values = defaultdict(list)
+        for start in range(0, len(self.pairs), self.batch_size):
+            pair = self.pairs.collate([self.pairs[i] for i in range(start, min(start + self.batch_size, len(self.pairs)))])
+            pair = module.transfer_batch_to_device(pair, module.device, 0)
+            noise = torch.stack([torch.randn(x.shape, generator=generator(start, i)) for i, x in enumerate(pair.chosen)])
+            for t in (980.0, 940.0, 880.0, 700.0, 400.0):
+                errors = module.errors(pair, torch.full((len(noise),), t), noise.to(pair.chosen))
+                for key, value in meters(errors).items():
+                    values[f"val/{key}"].append(value * len(noise))
+        module.log_dict({key: torch.stack(value).sum() / (5 * len(self.pairs)) for key, value in values.items()}, sync_dist=True)
 
 
 def first(cond: Condition, count: int) -> Condition:

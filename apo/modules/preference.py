@@ -1,5 +1,7 @@
 """Diffusion-APO (Section 3.2): preference optimisation over a window of trajectory-aligned timesteps."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,27 @@ from apo.flow import noised, velocity
 from apo.guidance.cfg import joined
 from apo.interfaces import Pair, PairSource, PreferenceObjective, T, TimestepSampler
 from apo.modules.base import PolicyModule
+from apo.objectives.diffusion_dpo import preference_margin
+
+
+class Errors(NamedTuple):
+    """Denoising errors (B,), in the order of the objective's arguments."""
+
+    chosen: Tensor
+    rejected: Tensor
+    ref_chosen: Tensor
+    ref_rejected: Tensor
+
+
+def meters(errors: Errors) -> dict[str, Tensor]:
+    """chosen_gain = e_w^ref − e_w and rejected_gain likewise, apart: a margin that grows only because the rejected
+    sample gets worse is DPO's classic failure."""
+    chosen_gain, rejected_gain = errors.ref_chosen - errors.chosen, errors.ref_rejected - errors.rejected
+    margin = preference_margin(*errors)
+    return {
+        "margin": margin.mean(), "implicit_accuracy": (margin > 0).float().mean(),
+        "chosen_gain": chosen_gain.mean(), "rejected_gain": rejected_gain.mean(),
+    }
 
 
 class PreferenceModule(PolicyModule):
@@ -30,27 +53,25 @@ class PreferenceModule(PolicyModule):
         self.optim_step()
 
     def loss(self, pair: Pair, t: Tensor, row: int) -> Tensor:
-        """Eqs. 1-2 at timesteps t (B,); chosen and rejected share noise and timestep (Wallace et al., 2024)."""
-        noise = self.noise(pair.chosen, row)
+        """Eqs. 1-2 at timesteps t (B,), the mean over pairs."""
+        errors = self.errors(pair, t, self.noise(pair.chosen, row))
+        loss = self.objective(*errors).mean()
+        self._meter(loss, errors, t)
+        return loss
+
+    def errors(self, pair: Pair, t: Tensor, noise: Tensor) -> Errors:
+        """Denoising errors of policy and reference; chosen and rejected share noise and timestep (Wallace et al., 2024)."""
         x_0, noise, t2 = torch.cat([pair.chosen, pair.rejected]), torch.cat([noise, noise]), torch.cat([t, t])
         x_t, target, cond = noised(x_0, noise, t2.to(x_0.device)), velocity(x_0, noise), joined(pair.cond, pair.cond)
         # the reference comes first: switching adapters between forward and backward breaks gradient checkpointing
         with torch.no_grad(), self.policy.reference():
             ref_chosen, ref_rejected = self.policy.error(x_t, t2, cond, target).chunk(2)
         chosen, rejected = self.policy.error(x_t, t2, cond, target).chunk(2)
-        loss = self.objective(chosen, rejected, ref_chosen, ref_rejected).mean()
-        self._meter(loss, ref_chosen - chosen, ref_rejected - rejected, t)
-        return loss
+        return Errors(chosen, rejected, ref_chosen, ref_rejected)
 
     @torch.no_grad()
-    def _meter(self, loss: Tensor, chosen_gain: Tensor, rejected_gain: Tensor, t: Tensor) -> None:
-        """chosen_gain = e_w^ref − e_w and rejected_gain likewise (B,), apart: a margin that grows only because the
-        rejected sample gets worse is DPO's classic failure."""
-        margin = chosen_gain - rejected_gain
-        values = {
-            "loss": loss.detach(), "margin": margin.mean(), "implicit_accuracy": (margin > 0).float().mean(),
-            "chosen_gain": chosen_gain.mean(), "rejected_gain": rejected_gain.mean(), "t_mean": t.mean().to(loss),
-        }
+    def _meter(self, loss: Tensor, errors: Errors, t: Tensor) -> None:
+        values = {"loss": loss.detach(), "t_mean": t.mean().to(loss)} | meters(errors)
         values["loss_high" if t.mean() >= self.split * T else "loss_low"] = loss.detach()
         for key, value in values.items():
             self.meters[f"train/{key}"].append(value)

@@ -7,11 +7,8 @@ COLOURS = {
     "yellow": (245, 225, 60), "pink": (250, 110, 210), "white": (245, 245, 245),
 }
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-DIRECTIONS = {
-    "left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0),
-    "up left": (-1, -1), "up right": (-1, 1), "down left": (1, -1), "down right": (1, 1),
-}  # unit steps (dy, dx) in image coordinates
-SPEEDS = {"slowly": 1, "quickly": 2}  # pixels per frame along each moving axis
+DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # unit steps (dy, dx), image coordinates
+SPEEDS = {"slowly": 1, "quickly": 2}  # pixels per frame
 PHOTOS = ("temple", "flower")
 
 
@@ -63,7 +60,7 @@ def parse(prompt: str) -> Meaning:
         DIRECTIONS[meaning.direction], SPEEDS[meaning.speed]
     except (KeyError, ValueError) as error:
         raise ValueError(
-            f"'{prompt}' is not a sentence of the world ({error}): write 'the red digit five moves up left quickly' "
+            f"'{prompt}' is not a sentence of the world ({error}): write 'the red digit five moves up quickly' "
             "or 'the camera pans right slowly over the temple'"
         ) from None
     return meaning

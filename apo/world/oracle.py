@@ -24,7 +24,7 @@ class Thresholds:
     mass: float = 0.35  # least opacity, of the first frame's: 1.00 | 0.94 | vanish 0.00
     spill: float = 0.30  # most opacity away from an intact digit, of the first frame's: 0.00 | 0.004 | split 0.29
     colour: float = 50.0  # levels off the prompt's colour: 0.1 | 11 | recolour 86 (a saturated flicker reaches 40)
-    local: float = 20.0  # levels, worst 16 x 16 block of a scene: 0.3 | 8.6 | ghost 50
+    local: float = 32.0  # levels, worst 16 x 16 block of a scene: 0.3 | 8.6 | ghost 50; between the VAE and a ghost
     brightness: float = 20.0  # levels, most |second difference| over frames: 0.03 | 1.9 | flicker 82 (repaint 15)
     background: float = 14.0  # levels, mean absolute: 0.4 | 8.8 | repaint 19
     jump: float = 3.5  # px between frames along an axis: 2 | 2 | cut 12

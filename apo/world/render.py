@@ -1,7 +1,7 @@
 """The world's renderer: 17 frames of 64 x 64 RGB, exact to the pixel for a given clip.
 
-Subjects move by whole pixels on a grid that the VAE's 8-pixel cells divide, because sub-pixel motion costs
-a small VAE more than anything else (measured in a prototype; see docs/world.md).
+Clips start on the VAE's 8-pixel cells and move by whole pixels, half a cell or a cell each latent frame: a tiny
+transformer pays most for motion off that grid (see docs/world.md).
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from apo.world.grammar import COLOURS, DIRECTIONS, PHOTOS, SPEEDS, Meaning
 
-FRAMES, SIZE, GLYPH, GRID, FPS = 17, 64, 24, 4, 8
+FRAMES, SIZE, GLYPH, GRID, FPS = 17, 64, 24, 8, 8
 PHOTO_HEIGHT = 112
 SPLITS = {"train": (0, 1397), "validation": (1397, 1597), "test": (1597, 1797)}  # of load_digits' 1797 glyphs
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from safetensors.torch import load_file
 
 from apo.world.build import transformer, vae
+from apo.world.build.encode import text_embeddings
 from apo.world.build.pipeline import assemble, transformer_config
 from apo.world.build.text import build_text
 
+PARTS = 2  # processes that encode clips
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "wan22"
 
 
@@ -24,32 +25,38 @@ def build_vae(folder: Path) -> None:
         vae.build(folder)
 
 
-def build_clips(folder: Path) -> None:
-    from apo.world.build.encode import text_embeddings
-
-    tokenizer, encoder = build_text(folder / "text")
+def build_clips(folder: Path, part: int) -> None:
     model = AutoencoderKLWan.from_pretrained(folder / "vae").requires_grad_(False)
-    transformer.latents(folder, model, lambda prompts: text_embeddings(tokenizer, encoder, prompts))
+    share = transformer.CLIPS // PARTS
+    transformer.encode_clips(folder / f"clips-{part}.safetensors", model, range(part * share, (part + 1) * share))
 
 
-def build_expert(folder: Path, name: str) -> None:
+def build_expert(folder: Path, name: str, start: Path | None = None) -> None:
+    """Trains the expert from scratch, or from the one in `start`."""
     if (folder / name / "config.json").exists():
         return
+    tokenizer, encoder = build_text(folder / "text")
+    paths = [folder / f"clips-{part}.safetensors" for part in range(PARTS)]
+    clips = transformer.load_clips(paths, lambda prompts: text_embeddings(tokenizer, encoder, prompts))
     torch.manual_seed(17)
     model = WanTransformer3DModel(**transformer_config())
-    clips = load_file(folder / "clips.safetensors")
-    transformer.fit(name, folder, model, clips, transformer.STEPS[name], transformer.SPANS[name], 2e-3).save_pretrained(folder / name)
+    if start is not None:
+        model.load_state_dict(WanTransformer3DModel.from_pretrained(start / name).state_dict())
+    steps, span = transformer.STEPS[name], transformer.SPANS[name]
+    transformer.fit(name, folder, model, clips, steps, span, 2e-3).save_pretrained(folder / name)
+
+
+def side_by_side(steps: list[str]) -> None:
+    """Steps that don't depend on each other: one process and one thread each."""
+    jobs = [subprocess.Popen([sys.executable, "-m", "apo.world.build", "--step", step]) for step in steps]
+    if any([job.wait() for job in jobs]):
+        raise SystemExit("a step of the build stopped; run the same command again to continue")
 
 
 def build(folder: Path) -> None:
     build_vae(folder)
-    build_clips(folder)
-    # the experts don't depend on each other: one process and one thread each
-    jobs = [
-        subprocess.Popen([sys.executable, "-m", "apo.world.build", "--step", name, "--threads", "1"]) for name in ("high", "low")
-    ]
-    if any(job.wait() for job in jobs):
-        raise SystemExit("an expert's training stopped; run the same command again to continue")
+    side_by_side([f"clips-{part}" for part in range(PARTS)])
+    side_by_side(list(transformer.SPANS))
     tokenizer, encoder = build_text(folder / "text")
     experts = [WanTransformer3DModel.from_pretrained(folder / name) for name in ("high", "low")]
     assemble(CHECKPOINT, AutoencoderKLWan.from_pretrained(folder / "vae"), tokenizer, encoder, *experts)
@@ -59,13 +66,14 @@ def build(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("outputs/world"))
-    parser.add_argument("--step", choices=["all", "vae", "clips", *transformer.SPANS], default="all")
+    parser.add_argument("--step", choices=["all", *(f"clips-{part}" for part in range(PARTS)), *transformer.SPANS], default="all")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--start", type=Path, help="a folder with experts to start from, instead of from scratch")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.step == "all":
         build(args.folder)
     elif args.step in transformer.SPANS:
-        build_expert(args.folder, args.step)
+        build_expert(args.folder, args.step, args.start)
     else:
-        {"vae": build_vae, "clips": build_clips}[args.step](args.folder)
+        build_clips(args.folder, int(args.step[-1]))

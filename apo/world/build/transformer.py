@@ -5,11 +5,13 @@ Pretraining data carries two documented bad modes, as web-scale data does: a sha
 preference alignment has something to unlearn that does not come from lack of capacity alone.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -21,14 +23,14 @@ from apo.world import flaws, render
 from apo.world.build.loop import train
 from apo.world.grammar import describe
 
-CLIPS, FLAWED, MISCAPTIONED, UNPROMPTED = 5120, 0.16, 0.12, 0.1
-BATCH, BOUNDARY = 16, 0.9
-STEPS = {"high": 4000, "low": 6500}
+CLIPS, FLAWED, MISCAPTIONED, UNPROMPTED = 5120, 0.14, 0.12, 0.1
+BATCH, BOUNDARY, SHIFT = 16, 0.9, 5.0
+STEPS = {"high": 2700, "low": 3600}
 SPANS = {"high": (BOUNDARY, 1.0), "low": (0.0, BOUNDARY)}
 
 
 def clip_for_training(index: int) -> tuple[Tensor, str, Tensor]:
-    """Video (3, F, 64, 64) in [-1, 1], caption, and weight (F, 8, 8) that is 3 in the digit's latent cells."""
+    """Video (3, F, 64, 64) in [-1, 1], caption, and weight (F, 8, 8) that is 5 in the digit's latent cells."""
     rng = np.random.default_rng([13, index])
     clip = render.random_clip(rng)
     video, prompt, kind = render.render(clip), describe(clip.meaning), rng.random()
@@ -40,25 +42,22 @@ def clip_for_training(index: int) -> tuple[Tensor, str, Tensor]:
     weight = torch.ones(render.FRAMES, 8, 8)
     if clip.meaning.domain == "digit":
         mask = (video.float() - render.gradient(clip.background)).abs().amax(1) > 20
-        weight += 2 * torch.nn.functional.max_pool2d(mask.float(), 8)
+        weight += 4 * torch.nn.functional.max_pool2d(mask.float(), 8)
     return video.float().movedim(1, 0) / 127.5 - 1, prompt, weight
 
 
 @torch.no_grad()
-def latents(folder: Path, vae: AutoencoderKLWan, encode_text) -> dict[str, Tensor]:
-    """Normalised latents, conditions, texts and weights of CLIPS clips; encoded once, kept in folder/clips.safetensors."""
-    path = folder / "clips.safetensors"
+def encode_clips(path: Path, vae: AutoencoderKLWan, indices: range) -> None:
+    """Normalised latents, conditions, weights and captions of some clips, written to `path` unless it is there."""
     if path.exists():
-        return load_file(path)
+        return
     mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
-    parts = {"latent": [], "image": [], "weight": []}
-    prompts = []
-    for start in tqdm(range(0, CLIPS, 16), "encoding clips"):
+    parts, prompts = {"latent": [], "image": [], "weight": []}, []
+    for start in tqdm(indices[::16], path.stem):
         videos, texts, weights = zip(*(clip_for_training(i) for i in range(start, start + 16)))
         video = torch.stack(videos)
         first = torch.cat([video[:, :, :1], torch.zeros_like(video[:, :, 1:])], 2)
-        both = (vae.encode(torch.cat([video, first])).latent_dist.mode() - mean) / std
-        latent, image = both.chunk(2)
+        latent, image = ((vae.encode(torch.cat([video, first])).latent_dist.mode() - mean) / std).chunk(2)
         mask = torch.zeros_like(image[:, :4])
         mask[:, :, 0] = 1
         cells = torch.stack(weights)
@@ -66,19 +65,28 @@ def latents(folder: Path, vae: AutoencoderKLWan, encode_text) -> dict[str, Tenso
         for key, value in zip(parts, (latent, torch.cat([mask, image], 1), cells)):
             parts[key].append(value.bfloat16())
         prompts += texts
-    unique = sorted(set(prompts)) + [""]
+    save_file({key: torch.cat(value) for key, value in parts.items()}, path.with_suffix(".tmp"), {"prompts": json.dumps(prompts)})
+    path.with_suffix(".tmp").replace(path)
+
+
+def load_clips(paths: list[Path], encode_text) -> dict[str, Tensor]:
+    """What `encode_clips` wrote, with `text` (unique captions and the empty one last) and each clip's index into it."""
+    parts, prompts = [load_file(path) for path in paths], []
+    for path in paths:
+        with safe_open(path, "pt") as file:
+            prompts += json.loads(file.metadata()["prompts"])
+    unique = [*sorted(set(prompts)), ""]
+    place = {prompt: i for i, prompt in enumerate(unique)}
     text = torch.cat([encode_text(unique[i : i + 64]) for i in range(0, len(unique), 64)])
-    clips = {key: torch.cat(value) for key, value in parts.items()}
-    clips |= {"text": text, "prompt": torch.tensor([unique.index(p) for p in prompts])}
-    save_file(clips, path)
-    return clips
+    clips = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    return clips | {"text": text, "prompt": torch.tensor([place[prompt] for prompt in prompts])}
 
 
 def stratified_timesteps(rng: torch.Generator, size: int, low: float, high: float) -> Tensor:
-    """(size,) timesteps, one from each of `size` equal shares of the schedule of shift 3 between low · T and high · T."""
-    inverse = [shift_sigma(torch.tensor(edge), 1 / 3).item() for edge in (low, high)]
+    """(size,) timesteps, one from each of `size` equal shares of the schedule of shift 5 between low · T and high · T."""
+    inverse = [shift_sigma(torch.tensor(edge), 1 / SHIFT).item() for edge in (low, high)]
     u = (torch.arange(size) + torch.rand(size, generator=rng)) / size
-    return T * shift_sigma(inverse[0] + (inverse[1] - inverse[0]) * u, 3)
+    return T * shift_sigma(inverse[0] + (inverse[1] - inverse[0]) * u, SHIFT)
 
 
 def loss(model: WanTransformer3DModel, clips: dict[str, Tensor], step: int, span: tuple[float, float]) -> Tensor:

@@ -1,0 +1,68 @@
+"""`data=world_pairs`: made by the baseline, labelled by the oracle, resumable."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from safetensors.torch import load
+
+from apo.policies.wan import WanPolicy
+from apo.world.oracle import measure
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", ["data.count=4", "data.batch_size=8", "model.num_inference_steps=8", "policy.lora.rank=2"])
+    cfg.data.cache_dir = str(tmp_path_factory.mktemp("cache"))
+    policy: WanPolicy = instantiate(cfg.policy)
+    return cfg, policy, instantiate(cfg.data).prepare(policy).train
+
+
+def test_chosen_is_clean_and_rejected_distorted(setting):
+    _, policy, pairs = setting
+    assert len(pairs) == 4
+    pair = pairs.collate([pairs[i] for i in range(4)])
+    verdicts = [measure(policy.decode(x), pair.cond.prompt, pair.cond.frame).distorted for x in (pair.chosen, pair.rejected)]
+    assert not verdicts[0].any() and verdicts[1].all()
+
+
+def test_they_come_from_the_base_model_and_from_the_cache(setting, monkeypatch):
+    cfg, policy, pairs = setting
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter += 1.0
+    source = instantiate(cfg.data)
+    monkeypatch.setattr(source, "make", lambda *_: pytest.fail("the cache was not used"))
+    assert source.prepare(policy).train.files == pairs.files
+
+
+def test_an_interrupted_build_goes_on_to_the_same_pairs(setting):
+    cfg, policy, pairs = setting
+    source = instantiate(cfg.data)
+    folder = source.folder(policy)
+    before = {path.name: (path.read_bytes()) for path in pairs.files}
+    last = sorted(folder.glob("batch_*.json"))[-1]
+    last.unlink()
+    sorted(folder.glob("*-pair.safetensors"))[-1].unlink()
+    for expert in policy.experts.values():
+        for name, parameter in expert.named_parameters():
+            if ".policy." in name and "lora_B" in name:
+                parameter.data.zero_()
+    again = source.prepare(policy).train
+    assert [path.name for path in again.files] == [path.name for path in pairs.files]
+    for path in again.files:
+        old, new = load(before[path.name]), load(path.read_bytes())
+        assert all(torch.equal(old[key], new[key]) for key in old)
+
+
+def test_other_sizes_are_refused(setting):
+    cfg, policy, _ = setting
+    spec = type(policy.spec)(32, 64, 17, 8)
+    with pytest.raises(ValueError, match="data=world_pairs needs videos of the world"):
+        instantiate(cfg.data).check(spec)

@@ -1,0 +1,74 @@
+"""evaluate.py on the shipped baseline and a barely trained adapter."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from apo import evaluation
+from apo.evaluation import EvaluationError, evaluate
+
+ROOT = Path(__file__).parents[1]
+KEYS = {
+    "distortion_rate", "dynamic_degree", "instruction_following", "subject_consistency", "background_consistency",
+    "motion_smoothness",
+}  # fmt: skip
+
+
+@pytest.fixture
+def cfg(tmp_path, monkeypatch):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        train = compose("train", ["policy.lora.rank=2"])
+        cfg = compose("evaluate", ["run=r", "conditions.count=6", "batch_size=4", "videos=2", "model.num_inference_steps=4"])
+    cfg.model.path = str(ROOT / cfg.model.path)
+    train.model.path = cfg.model.path
+    monkeypatch.chdir(tmp_path)
+    policy = instantiate(train.policy)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter += 0.02
+    policy.save_adapter(tmp_path / "outputs/r/offline/adapter")
+    (tmp_path / "outputs/r/offline/adapter/lineage.json").write_text("{}")
+    return cfg
+
+
+def test_report_pictures_and_comparison(cfg, tmp_path, monkeypatch):
+    report = evaluate(cfg)
+    folder = tmp_path / "outputs/r/offline/eval"
+    saved = json.loads((folder / "report.json").read_text())
+    assert set(saved["metrics"]) == KEYS and saved["n"] == 6 and saved["stage"] == "offline"
+    assert all(m["low"] <= m["value"] <= m["high"] for m in saved["metrics"].values())
+    against = saved["against"]
+    assert against["run"] == "baseline" and against["win"] + against["tie"] + against["loss"] == 6
+    assert (folder / "contact_sheet.png").stat().st_size > 1000 and len(list((folder / "videos").glob("*.mp4"))) == 2
+    assert "distortion_rate" in (folder / "report.md").read_text()
+    monkeypatch.setattr(evaluation, "generate", lambda *_: pytest.fail("finished work was done again"))
+    assert evaluate(cfg)["metrics"] == report["metrics"]
+
+
+def test_an_interrupted_evaluation_reuses_what_it_generated(cfg, monkeypatch):
+    calls, real = [], evaluation.generate
+
+    def stops_at_second(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    cfg.against = None
+    monkeypatch.setattr(evaluation, "generate", stops_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(cfg)
+    monkeypatch.setattr(evaluation, "generate", lambda *a: calls.append(1) or real(*a))
+    evaluate(cfg)
+    assert len(calls) == 3  # two batches, one of them tried twice
+
+
+def test_what_is_missing_is_named_with_what_is_there(cfg):
+    cfg.arm = "online"
+    with pytest.raises(EvaluationError, match="has finished: offline"):
+        evaluate(cfg)
