@@ -18,7 +18,7 @@ from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgressBar, W
 from apo.modules.loggers import MetricsCSV
 from apo.seeds import rank, world_size
 
-FREE = ("trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps")  # may change between start and resume
+FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps")  # may change between start and resume
 
 
 class ConfigError(ValueError):

@@ -7,7 +7,7 @@ import torch
 from diffusers import WanImageToVideoPipeline
 from PIL import Image
 
-PROMPT = "the red digit five moves up left quickly"
+PROMPT = "the red digit five moves up quickly"
 
 
 @dataclass(frozen=True)

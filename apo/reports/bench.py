@@ -33,7 +33,7 @@ from apo.policies.wan import WanPolicy
 
 BAR = 1.10  # a step may take this many times its bare passes
 WARM = 3  # steps of each repeat that are not counted: allocators and caches fill
-PROMPT = "the red digit five moves up left quickly"
+PROMPT = "the red digit five moves up quickly"
 COLUMNS = ("step", "bare", "bare_cpu", "whole", "whole_cpu", "peak_kib", "held")
 DATA = "{_target_:apo.reports.bench.BenchPairs,sampler:${sampler},batch_size:${batch_size},path:%s}"
 

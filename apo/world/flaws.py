@@ -15,8 +15,8 @@ from apo.world.render import FRAMES, GLYPH, GRID, SIZE, Clip
 
 
 def onset(rng: np.random.Generator) -> int:
-    """The first flawed frame, on a boundary of the VAE's 4-frame steps, in the first half."""
-    return 1 + 4 * int(rng.integers(0, 3))
+    """The first flawed frame, on a boundary of the VAE's 4-frame steps."""
+    return 1 + 4 * int(rng.integers(0, 2))
 
 
 def ramp(start: int, length: int = 4) -> Tensor:

@@ -116,7 +116,7 @@ def best_motion(track: Track) -> Tensor:
     to the positions seen."""
     velocity = [(0, 0)] + [Meaning(direction, speed).velocity for direction, speed in MOTIONS[1:]]
     times = torch.arange(track.position.shape[1], device=track.position.device)
-    steps = torch.tensor(velocity, device=times.device)[:, None] * times[:, None]  # (17, F, 2)
+    steps = torch.tensor(velocity, device=times.device)[:, None] * times[:, None]  # (9, F, 2)
     paths = track.start[:, None, None] + steps
     distance = (track.position[:, None] - paths).norm(dim=-1) * track.visible[:, None]
     return distance.sum(-1).argmin(1)

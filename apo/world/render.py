@@ -1,4 +1,4 @@
-"""The world's renderer: 17 frames of 64 x 64 RGB, exact to the pixel for a given clip.
+"""The world's renderer: 9 frames of 64 x 64 RGB, exact to the pixel for a given clip.
 
 Clips start on the VAE's 8-pixel cells and move by whole pixels, half a cell or a cell each latent frame: a tiny
 transformer pays most for motion off that grid (see docs/world.md).
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from apo.world.grammar import COLOURS, DIRECTIONS, PHOTOS, SPEEDS, Meaning
 
-FRAMES, SIZE, GLYPH, GRID, FPS = 17, 64, 24, 8, 8
-PHOTO_HEIGHT = 112
+FRAMES, SIZE, GLYPH, GRID, FPS = 9, 64, 24, 8, 8
+PHOTO_HEIGHT, SOFTNESS = 112, 2.0  # pixels; the softness is a Gaussian's standard deviation
 SPLITS = {"train": (0, 1397), "validation": (1397, 1597), "test": (1597, 1797)}  # of load_digits' 1797 glyphs
 
 
@@ -54,16 +54,16 @@ def digit_labels() -> np.ndarray:
 
 @cache
 def photo(name: str) -> Tensor:
-    """(3, 112, 168) in [0, 255]: one of scikit-learn's sample photographs, reduced and slightly softened."""
+    """(3, 112, 168) in [0, 255]: one of scikit-learn's sample photographs, reduced and softened."""
     from sklearn.datasets import load_sample_images
 
     image = torch.from_numpy(load_sample_images().images[PHOTOS.index(name)].copy()).permute(2, 0, 1)[None].float()
     size = (PHOTO_HEIGHT, PHOTO_HEIGHT * image.shape[-1] // image.shape[-2] // GRID * GRID)
     small = nnf.interpolate(image, size=size, mode="bicubic", antialias=True)
-    offsets = torch.arange(-2, 3)
-    kernel = torch.exp(-(offsets**2) / (2 * 0.8**2))
-    kernel = (kernel[:, None] * kernel / kernel.sum() ** 2).expand(3, 1, 5, 5)
-    return nnf.conv2d(nnf.pad(small, (2,) * 4, mode="replicate"), kernel, groups=3)[0].clamp(0, 255)
+    offsets = torch.arange(-6, 7)
+    kernel = torch.exp(-(offsets**2) / (2 * SOFTNESS**2))
+    kernel = (kernel[:, None] * kernel / kernel.sum() ** 2).expand(3, 1, 13, 13)
+    return nnf.conv2d(nnf.pad(small, (6,) * 4, mode="replicate"), kernel, groups=3)[0].clamp(0, 255)
 
 
 def gradient(colours: tuple[int, ...]) -> Tensor:
@@ -121,7 +121,7 @@ def fits(start: tuple[int, int], meaning: Meaning) -> bool:
     return all(0 <= end <= limit for end, limit in zip(ends, room(meaning.domain)))
 
 
-def random_clip(rng: np.random.Generator, split: str = "train", scenes: float = 0.3) -> Clip:
+def random_clip(rng: np.random.Generator, split: str = "train", scenes: float = 0.25) -> Clip:
     """A clip of a split (its glyphs are in no other split); a share `scenes` are pans over a photograph."""
     domain = "scene" if rng.random() < scenes else "digit"
     while True:

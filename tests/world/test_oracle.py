@@ -154,7 +154,7 @@ def test_a_digit_that_jumps_is_cut():
 def test_a_video_that_does_not_start_with_the_first_frame_is_cut(domains):
     scenes = domains["scene"]
     moved = torch.stack([render.render(replace(c, start=(c.start[0], c.start[1] ^ 4)))[:1] for c in scenes.clips])
-    assert measure(moved.expand(-1, 17, -1, -1, -1), scenes.prompts, scenes.frames).cause == ["cut"] * 50
+    assert measure(moved.expand(-1, render.FRAMES, -1, -1, -1), scenes.prompts, scenes.frames).cause == ["cut"] * 50
 
 
 def test_the_measurement_of_a_video_does_not_depend_on_its_neighbours(truth):

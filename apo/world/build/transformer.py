@@ -23,9 +23,9 @@ from apo.world import flaws, render
 from apo.world.build.loop import train
 from apo.world.grammar import describe
 
-CLIPS, FLAWED, MISCAPTIONED, UNPROMPTED = 5120, 0.14, 0.12, 0.1
-BATCH, BOUNDARY, SHIFT = 16, 0.9, 5.0
-STEPS = {"high": 2700, "low": 3600}
+CLIPS, FLAWED, MISCAPTIONED, UNPROMPTED = 5120, 0.1, 0.1, 0.1
+BATCH, BOUNDARY, SHIFT = 24, 0.9, 5.0
+STEPS = {"high": 4500, "low": 9500}
 SPANS = {"high": (BOUNDARY, 1.0), "low": (0.0, BOUNDARY)}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from apo.world import flaws, render
 from apo.world.build.loop import train
 
-STEPS, SHORT = 3200, 2300  # the first SHORT steps see 9 frames, the rest all 17
+STEPS = 3200
 CONFIG = dict(
     base_dim=16, z_dim=16, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[True, True], is_residual=True,
     patch_size=2, in_channels=12, out_channels=12, scale_factor_temporal=4, scale_factor_spatial=8,
@@ -31,12 +31,10 @@ def clip_video(rng: np.random.Generator, flawed: float = 0.3) -> tuple[Tensor, T
     return video.float().movedim(1, 0) / 127.5 - 1, weight
 
 
-def batch_at(step: int, size: int, frames: int) -> tuple[Tensor, Tensor]:
+def batch_at(step: int, size: int) -> tuple[Tensor, Tensor]:
     rng = np.random.default_rng([11, step])
     videos, weights = zip(*(clip_video(rng) for _ in range(size)))
-    first = int(rng.integers(0, render.FRAMES - frames + 1))
-    window = slice(first, first + frames)
-    return torch.stack(videos)[:, :, window], torch.stack(weights)[:, None, window]
+    return torch.stack(videos), torch.stack(weights)[:, None]
 
 
 def build(folder: Path, steps: int = STEPS) -> AutoencoderKLWan:
@@ -46,7 +44,7 @@ def build(folder: Path, steps: int = STEPS) -> AutoencoderKLWan:
     optimizer = torch.optim.AdamW(vae.parameters(), lr=4e-3, betas=(0.9, 0.98), weight_decay=1e-4)
 
     def loss_at(step: int) -> Tensor:
-        video, weight = batch_at(step, 8, 9) if step < SHORT else batch_at(step, 6, 17)
+        video, weight = batch_at(step, 8)
         with torch.autocast("cpu", torch.bfloat16, enabled=step < 0.9 * STEPS):
             mean = vae.encode(video).latent_dist.mean
             noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(step))
@@ -57,7 +55,7 @@ def build(folder: Path, steps: int = STEPS) -> AutoencoderKLWan:
     train("vae", folder, vae, [optimizer], steps, loss_at)
     vae.eval()
     with torch.no_grad():
-        videos = torch.cat([batch_at(10**6 + i, 16, render.FRAMES)[0] for i in range(16)])
+        videos = torch.cat([batch_at(10**6 + i, 16)[0] for i in range(16)])
         latents = torch.cat([vae.encode(v).latent_dist.mean for v in videos.split(16)])
     vae.register_to_config(
         latents_mean=latents.mean((0, 2, 3, 4)).tolist(), latents_std=latents.std((0, 2, 3, 4)).tolist()
