@@ -1,0 +1,42 @@
+"""The files that a newcomer starts from agree with each other."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[<>=!~\[ ]", line)[0].lower() for line in requirements if line and not line.startswith(("#", "-"))}
+
+
+def test_every_dependency_is_pinned_for_the_environment():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = (ROOT / "requirements.txt").read_text().splitlines()
+    wanted = names(project["dependencies"] + [d for extra in project["optional-dependencies"].values() for d in extra])
+    assert wanted <= names(pinned)
+    assert all("==" in line for line in pinned)
+
+
+def test_conda_environment_installs_the_same_through_pip():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["name"] and environment["channels"]
+    plain = [d for d in environment["dependencies"] if isinstance(d, str)]
+    (pip,) = (d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    assert "python=3.11" in plain and "pip" in plain and "-r requirements.txt" in pip
+
+
+def test_readme_is_short_and_names_real_targets_and_files():
+    readme = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert len(readme.splitlines()) < 250
+    assert set(re.findall(r"(?:^|`)make ([a-z0-9]+)", readme, re.M)) <= targets
+    for path in re.findall(r"\]\(([\w/.]+)\)", readme):
+        assert (ROOT / path).exists(), path
+
+
+def test_ci_runs_the_readmes_test_command():
+    assert (ROOT / ".ci" / "run").read_text().strip().endswith("make test")
