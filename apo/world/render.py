@@ -54,7 +54,7 @@ def digit_labels() -> np.ndarray:
 
 @cache
 def photo(name: str) -> Tensor:
-    """(3, 112, 168) in [0, 255]: one of scikit-learn's sample photographs, reduced and softened."""
+    """(3, 112, 160) in [0, 255]: one of scikit-learn's sample photographs, reduced and softened."""
     from sklearn.datasets import load_sample_images
 
     image = torch.from_numpy(load_sample_images().images[PHOTOS.index(name)].copy()).permute(2, 0, 1)[None].float()

@@ -178,7 +178,7 @@ def track_digits(videos: Tensor, meanings: list[Meaning], first: Tensor, least_m
 
 @cache
 def _photo_index(name: str) -> tuple[Tensor, Tensor]:
-    """The photograph's mean-free luminance (112, 168), and the standard deviation of each 64 x 64 window of it."""
+    """The photograph's mean-free luminance (112, 160), and the standard deviation of each 64 x 64 window of it."""
     grey = photo(name).mean(0)
     grey = grey - grey.mean()
     mean, square = (nnf.avg_pool2d(x[None, None].double(), SIZE, 1)[0, 0] for x in (grey, grey.square()))
