@@ -11,7 +11,6 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from tqdm import tqdm
 
 from apo.data.pictures import contact_sheet, side_by_side
@@ -92,7 +91,8 @@ class Judge:
 
     def load(self, arm: Arm) -> WanPolicy:
         """The policy with the arm's adapter in it; base weights are read once for all arms with one LoRA layout."""
-        settings = adapter_settings(arm.adapter) if arm.adapter else self.settings or {"rank": 1, "alpha": 1, "targets": ["to_q"]}
+        spare = self.settings or {"rank": 1, "alpha": 1, "targets": ["to_q"]}  # the baseline runs without its adapter
+        settings = adapter_settings(arm.adapter) if arm.adapter else spare
         if settings != self.settings:
             self.policy = WanPolicy(instantiate(self.cfg.model), settings, None, 0, False).eval()
             self.settings = settings
@@ -108,7 +108,7 @@ class Judge:
         if done.exists() and (saved := json.loads(done.read_text()))["key"] == digest:
             return saved
         evaluator = instantiate(self.cfg.evaluator)
-        for start, videos, cond in self.videos(arm, digest, f"evaluating {arm.name}"):
+        for videos, cond in self.videos(arm, digest, f"evaluating {arm.name}"):
             evaluator.update(videos, cond)
         metrics = {name: asdict(interval) for name, interval in evaluator.compute().items()}
         count = len(self.conditions)
@@ -118,7 +118,7 @@ class Judge:
         return result
 
     def videos(self, arm: Arm, digest: str, label: str | None, count: int | None = None):
-        """Yields (start, videos, cond) by batches; latents are kept on disk, so an interrupted evaluation goes on."""
+        """Yields (videos, cond) by batches; latents are kept on disk, so an interrupted evaluation goes on."""
         count, size = count or len(self.conditions), self.cfg.batch_size
         parts, policy = arm.folder / self.subfolder / f"latents-{digest}", self.load(arm)
         parts.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ class Judge:
                     latents = generate(policy, self.guidance, cond, noise)
                 save_file({"latents": latents}, part.with_suffix(".tmp"))
                 os.replace(part.with_suffix(".tmp"), part)
-            yield start, policy.decode(load_file(part)["latents"]), cond
+            yield policy.decode(load_file(part)["latents"]), cond
 
     def draw(self, arms: list[Arm], results: list[dict], folder: Path) -> None:
         """contact_sheet.png and videos/*.mp4: the first conditions, all arms side by side, captions red where distorted."""
@@ -143,7 +143,7 @@ class Judge:
         if count == 0:
             return
         shown = [
-            torch.cat([v for _, v, _ in self.videos(arm, result["key"], None, count)])[:count] for arm, result in zip(arms, results)
+            torch.cat([v for v, _ in self.videos(arm, result["key"], None, count)])[:count] for arm, result in zip(arms, results)
         ]
         rows, captions, colours = [], [], []
         for i in range(count):

@@ -8,8 +8,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_SILENT", "true")
 warnings.filterwarnings("ignore", category=FutureWarning)
 warnings.filterwarnings("ignore", category=DeprecationWarning)
-for said in ("Already found a `peft_config`", "The '.*dataloader' does not have many workers", ".*inconsistency was discovered",
-             "Mismatch dtype between input and weight", "Checkpoint directory", "Found .* module.s. in eval mode", ".*lr_scheduler.step", ".*Trying to infer the `batch_size`.*"):
+for said in (
+    "Already found a `peft_config`",  # two adapters are the point
+    ".*inconsistency was discovered",  # diffusers adds zero layers to image-to-video LoRA
+    "The '.*dataloader' does not have many workers",
+    "Checkpoint directory",
+    "Found .* module.s. in eval mode",  # the frozen codec
+    ".*Trying to infer the `batch_size`.*",
+):
     warnings.filterwarnings("ignore", message=said)
 
 import diffusers.utils.logging  # noqa: E402

@@ -94,7 +94,7 @@ def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit) -> L.Trainer:
     callbacks = [StepProgressBar(), WholeCheckpoint(folder, cfg.checkpoint_every_n_steps)]
     if cfg.sample_every_n_steps:
         callbacks.append(
-            SampleVideos(folder, cfg.sample_every_n_steps, 4, instantiate(cfg.guidance), seed=cfg.seed)
+            SampleVideos(folder, split.train, cfg.sample_every_n_steps, 4, instantiate(cfg.guidance), seed=cfg.seed)
         )
     if len(split.validation) and cfg.stage.needs_reference:
         callbacks.append(HeldOutPairs(split.validation, cfg.validate_every_n_steps, cfg.batch_size))

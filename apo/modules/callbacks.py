@@ -12,7 +12,7 @@ from apo.data.pairs import PairDataset
 from apo.data.pictures import contact_sheet
 from apo.data.video import write_video
 from apo.generate import generate, initial_noise
-from apo.interfaces import Condition, Guidance
+from apo.interfaces import Guidance
 from apo.modules.optim import NonFiniteGradient
 from apo.modules.preference import PreferenceModule, meters
 from apo.seeds import generator
@@ -29,7 +29,8 @@ class WholeCheckpoint(Callback):
             self.save(trainer)
 
     def on_exception(self, trainer: L.Trainer, module, exception: BaseException) -> None:
-        if isinstance(exception, (NonFiniteGradient, KeyboardInterrupt)) and trainer.global_step > 0:
+        # not on an interrupt: it may come in the middle of an optimizer step, and the last whole state is what resumes exactly
+        if isinstance(exception, NonFiniteGradient) and trainer.global_step > 0:
             module.zero_grad()
             self.save(trainer)
 
@@ -56,17 +57,16 @@ class StepProgressBar(TQDMProgressBar):
 class SampleVideos(Callback):
     """samples/step_000100/: the same conditions and seeds every N steps, as mp4 and one contact sheet, also to W&B."""
 
-    def __init__(self, folder: str, every_n_steps: int, count: int, guidance: Guidance, seed: int):
-        self.folder, self.every_n_steps, self.count = Path(folder) / "samples", every_n_steps, count
+    def __init__(self, folder: str, pairs: PairDataset, every_n_steps: int, count: int, guidance: Guidance, seed: int):
+        self.folder, self.every_n_steps = Path(folder) / "samples", every_n_steps
         self.guidance, self.seed = guidance, seed
-        self.cond: Condition | None = None
+        self.cond = pairs.collate([pairs[i] for i in range(min(count, len(pairs)))]).cond
 
     def on_train_batch_end(self, trainer: L.Trainer, module, outputs, batch, batch_idx) -> None:
         if trainer.global_step % self.every_n_steps and trainer.global_step != trainer.max_steps:
             return
         # every rank generates, since sharded weights need all of them; only one writes
-        cond = first(batch.cond if self.cond is None else self.cond, self.count)
-        self.cond = cond
+        cond = self.cond.map(lambda value: value.to(module.device))
         noise = initial_noise(module.policy, range(self.seed, self.seed + len(cond.prompt)))
         module.policy.eval()
         videos = module.policy.decode(generate(module.policy, self.guidance, cond, noise)).cpu()
@@ -106,9 +106,3 @@ class HeldOutPairs(Callback):
                 for key, value in meters(errors).items():
                     values[f"val/{key}"].append(value * len(noise))
         module.log_dict({key: torch.stack(value).sum() / (5 * len(self.pairs)) for key, value in values.items()}, sync_dist=True)
-
-
-def first(cond: Condition, count: int) -> Condition:
-    """The first `count` entries of a condition."""
-    few = cond.map(lambda value: value[:count])
-    return Condition(cond.prompt[:count], few.text, few.image, few.image_embeds, few.frame)

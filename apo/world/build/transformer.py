@@ -25,7 +25,7 @@ from apo.world.grammar import describe
 
 CLIPS, FLAWED, MISCAPTIONED, UNPROMPTED = 5120, 0.1, 0.1, 0.1
 BATCH, BOUNDARY, SHIFT = 24, 0.9, 5.0
-STEPS = {"high": 4500, "low": 9500}
+STEPS = {"high": 4500, "low": 5250}  # of the last of three phases, see docs/world.md
 SPANS = {"high": (BOUNDARY, 1.0), "low": (0.0, BOUNDARY)}
 
 
