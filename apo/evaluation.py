@@ -50,7 +50,8 @@ def find(cfg: DictConfig, name: str | None) -> Arm:
     folder = next((f for f in (Path("outputs") / cfg.run / name, Path(name)) if f.is_dir()), None)
     if folder is None:
         there = sorted(p.name for p in (Path("outputs") / cfg.run).glob("*") if (p / "adapter").is_dir())
-        raise EvaluationError(f"outputs/{cfg.run}/{name} is not there; outputs/{cfg.run} has finished: {', '.join(there) or 'nothing'}")
+        finished = ", ".join(there) or "nothing"
+        raise EvaluationError(f"outputs/{cfg.run}/{name} is not there; outputs/{cfg.run} has finished: {finished}")
     if not (folder / "adapter" / "lineage.json").is_file():
         raise EvaluationError(f"{folder} has no finished adapter: run its train.py command again, it continues")
     return Arm(folder.name, folder, folder / "adapter")
@@ -72,7 +73,9 @@ def evaluate(cfg: DictConfig) -> dict:
         write(theirs.folder / judge.subfolder, results[0])
     judge.draw([arm for arm in (theirs, ours) if arm is not None], results, folder)
     print(write(folder, report, results[0] if theirs else None))
-    print(f"\nreport:        {folder / 'report.md'}\ncontact sheet: {folder / 'contact_sheet.png'}\nside by side:  {folder / 'videos'}/*.mp4")
+    print(f"\nreport:        {folder / 'report.md'}")
+    if cfg.videos:
+        print(f"contact sheet: {folder / 'contact_sheet.png'}\nside by side:  {folder / 'videos'}/*.mp4")
     return report
 
 

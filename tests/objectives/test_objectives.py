@@ -6,6 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from apo.objectives.diffusion_dpo import DiffusionDPO, preference_margin
+from apo.objectives.dpop import DPOPositive
 from apo.objectives.ipo import IPO
 
 ERRORS = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
@@ -41,3 +42,12 @@ def test_ipo_is_least_at_its_target_margin():
     zero, margin = torch.zeros(1), torch.tensor([1 / 20.0])
     assert IPO(20)(zero, margin, zero, zero) < 1e-10
     assert (IPO(20)(zero, 2 * margin, zero, zero) > 0.2).all()
+
+
+def test_dpo_positive_is_dpo_until_the_chosen_sample_gets_worse():
+    e_w, e_l, r_w, r_l = ERRORS
+    assert_close(DPOPositive(50, 0.0)(e_w, e_l, r_w, r_l), DiffusionDPO(50)(e_w, e_l, r_w, r_l))
+    better, worse = r_w - 0.1, r_w + 0.1
+    assert_close(DPOPositive(50, 5.0)(better, e_l, r_w, r_l), DiffusionDPO(50)(better, e_l, r_w, r_l))
+    assert (DPOPositive(50, 5.0)(worse, r_l + 0.2, r_w, r_l) > DiffusionDPO(50)(worse, r_l + 0.2, r_w, r_l)).all()
+    assert (DPOPositive(50, 5.0)(worse, r_l + 0.2, r_w, r_l) > math.log(2)).all()  # although the margin is positive
