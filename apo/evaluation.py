@@ -11,6 +11,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from tqdm import tqdm
 
 from apo.data.pictures import contact_sheet, side_by_side
@@ -120,13 +121,13 @@ class Judge:
         replace(done, json.dumps(result))
         return result
 
-    def videos(self, arm: Arm, digest: str, label: str | None, count: int | None = None):
+    def videos(self, arm: Arm, digest: str, label: str):
         """Yields (videos, cond) by batches; latents are kept on disk, so an interrupted evaluation goes on."""
-        count, size = count or len(self.conditions), self.cfg.batch_size
+        count, size = len(self.conditions), self.cfg.batch_size
         parts, policy = arm.folder / self.subfolder / f"latents-{digest}", self.load(arm)
         parts.mkdir(parents=True, exist_ok=True)
-        for start in tqdm(range(0, count, size), label, disable=label is None):
-            stop = min(start + size, len(self.conditions))
+        for start in tqdm(range(0, count, size), label):
+            stop = min(start + size, count)
             cond = policy.encode_condition(*self.conditions.batch(start, stop))
             part = parts / f"{start:06d}.safetensors"
             if not part.exists():
@@ -141,23 +142,31 @@ class Judge:
             yield policy.decode(load_file(part)["latents"]), cond
 
     def draw(self, arms: list[Arm], results: list[dict], folder: Path) -> None:
-        """contact_sheet.png and videos/*.mp4: the first conditions, all arms side by side, captions red where distorted."""
-        count = min(self.cfg.videos, len(self.conditions))
-        if count == 0:
+        """contact_sheet.png and videos/*.mp4, all arms side by side, captions red where distorted.
+
+        Of two arms, the first conditions on which their verdicts differ, better or worse, and then the first others.
+        """
+        places = range(len(self.conditions))
+        differ = [i for i in places if len({result["rows"][i].get("distorted") for result in results}) > 1]
+        picked = [*differ, *(i for i in places if i not in set(differ))][: self.cfg.videos]
+        if not picked:
             return
-        shown = [
-            torch.cat([v for v, _ in self.videos(arm, result["key"], None, count)])[:count] for arm, result in zip(arms, results)
-        ]
+        shown = [self.kept(arm, result["key"], picked) for arm, result in zip(arms, results)]
         rows, captions, colours = [], [], []
-        for i in range(count):
+        for place, i in enumerate(picked):
             for arm, result, videos in zip(arms, results, shown):
                 row = result["rows"][i]
-                note = row.get("cause") or "clean"
-                rows.append(videos[i])
-                captions.append(f"{arm.name}: {row['prompt']} ({note})")
+                rows.append(videos[place])
+                captions.append(f"{arm.name}: {row['prompt']} ({row.get('cause') or 'clean'})")
                 colours.append("firebrick" if row.get("distorted") else "black")
-            write_video(folder / "videos" / f"{i:03d}.mp4", side_by_side([v[i] for v in shown]), self.policy.spec.fps)
+            write_video(folder / "videos" / f"{i:03d}.mp4", side_by_side([v[place] for v in shown]), self.policy.spec.fps)
         contact_sheet(folder / "contact_sheet.png", rows, captions, colours)
+
+    def kept(self, arm: Arm, digest: str, places: list[int]) -> Tensor:
+        """The videos (len(places), F, 3, H, W) uint8 of some conditions, from the latents that `videos` kept."""
+        parts, size, policy = arm.folder / self.subfolder / f"latents-{digest}", self.cfg.batch_size, self.load(arm)
+        latents = [load_file(parts / f"{i // size * size:06d}.safetensors")["latents"][i % size] for i in places]
+        return policy.decode(torch.stack(latents))
 
 
 def compared(ours: list[dict], theirs: list[dict]) -> dict:

@@ -69,8 +69,10 @@ def test_killed_and_resumed_equals_uninterrupted(command):
 
 
 def test_two_processes_equal_one_with_twice_the_batch(command):
-    execute(command("one", "batch_size=4", "max_steps=3", "max_grad_norm=1e9"))
-    execute(command("two", "batch_size=2", "max_steps=3", "max_grad_norm=1e9", "trainer=ddp"))
+    # SGD, so that the adapters are as far apart as the gradients: Adam blows up the rounding of gradients near zero
+    same = ("max_steps=3", "max_grad_norm=1e9", "optimizer._target_=torch.optim.SGD", "~optimizer.betas", "optimizer.lr=1e-3")
+    execute(command("one", "batch_size=4", *same))
+    execute(command("two", "batch_size=2", *same, "trainer=ddp"))
     one, two = metrics(command.home / "one"), metrics(command.home / "two")
     for a, b in zip(one, two, strict=True):
         for key in ("train/loss", "train/grad_norm", "train/margin"):
@@ -78,7 +80,7 @@ def test_two_processes_equal_one_with_twice_the_batch(command):
     for name in ("high_noise.safetensors", "low_noise.safetensors"):
         ours, theirs = (load_file(command.home / run / "adapter" / name) for run in ("two", "one"))
         for key in theirs:
-            assert_close(ours[key], theirs[key], rtol=1e-3, atol=2e-5)
+            assert_close(ours[key], theirs[key], rtol=1e-3, atol=2e-6)
 
 
 def test_sft_of_all_weights_runs(command):

@@ -106,9 +106,9 @@ def random_vae(seed: int, z_dim: int = Z_DIM, **changes) -> AutoencoderKLWan:
 def standardise(vae: AutoencoderKLWan, video: Tensor) -> AutoencoderKLWan:
     """Sets latents_mean and latents_std from the latents of videos (B, 3, F, H, W) in [-1, 1]."""
     latents = vae.encode(video).latent_dist.mean
-    vae.register_to_config(
-        latents_mean=latents.mean((0, 2, 3, 4)).tolist(), latents_std=latents.std((0, 2, 3, 4)).tolist()
-    )
+    # rounded, because convolutions differ in the last bit from one memory alignment to the next
+    mean, std = ([round(value, 3) for value in f((0, 2, 3, 4)).tolist()] for f in (latents.mean, latents.std))
+    vae.register_to_config(latents_mean=mean, latents_std=std)
     return vae
 
 
