@@ -28,11 +28,11 @@ class Condition:
     image: Tensor  # (B, 4 + C, F, H, W) first-frame mask (4 channels), then the encoded first frame, zero-padded in time
     image_embeds: Tensor | None = None  # (B, tokens, D') CLIP features of the first frame (Wan2.1)
     frame: Tensor | None = None  # (B, 3, height, width) uint8, the first frame in pixels
+    domain: list[str] | None = None  # of each condition, where the data says; what `ranker=by_domain` routes by
 
     def map(self, function) -> "Condition":
         """The condition with `function` applied to each of its tensors."""
-        fields = {k: v if v is None else function(v) for k, v in vars(self).items() if k != "prompt"}
-        return Condition(self.prompt, **fields)
+        return Condition(**{k: function(v) if isinstance(v, Tensor) else v for k, v in vars(self).items()})
 
 
 @dataclass
