@@ -6,6 +6,7 @@ Wan2.2 TI2V-5B (the first latent frame is the condition, with t = 0 per token).
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -142,7 +143,7 @@ class WanPolicy(nn.Module):
     def unconditional(self, cond: Condition) -> Condition:
         """The same condition with the negative prompt's text."""
         text = self.null_text.to(cond.text).expand(len(cond.prompt), -1, -1)
-        return Condition([self.model.negative_prompt] * len(cond.prompt), text, cond.image, cond.image_embeds, cond.frame)
+        return replace(cond, prompt=[self.model.negative_prompt] * len(cond.prompt), text=text)
 
     def encode(self, video: Tensor) -> Tensor:
         return self.codec.encode(video)
