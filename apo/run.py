@@ -91,13 +91,14 @@ def remember(cfg: DictConfig, folder: Path) -> None:
 
 def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit) -> L.Trainer:
     """Lightning's trainer with our checkpoints, samples and logs."""
-    callbacks = [StepProgressBar(), WholeCheckpoint(folder, cfg.checkpoint_every_n_steps)]
+    callbacks = [StepProgressBar()]
     if cfg.sample_every_n_steps:
         callbacks.append(
             SampleVideos(folder, split.train, cfg.sample_every_n_steps, 4, instantiate(cfg.guidance), seed=cfg.seed)
         )
     if len(split.validation) and cfg.stage.needs_reference:
         callbacks.append(HeldOutPairs(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
+    callbacks.append(WholeCheckpoint(folder, cfg.checkpoint_every_n_steps))  # last: a step is whole once its samples are
     strategy = cfg.trainer.strategy
     if strategy == "ddp":  # a window row trains one expert, so the other one's parameters are unused in that backward
         strategy = DDPStrategy(find_unused_parameters=True, process_group_backend=cfg.trainer.backend)

@@ -61,9 +61,19 @@ class PolicyModule(L.LightningModule):
         self.meters["train/grad_norm"].append(norm.detach())
         metrics = {key: torch.stack(values).mean() for key, values in self.meters.items() if not key.startswith("time/")}
         metrics |= {key: torch.stack(values).sum() for key, values in self.meters.items() if key.startswith("time/")}
-        self.log_dict(metrics, sync_dist=True, prog_bar=False)
+        self.record(metrics)
         self.log("loss", metrics["train/loss"], prog_bar=True, logger=False)
         self.meters.clear()
+
+    def record(self, metrics: dict[str, Tensor]) -> None:
+        """Writes scalars, averaged over ranks, to every logger under the optimizer step just taken.
+
+        Not by self.log, which writes a value again at each later step that has none of its own.
+        """
+        values = torch.stack([value.detach().float().to(self.device) for value in metrics.values()])
+        values = self.trainer.strategy.reduce(values, reduce_op="mean").tolist()
+        for logger in self.loggers:
+            logger.log_metrics(dict(zip(metrics, values)), step=self.global_step - 1)
 
     @contextmanager
     def timed(self, name: str):

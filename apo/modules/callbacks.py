@@ -105,4 +105,4 @@ class HeldOutPairs(Callback):
                 errors = module.errors(pair, torch.full((len(noise),), t), noise.to(pair.chosen))
                 for key, value in meters(errors).items():
                     values[f"val/{key}"].append(value * len(noise))
-        module.log_dict({key: torch.stack(value).sum() / (5 * len(self.pairs)) for key, value in values.items()}, sync_dist=True)
+        module.record({key: torch.stack(value).sum() / (5 * len(self.pairs)) for key, value in values.items()})

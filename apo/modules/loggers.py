@@ -9,12 +9,17 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class MetricsCSV(Logger):
-    """Appends each step's metrics to folder/metrics.csv. New columns rewrite the file; old rows leave them empty."""
+    """One row per step in folder/metrics.csv, on disk at once. What is logged for the last row's step joins that row.
+
+    New columns rewrite the file; old rows leave them empty.
+    """
 
     def __init__(self, folder: str):
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
         self.columns: list[str] = []
+        self.last: dict[str, object] = {}  # the last row that this process wrote
+        self.last_at = 0  # where it begins in the file
 
     @property
     def name(self) -> str:
@@ -34,20 +39,24 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row = {"step": step} | {k: v for k, v in metrics.items() if k != "epoch"}
+        row = {"step": step} | metrics
+        if step == self.last.get("step"):
+            row = self.last | row
+            os.truncate(self.path, self.last_at)
         if new := [key for key in row if key not in self.columns]:
             rows = self.read()
             self.columns = self.columns or (list(rows[0]) if rows else [])
             self.columns += [key for key in new if key not in self.columns]
             self._write(rows)
         with self.path.open("a", newline="") as file:
+            self.last, self.last_at = row, file.tell()
             csv.DictWriter(file, self.columns).writerow(row)
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
         """Forgets the rows from `step` on: a run killed after its last checkpoint takes those steps again."""
         rows = [row for row in self.read() if row["step"].isdigit() and int(row["step"]) < step]
-        self.columns = list(rows[0]) if rows else []
+        self.columns, self.last = list(rows[0]) if rows else [], {}
         self._write(rows)
 
     def read(self) -> list[dict[str, str]]:

@@ -23,9 +23,9 @@ from apo.world import flaws, render
 from apo.world.build.loop import train
 from apo.world.grammar import describe
 
-CLIPS, FLAWED, MISCAPTIONED, UNPROMPTED = 5120, 0.1, 0.1, 0.1
+CLIPS, FLAWED, MISCAPTIONED, UNPROMPTED = 8192, 0.2, 0.12, 0.1
 BATCH, BOUNDARY, SHIFT = 24, 0.9, 5.0
-STEPS = {"high": 4500, "low": 5250}  # of the last of three phases, see docs/world.md
+STEPS = {"high": 10_000, "low": 14_000}
 SPANS = {"high": (BOUNDARY, 1.0), "low": (0.0, BOUNDARY)}
 
 
