@@ -13,6 +13,7 @@ install: .venv/installed ## the environment, in .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==$$(sed -n 's/^torch==//p' requirements.txt)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . || $(BIN)/pip install --quiet --no-deps --editable .
+	echo "import apo.cpu_torchvision" > $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/apo_cpu_torchvision.pth
 	touch $@
 
 demo: install ## align the shipped baseline with offline Diffusion-APO; before and after, in pictures
