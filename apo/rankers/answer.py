@@ -29,10 +29,14 @@ def prompt_text(domain: str) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
+def frame_places(frames: int, count: int = FRAMES) -> Tensor:
+    """(count,) uniformly spread indices of `frames` frames, first and last included."""
+    return torch.linspace(0, frames - 1, count, dtype=torch.float64).round().long()
+
+
 def standard_frames(video: Tensor, count: int = FRAMES) -> Tensor:
-    """(..., count, 3, H, W): the frames of (..., F, 3, H, W) at `count` uniformly spread indices, first and last included."""
-    places = torch.linspace(0, video.shape[-4] - 1, count, dtype=torch.float64).round().long()
-    return video.index_select(-4, places.to(video.device))
+    """(..., count, 3, H, W): the frames of (..., F, 3, H, W) at `frame_places`."""
+    return video.index_select(-4, frame_places(video.shape[-4], count).to(video.device))
 
 
 def parse_label(text: str) -> int:
