@@ -98,11 +98,18 @@ class Policy(Protocol):
 
 
 class PairSource(Protocol):
+    meters: dict[str, Tensor]  # scalars of the last call, logged with the step: time/generate, time/rank, rank/...
+
     def __call__(self, batch, policy: Policy, step: int) -> Pair:
         """Exactly B pairs, no gradient."""
 
 
 class Ranker(Protocol):
+    """Cheap to build: weights are loaded and servers asked at the first call."""
+
+    def check(self) -> None:
+        """Before any model is loaded: ValueError names the field and the remedy (a folder or a server that isn't there)."""
+
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         """first, second: (B, frames, 3, height, width) uint8."""
 

@@ -12,7 +12,7 @@ from apo.run import ConfigError, check
 ROOT = Path(__file__).parents[1]
 GROUPS = {
     group: sorted(p.stem for p in (ROOT / "conf" / group).glob("*.yaml"))
-    for group in ("stage", "sampler", "objective", "guidance", "data", "model", "trainer", "logger")
+    for group in ("stage", "sampler", "objective", "guidance", "data", "model", "trainer", "logger", "ranker")
 }
 ABLATIONS = sorted(p.stem for p in (ROOT / "experiments" / "ablation").glob("*.yaml"))
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from apo.interfaces import Condition, Verdict
 from apo.rankers.answer import swapped
+from apo.world.conditions import require_world
 from apo.world.oracle import measure
-from apo.world.render import FRAMES, SIZE
 
 NOTICEABLE = 0.25  # px/frame: a difference in motion that the oracle's tests call one
 
@@ -31,17 +31,11 @@ class OracleRanker:
 
     def check(self) -> None:
         """ValueError unless the videos are of the world's size."""
-        found = (self.spec.frames, self.spec.height, self.spec.width)
-        if found != (FRAMES, SIZE, SIZE):
-            raise ValueError(
-                "ranker=oracle judges videos of the world, {} frames of {} x {}, and model.spec has {} of {} x {}: ".format(
-                    FRAMES, SIZE, SIZE, *found
-                ) + "use model=tiny, or ranker=qwen3_vl, by_domain or served"
-            )
+        require_world(self.spec, "ranker=oracle", "ranker=qwen3_vl, by_domain or served")
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         """Confidence is the probability that the winner is right: 1 − error_rate for a difference that can be seen, falling
-        to 0.5 for motion that is the same (then the pair's content draws the winner).
+        to 0.5 for motion that is the same. Then the brighter video wins, or the darker one, as the condition draws.
 
         ValueError for a prompt that is not the world's, or a condition without its first frame in pixels.
         """
@@ -53,16 +47,22 @@ class OracleRanker:
             raise ValueError(f"ranker=oracle judges the world only: {error}; or use ranker=qwen3_vl, by_domain or served") from None
         worse, faster = one.severity - two.severity, one.speed - two.speed
         alike = worse.abs() <= self.similar
-        draws = [self.draw(*pair) for pair in zip(first, second, cond.prompt)]
-        coin = torch.tensor([first_drawn for first_drawn, _ in draws], device=worse.device)
-        errs = torch.tensor([error < self.error_rate for _, error in draws], device=worse.device)
-        first_wins = torch.where(alike, torch.where(faster == 0, coin, faster > 0), worse < 0)
+        # a tie must not hang on a pixel's rounding, or one rank and two would disagree; hence brightness and not a hash
+        brighter = first.sum((1, 2, 3, 4)) > second.sum((1, 2, 3, 4))
+        coin = [self.draw(prompt.encode(), content(frame)) < 0.5 for prompt, frame in zip(cond.prompt, cond.frame)]
+        tie = brighter == torch.tensor(coin, device=brighter.device)
+        first_wins = torch.where(alike, torch.where(faster == 0, tie, faster > 0), worse < 0)
+        draws = [self.draw(*sorted(map(content, pair))) for pair in zip(first, second)]
+        errs = torch.tensor(draws, device=worse.device) < self.error_rate
         label = torch.where(first_wins, 1, 2) + 2 * alike
         seen = torch.where(alike, (faster.abs() / NOTICEABLE).clamp(max=1), 1.0)
         return Verdict(torch.where(errs, swapped(label), label), 0.5 + (0.5 - self.error_rate) * seen)
 
-    def draw(self, first: Tensor, second: Tensor, prompt: str) -> tuple[bool, float]:
-        """(whether the pair's coin falls on the first video, a number in [0, 1)) from the pair's content and the seed."""
-        ours, theirs = (hashlib.sha256(video.cpu().numpy().tobytes()).digest() for video in (first, second))
-        both = hashlib.sha256(b"".join([str(self.seed).encode(), prompt.encode(), *sorted([ours, theirs])])).digest()
-        return (ours < theirs) == bool(both[0] & 1), int.from_bytes(both[1:8]) / 2**56
+    def draw(self, *parts: bytes) -> float:
+        """A number in [0, 1) that depends on the parts and the seed alone."""
+        digest = hashlib.sha256(b"\0".join([str(self.seed).encode(), *parts])).digest()
+        return int.from_bytes(digest[:6]) / 2**48
+
+
+def content(pixels: Tensor) -> bytes:
+    return hashlib.sha256(pixels.cpu().numpy().tobytes()).digest()

@@ -25,6 +25,7 @@ def module(request, **changes) -> PreferenceModule:
     settings = dict(
         policy=make(request, "wan22"), optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3), warmup_steps=1, max_grad_norm=1.0,
         seed=0, pairs=OfflinePairs(), sampler=sampler, objective=DiffusionDPO(500), batch_size=2, split=0.8,
+        reference_update_every_n_steps=None,
     )
     return PreferenceModule(**(settings | changes))
 

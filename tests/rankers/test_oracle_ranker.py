@@ -71,13 +71,14 @@ def test_swapping_the_videos_swaps_the_verdict(mixed):
         assert_close(back.confidence, there.confidence)
 
 
-def test_a_tie_is_drawn_by_content_and_says_that_it_is_one():
+def test_a_tie_is_drawn_by_the_condition_and_says_that_it_is_one():
     some, right, cond = clips(60)
     softer = (right.float() * 0.99).round().byte()  # other bytes, nothing that the oracle would mind
     found = ranker()(right, softer, cond)
     assert (found.confidence == 0.5).all() and set(found.label.tolist()) == {3, 4}
     assert 10 < found.first_wins.sum() < 50
     assert torch.equal(ranker()(softer, right, cond).label, SWAP[found.label])
+    assert not torch.equal(ranker(seed=1)(right, softer, cond).label, found.label)
 
 
 def test_errors_have_their_rate_and_belong_to_the_pair():
