@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from apo.data.pairs import PairSplit, StepBatches
 from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
 from apo.modules.loggers import MetricsCSV
+from apo.modules.ranker import HeldOutRankings
+from apo.rankers.folders import check_paths
 from apo.seeds import rank, world_size
 
 FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps")  # may change between start and resume
@@ -62,6 +64,8 @@ def check(cfg: DictConfig, folder: Path) -> None:
         data.check(model.spec)
         if OmegaConf.select(cfg, "module.pairs.ranker") is not None:
             instantiate(cfg.module.pairs.ranker).check()
+        if cfg.get("vlm") is not None:
+            check_vlm(cfg)
     except Exception as error:  # hydra wraps what a constructor raises; the cause has the field and the remedy
         raise ConfigError(str(error.__cause__ or error)) from error
     if cfg.adapter is not None and not (Path(cfg.adapter) / "lineage.json").is_file():
@@ -76,6 +80,15 @@ def check(cfg: DictConfig, folder: Path) -> None:
                 f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): give another run=NAME, "
                 "or delete the folder"
             )
+
+
+def check_vlm(cfg: DictConfig) -> None:
+    """ValueError for what is wrong with the ranking model that is to be trained."""
+    check_paths("vlm", cfg.vlm.path, cfg.vlm.adapter)
+    if cfg.vlm.lora is None and cfg.vlm.adapter is not None:
+        raise ValueError("vlm.lora=null trains all weights and has no adapter to start: unset adapter, or give vlm.lora.rank")
+    if cfg.sample_every_n_steps:
+        raise ValueError(f"sample_every_n_steps={cfg.sample_every_n_steps}: a ranker generates no videos; leave it 0")
 
 
 def require_kind(cfg: DictConfig, gives: str) -> None:
@@ -112,6 +125,8 @@ def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit) -> L.Trainer:
         )
     if len(split.validation) and cfg.stage.needs_reference:
         callbacks.append(HeldOutPairs(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
+    if len(split.validation) and cfg.stage.data == "rankings":
+        callbacks.append(HeldOutRankings(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
     callbacks.append(WholeCheckpoint(folder, cfg.checkpoint_every_n_steps))  # last: a step is whole once its samples are
     strategy = cfg.trainer.strategy
     if strategy == "ddp":  # a window row trains one expert, so the other one's parameters are unused in that backward
@@ -167,7 +182,7 @@ def write_lineage(cfg: DictConfig, folder: Path, base_hash: str, dataset: Datase
     files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(adapter.glob("*.safetensors"))}
     data = hashlib.sha256("".join(str(Path(*path.parts[-2:])) for path in dataset.files).encode()).hexdigest()  # named by content
     lineage = {
-        "base": {"path": cfg.model.path, "hash": base_hash},
+        "base": {"path": (cfg.get("vlm") or cfg.model).path, "hash": base_hash},
         "preceding": None if cfg.adapter is None else json.loads((Path(cfg.adapter) / "lineage.json").read_text())["files"],
         "stage": cfg.stage.name, "data": data, "files": files, "config": OmegaConf.to_container(cfg, resolve=True),
     }

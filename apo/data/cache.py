@@ -1,6 +1,7 @@
 """What the model's frozen parts make of the user's rows, computed once: one safetensors file a pair, anchor or prompt."""
 
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Sequence
@@ -96,6 +97,15 @@ def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> No
     partial = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
     save_file(tensors, partial, metadata)
     os.replace(partial, path)
+
+
+def remembered(done: Path, make):
+    """What `make()` returned, from the JSON file `done` if it is there: an interrupted build goes on after its last batch."""
+    if not done.exists():
+        temporary = done.with_suffix(".tmp")
+        temporary.write_text(json.dumps(make()))
+        os.replace(temporary, done)
+    return json.loads(done.read_text())
 
 
 def is_sound(path: Path, row: Row) -> bool:

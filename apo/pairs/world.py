@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from apo.data.cache import save
+from apo.data.cache import remembered, save
 from apo.data.pairs import PairDataset, PairSplit
 from apo.generate import generate, initial_noise
 from apo.interfaces import Condition, Guidance
@@ -89,15 +88,6 @@ class WorldPairs:
             save(folder / name, tensors, {"prompt": prompts[i], "domain": ""})
             names.append(name)
         return names
-
-
-def remembered(done: Path, make):
-    """What `make()` returned, from the JSON file `done` if it is there: an interrupted build goes on after its last batch."""
-    if not done.exists():
-        temporary = done.with_suffix(".tmp")
-        temporary.write_text(json.dumps(make()))
-        os.replace(temporary, done)
-    return json.loads(done.read_text())
 
 
 def row_tensors(videos: dict[str, torch.Tensor], cond: Condition, i: int) -> dict[str, torch.Tensor]:

@@ -9,11 +9,11 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from apo.data.anchors import NEGATIVE, POSITIVE, AnchorDataset, Mixed
-from apo.data.cache import save
+from apo.data.cache import remembered, save
 from apo.data.pairs import PairDataset, PairSplit
 from apo.generate import generate, initial_noise
 from apo.interfaces import Guidance
-from apo.pairs.world import PATIENCE, remembered, row_tensors
+from apo.pairs.world import PATIENCE, row_tensors
 from apo.policies.model import WanModel
 from apo.policies.wan import WanPolicy
 from apo.world.conditions import WorldConditions, require_world

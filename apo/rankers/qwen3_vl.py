@@ -6,7 +6,8 @@ from torch import Tensor
 from apo.interfaces import Condition, Verdict
 from apo.rankers.answer import order_averaged, verdict
 from apo.rankers.domains import DomainRule
-from apo.rankers.vlm import check_paths, shared
+from apo.rankers.folders import check_paths
+from apo.rankers.vlm import shared
 
 
 class Qwen3VLRanker:

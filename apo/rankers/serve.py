@@ -22,7 +22,8 @@ from torch import Tensor
 
 from apo.data.video import VideoError, open_stream, rate, timed_frames
 from apo.rankers.answer import FRAMES
-from apo.rankers.vlm import RankingVLM, check_paths
+from apo.rankers.folders import check_paths
+from apo.rankers.vlm import RankingVLM
 
 BASE = "base"
 MOST = 20  # alternatives of a token, as in the protocol

@@ -9,18 +9,18 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
 from apo.policies.lora import add_lora, tuner_layers, using
-from apo.policies.model import ROOT, fingerprint
+from apo.policies.model import fingerprint
 from apo.rankers.answer import LABELS, frame_places, prompt_text
+from apo.rankers.folders import SETTINGS, local_folder, model_folder
 
 PREFIX = "base_model.model."  # of peft's own files, so that peft and vLLM read ours
-WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 TRAINED = "trained"  # the adapter that stage=ranker trains
 
 
@@ -47,7 +47,7 @@ class RankingVLM(nn.Module):
     def label_tokens(self) -> list[int]:
         tokens = [self.processor.tokenizer.encode(label, add_special_tokens=False) for label in LABELS]
         if any(len(token) != 1 for token in tokens):
-            raise ValueError(f"{self.path}: its tokenizer splits the labels {LABELS} into {tokens}: use a model for which each is one token")
+            raise ValueError(f"{self.path}: the labels {LABELS} are tokens {tokens}: use a model for which each is one token")
         return [token for (token,) in tokens]
 
     def forward(self, first: Tensor, second: Tensor, domains: Sequence[str]) -> Tensor:
@@ -154,28 +154,3 @@ class TrainableVLM(RankingVLM):
 def shared(path: str, dtype: str, frames: int, fps: float, device: str) -> RankingVLM:
     """One copy of a base in this process, however many rankers put adapters over it."""
     return RankingVLM(path, dtype, frames, fps).to(device)
-
-
-def local_folder(path: str, file: str) -> Path | None:
-    """The folder of that path, relative to the working directory or the repository, if it holds `file`."""
-    return next((p for p in (Path(path), ROOT / path) if (p / file).is_file()), None)
-
-
-def model_folder(path: str) -> Path:
-    """The model's folder, downloaded from the hub if it is not on this disk."""
-    return local_folder(path, "config.json") or Path(snapshot_download(path))
-
-
-def check_paths(key: str, path: str, adapter: str | None) -> None:
-    """ValueError names the field of `key` whose folder is not there, and the remedy; loads nothing."""
-    looks_local = path.startswith((".", "/", "apo/", "outputs/")) or path.count("/") != 1
-    if local_folder(path, "config.json") is None and looks_local:
-        raise ValueError(
-            f"{key}.path={path}: no config.json there; `make ranker-world` builds the world's rankers, or give a model "
-            "folder or a hub id such as Qwen/Qwen3-VL-8B-Instruct"
-        )
-    if adapter is not None and local_folder(adapter, SETTINGS) is None:
-        raise ValueError(
-            f"{key}.adapter={adapter}: no {SETTINGS} there; give the adapter/ folder of a finished `stage=ranker` run, "
-            "`make ranker-world` builds the world's, or null"
-        )
