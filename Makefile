@@ -13,7 +13,8 @@ install: .venv/installed ## the environment, in .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==$$(sed -n 's/^torch==//p' requirements.txt)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . || $(BIN)/pip install --quiet --no-deps --editable .
-	echo "import apo.cpu_torchvision" > $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/apo_cpu_torchvision.pth
+	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
+		cp apo/cpu_torchvision.py $$site/_cpu_torchvision.py && echo "import _cpu_torchvision" > $$site/_cpu_torchvision.pth
 	touch $@
 
 demo: install ## align the shipped baseline with offline Diffusion-APO; before and after, in pictures
@@ -39,7 +40,7 @@ bench: install ## optimizer step against its bare forward and backward passes
 
 table1: install ## Table 1 and the window ablations on the world: all arms, three seeds
 	$(BIN)/python train.py -m paper=table1 $(ARGS)
-	$(BIN)/python evaluate.py -m paper=table1
+	$(BIN)/python evaluate.py run=table1 stage='ablation_*' videos=0
 	$(BIN)/python -m apo.reports.table1
 
 lint: install ## ruff

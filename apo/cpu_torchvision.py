@@ -1,7 +1,7 @@
 """Lets the torchvision wheel of PyPI be imported beside a CPU build of torch, whose operators it can't load.
 
-`make install` has Python import this file at every start (a .pth file in the environment's site-packages), so that
-plain transformers and diffusers work there too. It does nothing until torchvision is imported, and nothing then if
+`make install` copies this file into the environment's site-packages and has Python import it at every start (a .pth
+file), so that plain transformers and diffusers work there too. It does nothing until torchvision is imported, and nothing then if
 torchvision's operators load. None of them is used here; torchvision registers shapes for them as it is imported,
 which fails unless they are declared.
 """

@@ -58,24 +58,40 @@ def find(cfg: DictConfig, name: str | None) -> Arm:
     return Arm(folder.name, folder, folder / "adapter")
 
 
-def evaluate(cfg: DictConfig) -> dict:
-    """Evaluates cfg.arm (and cfg.against, unless it is done already); writes report, contact sheet and videos."""
-    ours = find(cfg, cfg.arm)
-    theirs = find(cfg, cfg.against) if cfg.against and ours.adapter is not None else None
+def find_all(cfg: DictConfig) -> list[Arm]:
+    """The arms that cfg.arm names: one, or all finished ones that match a pattern like 'ablation_*-seed_0'."""
+    if cfg.arm is None or not set(cfg.arm) & set("*?["):
+        return [find(cfg, cfg.arm)]
+    run = Path("outputs") / cfg.run
+    names = sorted(p.name for p in run.glob(cfg.arm) if (p / "adapter" / "lineage.json").is_file())
+    if not names:
+        raise EvaluationError(f"nothing in {run} matches stage={cfg.arm} and has a finished adapter")
+    return [find(cfg, name) for name in names]
+
+
+def evaluate(cfg: DictConfig) -> list[dict]:
+    """Evaluates what cfg.arm names (and cfg.against, unless it is done already); writes report, contact sheet and videos."""
+    arms = find_all(cfg)
+    against = find(cfg, cfg.against) if cfg.against else None
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
     judge = Judge(cfg)
-    results = [judge.score(arm) for arm in (theirs, ours) if arm is not None]
-    report = results[-1]
-    if theirs is not None:
-        report["against"] = {"run": theirs.name} | compared(report["rows"], results[0]["rows"])
+    return [report_on(judge, arm, against) for arm in arms]
+
+
+def report_on(judge: "Judge", ours: Arm, theirs: Arm | None) -> dict:
+    """Scores one arm, compares it with `theirs`, writes and prints its report."""
+    both = [arm for arm in (theirs if ours.adapter is not None else None, ours) if arm is not None]
+    results = [judge.score(arm) for arm in both]
+    report, reference = results[-1], results[0] if len(both) > 1 else None
+    if reference is not None:
+        report["against"] = {"run": theirs.name} | compared(report["rows"], reference["rows"])
+        write(theirs.folder / judge.subfolder, reference)
     folder = ours.folder / judge.subfolder
-    if theirs is not None:
-        write(theirs.folder / judge.subfolder, results[0])
-    judge.draw([arm for arm in (theirs, ours) if arm is not None], results, folder)
-    print(write(folder, report, results[0] if theirs else None))
+    judge.draw(both, results, folder)
+    print(write(folder, report, reference))
     print(f"\nreport:        {folder / 'report.md'}")
-    if cfg.videos:
+    if judge.cfg.videos:
         print(f"contact sheet: {folder / 'contact_sheet.png'}\nside by side:  {folder / 'videos'}/*.mp4")
     return report
 

@@ -37,7 +37,7 @@ def cfg(tmp_path, monkeypatch):
 
 
 def test_report_pictures_and_comparison(cfg, tmp_path, monkeypatch):
-    report = evaluate(cfg)
+    (report,) = evaluate(cfg)
     folder = tmp_path / "outputs/r/offline/eval"
     saved = json.loads((folder / "report.json").read_text())
     assert set(saved["metrics"]) == KEYS and saved["n"] == 6 and saved["stage"] == "offline"
@@ -47,7 +47,7 @@ def test_report_pictures_and_comparison(cfg, tmp_path, monkeypatch):
     assert (folder / "contact_sheet.png").stat().st_size > 1000 and len(list((folder / "videos").glob("*.mp4"))) == 2
     assert "distortion_rate" in (folder / "report.md").read_text()
     monkeypatch.setattr(evaluation, "generate", lambda *_: pytest.fail("finished work was done again"))
-    assert evaluate(cfg)["metrics"] == report["metrics"]
+    assert evaluate(cfg)[0]["metrics"] == report["metrics"]
 
 
 def test_an_interrupted_evaluation_reuses_what_it_generated(cfg, monkeypatch):

@@ -42,8 +42,9 @@ def build_expert(folder: Path, name: str, start: Path | None = None) -> None:
     model = WanTransformer3DModel(**transformer_config())
     if start is not None:
         model.load_state_dict(WanTransformer3DModel.from_pretrained(start / name).state_dict())
-    steps, span = transformer.STEPS[name], transformer.SPANS[name]
-    transformer.fit(name, folder, model, clips, steps, span, 2e-3).save_pretrained(folder / name)
+    for phase, (steps, rate) in enumerate(transformer.PHASES[name]):
+        model = transformer.fit(f"{name}-{phase}", folder, model, clips, steps, transformer.SPANS[name], rate)
+    model.save_pretrained(folder / name)
 
 
 def side_by_side(steps: list[str]) -> None:
