@@ -217,6 +217,6 @@ def shown(interval: dict) -> str:
 
 def replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # evaluations of other arms may write the same baseline's report
     temporary.write_text(text)
     os.replace(temporary, path)
