@@ -31,6 +31,10 @@ real: install ## fetch real clips, make preference pairs of them, train offline 
 world: install ## build the shipped checkpoint from scratch (hours; resumable)
 	$(BIN)/python -m apo.world.build
 
+ranker-world: install ## train the world's two tiny Qwen3-VL rankers from scratch, and judge them (hours; resumable)
+	$(BIN)/python -m apo.world.build.ranker
+	$(BIN)/python -m apo.reports.ranker ranker=by_domain
+
 bench: install ## optimizer step against its bare forward and backward passes
 	$(BIN)/python -m apo.reports.bench
 
@@ -42,4 +46,4 @@ table1: install ## Table 1 and the window ablations on the world: all arms, thre
 lint: install ## ruff
 	$(BIN)/ruff check .
 
-.PHONY: help install demo test real world bench table1 lint
+.PHONY: help install demo test real world ranker-world bench table1 lint

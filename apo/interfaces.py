@@ -28,11 +28,11 @@ class Condition:
     image: Tensor  # (B, 4 + C, F, H, W) first-frame mask (4 channels), then the encoded first frame, zero-padded in time
     image_embeds: Tensor | None = None  # (B, tokens, D') CLIP features of the first frame (Wan2.1)
     frame: Tensor | None = None  # (B, 3, height, width) uint8, the first frame in pixels
+    domain: list[str] | None = None  # of each condition, where the data says; what `ranker=by_domain` routes by
 
     def map(self, function) -> "Condition":
         """The condition with `function` applied to each of its tensors."""
-        fields = {k: v if v is None else function(v) for k, v in vars(self).items() if k != "prompt"}
-        return Condition(self.prompt, **fields)
+        return Condition(**{k: function(v) if isinstance(v, Tensor) else v for k, v in vars(self).items()})
 
 
 @dataclass
@@ -98,11 +98,18 @@ class Policy(Protocol):
 
 
 class PairSource(Protocol):
+    meters: dict[str, Tensor]  # scalars of the last call, logged with the step: time/generate, time/rank, rank/...
+
     def __call__(self, batch, policy: Policy, step: int) -> Pair:
         """Exactly B pairs, no gradient."""
 
 
 class Ranker(Protocol):
+    """Cheap to build: weights are loaded and servers asked at the first call."""
+
+    def check(self) -> None:
+        """Before any model is loaded: ValueError names the field and the remedy (a folder or a server that isn't there)."""
+
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         """first, second: (B, frames, 3, height, width) uint8."""
 

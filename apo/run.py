@@ -11,11 +11,13 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from apo.data.pairs import PairDataset, PairSplit, StepBatches
+from apo.data.pairs import PairSplit, StepBatches
 from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
 from apo.modules.loggers import MetricsCSV
+from apo.modules.ranker import HeldOutRankings
+from apo.rankers.folders import check_paths
 from apo.seeds import rank, world_size
 
 FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps")  # may change between start and resume
@@ -39,7 +41,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     split = data.prepare(module.policy)
     last = folder / "checkpoints" / "last.ckpt"
     trainer = build_trainer(cfg, folder, split)
-    trainer.fit(module, StepData(split.train, cfg), ckpt_path=last if last.exists() else None, weights_only=False)
+    trainer.fit(module, StepData(split, cfg), ckpt_path=last if last.exists() else None, weights_only=False)
     if trainer.global_step < cfg.max_steps:
         raise SystemExit(f"stopped at step {trainer.global_step} of {cfg.max_steps}; the same command continues")
     module.policy.save_adapter(folder / "adapter")
@@ -57,7 +59,13 @@ def check(cfg: DictConfig, folder: Path) -> None:
         model = instantiate(cfg.model)
         model.check()
         instantiate(cfg.sampler)
-        instantiate(cfg.data).check(model.spec)
+        data = instantiate(cfg.data)
+        require_kind(cfg, data.gives)
+        data.check(model.spec)
+        if OmegaConf.select(cfg, "module.pairs.ranker") is not None:
+            instantiate(cfg.module.pairs.ranker).check()
+        if cfg.get("vlm") is not None:
+            check_vlm(cfg)
     except Exception as error:  # hydra wraps what a constructor raises; the cause has the field and the remedy
         raise ConfigError(str(error.__cause__ or error)) from error
     if cfg.adapter is not None and not (Path(cfg.adapter) / "lineage.json").is_file():
@@ -72,6 +80,25 @@ def check(cfg: DictConfig, folder: Path) -> None:
                 f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): give another run=NAME, "
                 "or delete the folder"
             )
+
+
+def check_vlm(cfg: DictConfig) -> None:
+    """ValueError for what is wrong with the ranking model that is to be trained."""
+    check_paths("vlm", cfg.vlm.path, cfg.vlm.adapter)
+    if cfg.vlm.lora is None and cfg.vlm.adapter is not None:
+        raise ValueError("vlm.lora=null trains all weights and has no adapter to start: unset adapter, or give vlm.lora.rank")
+    if cfg.sample_every_n_steps:
+        raise ValueError(f"sample_every_n_steps={cfg.sample_every_n_steps}: a ranker generates no videos; leave it 0")
+
+
+def require_kind(cfg: DictConfig, gives: str) -> None:
+    """ConfigError unless `data` gives what the stage trains on."""
+    needs = cfg.stage.data
+    if gives != needs:
+        raise ConfigError(
+            f"stage={cfg.stage.name} trains on {needs}, and this data= gives {gives}: use data=world_{needs}, or "
+            f"data={needs} data.path=MANIFEST, or a stage that trains on {gives}"
+        )
 
 
 def differences(before, now, key: str) -> list[str]:
@@ -98,6 +125,8 @@ def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit) -> L.Trainer:
         )
     if len(split.validation) and cfg.stage.needs_reference:
         callbacks.append(HeldOutPairs(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
+    if len(split.validation) and cfg.stage.data == "rankings":
+        callbacks.append(HeldOutRankings(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
     callbacks.append(WholeCheckpoint(folder, cfg.checkpoint_every_n_steps))  # last: a step is whole once its samples are
     strategy = cfg.trainer.strategy
     if strategy == "ddp":  # a window row trains one expert, so the other one's parameters are unused in that backward
@@ -136,23 +165,24 @@ class StepSampler(Sampler):
 class StepData(L.LightningDataModule):
     """Serves the batch of each optimizer step, and rewinds metrics.csv to the step that training starts at."""
 
-    def __init__(self, dataset, cfg: DictConfig):
+    def __init__(self, split: PairSplit, cfg: DictConfig):
         super().__init__()
-        self.dataset, self.cfg = dataset, cfg
+        self.split, self.cfg = split, cfg
 
     def train_dataloader(self) -> DataLoader:
         self.trainer.loggers[0].rewind(self.trainer.global_step)
-        steps = StepBatches(self.dataset, self.cfg.batch_size, self.cfg.max_steps, self.cfg.seed, rank(), world_size())
+        place = rank(), world_size()
+        steps = StepBatches(self.split.train, self.cfg.batch_size, self.cfg.max_steps, self.cfg.seed, *place, self.split.order)
         return DataLoader(steps, batch_size=None, sampler=StepSampler(self.trainer, self.cfg.max_steps))
 
 
-def write_lineage(cfg: DictConfig, folder: Path, base_hash: str, dataset: PairDataset) -> None:
+def write_lineage(cfg: DictConfig, folder: Path, base_hash: str, dataset: Dataset) -> None:
     """adapter/lineage.json: what the adapter was made from. Written last: it marks a finished run."""
     adapter = folder / "adapter"
     files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(adapter.glob("*.safetensors"))}
     data = hashlib.sha256("".join(str(Path(*path.parts[-2:])) for path in dataset.files).encode()).hexdigest()  # named by content
     lineage = {
-        "base": {"path": cfg.model.path, "hash": base_hash},
+        "base": {"path": (cfg.get("vlm") or cfg.model).path, "hash": base_hash},
         "preceding": None if cfg.adapter is None else json.loads((Path(cfg.adapter) / "lineage.json").read_text())["files"],
         "stage": cfg.stage.name, "data": data, "files": files, "config": OmegaConf.to_container(cfg, resolve=True),
     }

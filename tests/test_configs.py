@@ -6,13 +6,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
 from apo.run import ConfigError, check
+from tests.data.clips import write_jsonl
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {
     group: sorted(p.stem for p in (ROOT / "conf" / group).glob("*.yaml"))
-    for group in ("stage", "sampler", "objective", "guidance", "data", "model", "trainer", "logger")
+    for group in ("stage", "sampler", "objective", "guidance", "data", "model", "trainer", "logger", "ranker")
 }
 ABLATIONS = sorted(p.stem for p in (ROOT / "experiments" / "ablation").glob("*.yaml"))
 
@@ -76,10 +78,30 @@ def test_arms_cost_the_same_rows():
     (["sampler.high_rows=0", "sampler.low_rows=0"], "sampler.high_rows"),
     (["data=pairs", "data.path=nowhere.jsonl"], "nowhere.jsonl"),
     (["model=tiny_wan21"], "data=world_pairs"),
+    (["data=world_prompts"], "stage=offline trains on pairs, and this data= gives prompts: use data=world_pairs, or data=pairs"),
+    (["stage=online", "data=world_pairs"], "stage=online trains on prompts, and this data= gives pairs: use data=world_prompts"),
+    (["stage=half_online", "data=world_prompts"], "stage=half_online trains on anchors.*use data=world_anchors"),
+    (["stage=sft", "data=world_anchors"], "stage=sft trains on pairs"),
+    (["stage=online", "data=prompts"], "data.path"),
+    (["stage=online", "model=tiny_wan21"], "data=world_prompts needs videos of the world"),
+    (["stage=online", "model=tiny_wan21", "data=prompts", "data.path={manifest}"], "ranker=oracle needs videos of the world"),
+    (["stage=online", "ranker.error_rate=0.7"], "ranker.error_rate=0.7"),
+    (["stage=online", "policy.lora=null"], "policy.lora=null"),
 ])  # fmt: skip
 def test_mistakes_are_found_without_a_model(overrides, said, tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    manifest = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "a thing", "image": "a.png"}])
     with pytest.raises(ConfigError, match=said):
-        check(composed(*overrides), tmp_path)
+        check(composed(*(o.replace("{manifest}", str(manifest)) for o in overrides)), tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["sft", "offline", "online", "half_online"])
+def test_a_stage_selects_its_data_and_the_command_line_wins(stage, tmp_path):
+    cfg = composed(f"stage={stage}")
+    assert cfg.stage.name == stage and get_class(cfg.data._target_).gives == cfg.stage.data
+    check(cfg, tmp_path)
+    other = composed(f"stage={stage}", "data=anchors", "data.path=a.jsonl")
+    assert other.data._target_.endswith("UserAnchors") and other.data.path == "a.jsonl"
 
 
 def test_a_folder_of_another_run_is_not_overwritten(tmp_path):

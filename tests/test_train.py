@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -51,16 +52,21 @@ def adapter(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "adapter").glob("*.safetensors")}
 
 
-def test_killed_and_resumed_equals_uninterrupted(command):
-    execute(command("whole"))
-    whole, killed = command.home / "whole", command.home / "killed"
-    process = subprocess.Popen(command("killed"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def kill(command: list[str], folder: Path, rows: int) -> None:
+    """Starts a run and kills it once it has a checkpoint and that many rows of metrics."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 240
-    while not ((killed / "checkpoints" / "last.ckpt").exists() and len(metrics(killed)) >= 6):
+    while not ((folder / "checkpoints" / "last.ckpt").exists() and len(metrics(folder)) >= rows):
         assert process.poll() is None and time.time() < deadline
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def test_killed_and_resumed_equals_uninterrupted(command):
+    execute(command("whole"))
+    whole, killed = command.home / "whole", command.home / "killed"
+    kill(command("killed"), killed, 6)
     assert not (killed / "adapter").exists() and len(metrics(killed)) < 24
     execute(command("killed"))
     assert metrics(killed) == metrics(whole) and len(metrics(whole)) == 24
@@ -87,6 +93,65 @@ def test_sft_of_all_weights_runs(command):
     folder = command.home / "sft"
     execute(command("sft", "stage=sft", "max_steps=3"))
     assert len(metrics(folder)) == 3 and len(adapter(folder)) == 2
+
+
+@pytest.fixture(scope="module")
+def on_policy(command):
+    """run, *overrides -> the command line of a short run in which the shipped baseline generates."""
+
+    def build(run: str, *overrides: str) -> list[str]:
+        return [
+            sys.executable, "train.py", f"run={run}", f"hydra.run.dir={command.home}/{run}", "model.num_inference_steps=4",
+            "max_steps=6", "checkpoint_every_n_steps=4", "sample_every_n_steps=0", "batch_size=2", "policy.lora.rank=2",
+            "trainer.threads=1", *overrides,
+        ]  # fmt: skip
+
+    return build
+
+
+def test_a_ranker_that_dies_stops_an_online_run_and_the_same_command_resumes_it(command, on_policy):
+    # an error rate and a moving reference, so that a resume has to repeat those too
+    online = ("stage=online", "ranker.error_rate=0.3", "module.reference_update_every_n_steps=3")
+    mortal = ("ranker._target_=tests.pairs.rankers.MortalOracle", f"+ranker.mark={command.home}/mark", "+ranker.call=4")
+    execute(on_policy("online", *online))
+    whole, killed = command.home / "online", command.home / "mortal"
+    result = subprocess.run(on_policy("mortal", *online, *mortal), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode != 0
+    assert "RankerFailed: the ranker gave no verdict (ConnectionError: the server is gone)" in result.stderr
+    saved = torch.load(killed / "checkpoints" / "last.ckpt", weights_only=False)
+    assert saved["global_step"] == 3 and not (killed / "adapter").exists()  # though one was due at 4
+    execute(on_policy("mortal", *online, *mortal))
+    assert metrics(killed) == metrics(whole) and len(metrics(whole)) == 6
+    assert adapter(killed) == adapter(whole) and len(adapter(whole)) == 2
+    with (whole / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(float(row[f"time/{part}"]) > 0 for row in rows for part in ("generate", "rank", "optimize"))
+    assert [abs(float(row["train/margin"])) == 0 for row in rows] == [True, False, False] * 2
+
+
+def test_two_online_processes_equal_one_with_twice_the_batch(command, on_policy):
+    same = ("stage=online", "max_steps=2", "max_grad_norm=1e9", "optimizer._target_=torch.optim.SGD", "~optimizer.betas",
+            "optimizer.lr=1e-3", "module.pairs.batch_size=2")  # fmt: skip
+    execute(on_policy("online_one", "batch_size=4", *same))
+    execute(on_policy("online_two", "batch_size=2", *same, "trainer=ddp"))
+    one, two = metrics(command.home / "online_one"), metrics(command.home / "online_two")
+    for a, b in zip(one, two, strict=True):
+        for key in ("train/loss", "train/grad_norm", "train/margin", "rank/confidence", "rank/distortion"):
+            assert_close(float(b[key]), float(a[key]), rtol=2e-3, atol=1e-5)
+
+
+def test_a_half_online_run_killed_and_resumed_equals_an_uninterrupted_one(command, on_policy):
+    half = ("stage=half_online", "data.count=10", "data.batch_size=8", f"data.cache_dir={command.home}/anchors", "max_steps=12",
+            "model.num_inference_steps=6", "checkpoint_every_n_steps=2")  # fmt: skip
+    execute(on_policy("half", *half))
+    whole, killed = command.home / "half", command.home / "half_killed"
+    kill(on_policy("half_killed", *half), killed, 3)
+    assert len(metrics(killed)) < 12
+    execute(on_policy("half_killed", *half))
+    assert metrics(killed) == metrics(whole) and len(metrics(whole)) == 12
+    assert adapter(killed) == adapter(whole) and len(adapter(whole)) == 2
+    shares = [float(row["rank/positive"]) for row in metrics(whole)]
+    assert sum(shares) * 2 == 14  # of 24 anchors, 0.6 to within one
 
 
 @pytest.mark.parametrize("override, said", [

@@ -1,6 +1,7 @@
-"""What the model's frozen parts make of the user's pairs, computed once: one safetensors file a pair."""
+"""What the model's frozen parts make of the user's rows, computed once: one safetensors file a pair, anchor or prompt."""
 
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Sequence
@@ -14,11 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from apo.data.manifest import PairRow, Problem
+from apo.data.manifest import Problem, Row, VideoFile
 from apo.data.video import Spec, VideoError, read_image, read_video
 from apo.interfaces import Policy
 
-TENSORS = {"chosen", "rejected", "text", "image", "frame"}  # and image_embeds, where the model has an image encoder
+TENSORS = {"text", "image", "frame"}  # and the videos, and image_embeds where the model has an image encoder
 
 
 @dataclass
@@ -32,18 +33,18 @@ class Built:
 class LatentCache:
     """Files `<condition>-<content>.safetensors` in a folder of their own for each fingerprint.
 
-    A file holds chosen and rejected (C, F, H, W), text (tokens, D) without its zeros, image (4 + C, F, H, W), frame
-    (3, height, width) uint8, image_embeds (tokens, D') where the model has them, all in the dtype the policy gives,
-    and prompt and domain as metadata. <condition> names what a video is generated from, <content> the whole pair, both
-    without the model: pairs keep their names from model to model.
+    A file holds the row's videos (C, F, H, W) under their columns' names, text (tokens, D) without its zeros, image
+    (4 + C, F, H, W), frame (3, height, width) uint8, image_embeds (tokens, D') where the model has them, all in the dtype
+    the policy gives, and prompt, domain and label as metadata. <condition> names what a video is generated from, <content>
+    the whole row, both without the model: rows keep their names from model to model.
 
-    fingerprint: changes whenever the policy would encode the same pair differently.
+    fingerprint: changes whenever the policy would encode the same row differently.
     """
 
     def __init__(self, folder: Path, fingerprint: str):
         self.folder = Path(folder) / hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
 
-    def build(self, rows: Sequence[PairRow], policy: Policy, rank: int = 0, world: int = 1) -> Built:
+    def build(self, rows: Sequence[Row], policy: Policy, rank: int = 0, world: int = 1) -> Built:
         """Encodes those of rows[rank::world] that have no sound file yet. Interrupted, it goes on where it was.
 
         A bad row doesn't stop the others; it is reported in the result. No collective calls.
@@ -51,13 +52,12 @@ class LatentCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         digest = cache(file_digest)  # the same video is often in many pairs
         built = Built({}, [])
-        for index in tqdm(range(rank, len(rows), world), desc="encoding pairs", disable=rank > 0):
+        for index in tqdm(range(rank, len(rows), world), desc="encoding", disable=rank > 0):
             row = rows[index]
             try:
                 name = file_name(row, digest)
-                metadata = {"prompt": row.prompt, "domain": row.domain or ""}
-                if not is_sound(self.folder / name, metadata):
-                    save(self.folder / name, encode(row, policy), metadata)
+                if not is_sound(self.folder / name, row):
+                    save(self.folder / name, encode(row, policy), row.texts())
                 built.names[index] = name
             except (VideoError, OSError) as error:
                 built.problems.append(Problem(row.line, str(error)))
@@ -71,24 +71,24 @@ def fingerprint(policy: Policy) -> str:
 
 
 @torch.no_grad()
-def encode(row: PairRow, policy: Policy) -> dict[str, Tensor]:
+def encode(row: Row, policy: Policy) -> dict[str, Tensor]:
     """What a cache file holds. VideoError if the row's files turn out not to be usable."""
     spec: Spec = policy.spec
-    shape = spec.height, spec.width, spec.frames, spec.fps
-    chosen, rejected = (read_video(path, *shape, row.segment) for path in (row.chosen, row.rejected))
-    if torch.equal(chosen, rejected):
-        raise VideoError(f"{row.chosen} and {row.rejected} show the same frames: drop the row")
-    frame = read_image(row.image, spec.height, spec.width) if row.image else chosen[0]
-    latents = policy.encode(torch.stack([chosen, rejected]))
+    paths = row.files(VideoFile)
+    videos = [read_video(path, spec.height, spec.width, spec.frames, spec.fps, row.segment) for path in paths.values()]
+    if len(videos) == 2 and torch.equal(*videos):
+        raise VideoError(f"{' and '.join(map(str, paths.values()))} show the same frames: drop the row")
+    frame = read_image(row.image, spec.height, spec.width) if row.image else videos[0][0]
+    latents = policy.encode(torch.stack(videos)) if videos else ()
     cond = policy.encode_condition([row.prompt], frame[None])
     tokens = cond.text[0].ne(0).any(-1).nonzero()
     length = int(tokens[-1]) + 1 if len(tokens) else 1
-    tensors = {"chosen": latents[0], "rejected": latents[1], "text": cond.text[0, :length], "image": cond.image[0]}
+    tensors = dict(zip(paths, latents)) | {"text": cond.text[0, :length], "image": cond.image[0]}
     if cond.image_embeds is not None:
         tensors["image_embeds"] = cond.image_embeds[0]
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise ValueError(f"line {row.line}: {name} of {row.chosen} is not finite: try model.dtype=float32")
+            raise ValueError(f"line {row.line}: {name} of {row.prompt!r} is not finite: try model.dtype=float32")
     return {name: tensor.cpu().contiguous() for name, tensor in (tensors | {"frame": frame}).items()}
 
 
@@ -99,20 +99,30 @@ def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> No
     os.replace(partial, path)
 
 
-def is_sound(path: Path, metadata: dict[str, str]) -> bool:
+def remembered(done: Path, make):
+    """What `make()` returned, from the JSON file `done` if it is there: an interrupted build goes on after its last batch."""
+    if not done.exists():
+        temporary = done.with_suffix(".tmp")
+        temporary.write_text(json.dumps(make()))
+        os.replace(temporary, done)
+    return json.loads(done.read_text())
+
+
+def is_sound(path: Path, row: Row) -> bool:
     """Whether a cache file is there, whole (its header fits its size) and labelled as the manifest says today."""
     try:
         with safe_open(path, "pt") as file:
-            return file.metadata() == metadata and TENSORS <= set(file.keys())
+            return file.metadata() == row.texts() and TENSORS | row.files(VideoFile).keys() <= set(file.keys())
     except (FileNotFoundError, SafetensorError):
         return False
 
 
-def file_name(row: PairRow, digest) -> str:
+def file_name(row: Row, digest) -> str:
     """digest: sha256 of a file, in hexadecimal."""
-    first = digest(row.image) if row.image else f"{digest(row.chosen)} {row.segment}"
-    condition = f"{row.prompt}\n{first}"
-    content = f"{condition}\n{digest(row.chosen)}\n{digest(row.rejected)}\n{row.segment}"
+    videos = [digest(path) for path in row.files(VideoFile).values()]
+    condition = f"{row.prompt}\n{digest(row.image) if row.image else f'{videos[0]} {row.segment}'}"
+    labels = [text for name, text in row.texts().items() if name not in ("prompt", "domain")]
+    content = "\n".join([condition, *videos, *labels, str(row.segment)])
     return f"{text_digest(condition)[:12]}-{text_digest(content)[:32]}.safetensors"
 
 

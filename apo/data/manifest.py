@@ -32,10 +32,14 @@ class Row:
     domain: str | None = None  # for rankers and reports by domain
     segment: Segment | None = None  # the part of the video files that is meant; their beginning otherwise
 
-    def files(self, kind: type) -> list[Path]:
-        """The row's files of a kind, VideoFile or ImageFile."""
-        named = [getattr(self, field.name) for field in fields(self) if kind in (field.type, *get_args(field.type))]
-        return [path for path in named if path is not None]
+    def files(self, kind: type) -> dict[str, Path]:
+        """The row's files of a kind, VideoFile or ImageFile, by their columns."""
+        named = {field.name: getattr(self, field.name) for field in fields(self) if kind in (field.type, *get_args(field.type))}
+        return {name: path for name, path in named.items() if path is not None}
+
+    def texts(self) -> dict[str, str]:
+        """What is said about the row's files: prompt, domain ('' if there is none), and a label where its kind has one."""
+        return {"prompt": self.prompt, "domain": self.domain or ""}
 
     def problem(self) -> str | None:
         """What is wrong with the row's files together, each being fine."""
@@ -120,12 +124,12 @@ def check(manifest: Manifest, spec: Spec) -> list[Row]:
 def file_problems(row: Row, spec: Spec) -> list[Problem]:
     """What is wrong with the files of a row."""
     found = []
-    for path in row.files(VideoFile):
+    for path in row.files(VideoFile).values():
         try:
             require_length(path, probe(path), spec.frames, spec.fps, row.segment)
         except VideoError as error:
             found.append(str(error))
-    for path in row.files(ImageFile):
+    for path in row.files(ImageFile).values():
         try:
             read_image(path, spec.height, spec.width)
         except VideoError as error:

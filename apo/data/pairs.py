@@ -1,50 +1,43 @@
-"""Labelled pairs for offline training: the interface, the user's own (`data=pairs`), and their order in training."""
+"""What `data=` gives to a stage and in what order, and labelled pairs of the user's own (`data=pairs`)."""
 
 import datetime
 import hashlib
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as nnf
-from safetensors import safe_open
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from apo.data.cache import Built, LatentCache, fingerprint
-from apo.data.manifest import ManifestError, PairRow, check, read
+from apo.data.cached import CachedDataset, stacked
+from apo.data.manifest import ManifestError, PairRow, Row, check, read
 from apo.data.video import Spec
-from apo.interfaces import Condition, Pair, Policy
+from apo.interfaces import Pair, Policy
 from apo.seeds import generator, rank, world_size
 
 ORDER = 0x0DDE5  # keeps the order's random stream apart from others with the same seed
 
 
-class PairDataset(Dataset):
+def shuffled(dataset: Dataset, seed: int, position: int) -> int:
+    """The index at a position of an endless stream of epochs, each a permutation of the data set."""
+    return permuted(len(dataset), position, seed)
+
+
+def permuted(count: int, position: int, *key: int) -> int:
+    """The number in 0..count-1 at a position of the stream of permutations that `key` seeds."""
+    epoch, place = divmod(position, count)
+    return int(torch.randperm(count, generator=generator(ORDER, *key, epoch))[place])
+
+
+class PairDataset(CachedDataset):
     """Cached pairs, read from disk one by one."""
 
-    def __init__(self, files: list[Path], max_sequence_length: int):
-        self.files = files
-        self.max_sequence_length = max_sequence_length
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> dict:
-        """The tensors of a cache file (see `LatentCache`), `prompt`, and `domain` ('' if the manifest has none)."""
-        with safe_open(self.files[index], "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()} | file.metadata()
-
     def collate(self, items: list[dict]) -> Pair:
-        """The batch of some items; text is zero beyond each prompt's tokens, up to max_sequence_length."""
-        columns = {name: [item[name] for item in items] for name in items[0]}
-        columns["text"] = [nnf.pad(text, (0, 0, 0, self.max_sequence_length - len(text))) for text in columns["text"]]
-        stacked = {name: torch.stack(column) for name, column in columns.items() if isinstance(column[0], Tensor)}
-        chosen, rejected = stacked.pop("chosen"), stacked.pop("rejected")
-        return Pair(chosen, rejected, Condition(columns["prompt"], **stacked))
+        return Pair(stacked(items, "chosen"), stacked(items, "rejected"), self.condition(items))
 
     def split(self, validation_fraction: float, seed: int) -> "PairSplit":
         """Held-out conditions, drawn by content: no condition is on both sides, and the model doesn't matter.
@@ -74,32 +67,40 @@ class PairDataset(Dataset):
 
 @dataclass
 class PairSplit:
-    train: PairDataset
+    """Data sets of one kind; `validation` holds labelled pairs, or nothing."""
+
+    train: Dataset
     validation: PairDataset
+    order: Callable[[Dataset, int, int], int] = shuffled  # (data set, seed, position in the endless stream) -> index
 
 
 class PairData(Protocol):
-    """What `data=` gives to stages that train on labelled pairs."""
+    """What `data=` gives to a stage. A stage names in `stage.data` which kind it trains on."""
+
+    gives: str  # "pairs", "prompts", "anchors": batches of Pair, Condition, Anchor
 
     def check(self, spec: Spec) -> None:
         """Raises on whatever is wrong with the settings and the user's files; takes seconds and needs no model."""
 
     def prepare(self, policy: Policy) -> PairSplit:
-        """The pairs, encoded by the policy's frozen parts. Slow the first time, resumable; call it on every rank."""
+        """The data, encoded by the policy's frozen parts. Slow the first time, resumable; call it on every rank."""
 
 
 class StepBatches(Dataset):
-    """Item `step` is this rank's share of optimizer step `step`, a Pair of batch_size pairs.
+    """Item `step` is this rank's share of optimizer step `step`, a batch of batch_size pairs (or prompts, or anchors).
 
     The order depends on the seed and the step alone, so a run resumed at a step goes on with the pairs it would have
     had, and `world` ranks of batch_size pairs see together, in rank order, what one rank of world * batch_size does.
-    Each epoch is a permutation of the dataset; a batch may span two. Load it with batch_size=None and no sampler that
+    By default each epoch is a permutation of the dataset; a batch may span two. Load it with batch_size=None and no sampler that
     spreads items over ranks.
     """
 
-    def __init__(self, pairs: PairDataset, batch_size: int, steps: int, seed: int, rank: int = 0, world: int = 1):
+    def __init__(
+        self, pairs: Dataset, batch_size: int, steps: int, seed: int, rank: int = 0, world: int = 1, order=shuffled
+    ):
+        """order: see `PairSplit`."""
         self.pairs, self.batch_size, self.steps, self.seed = pairs, batch_size, steps, seed
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.order = rank, world, order
 
     def __len__(self) -> int:
         return self.steps
@@ -112,15 +113,13 @@ class StepBatches(Dataset):
     def indices(self, step: int) -> list[int]:
         """Of this rank's pairs in the dataset."""
         first = (step * self.world + self.rank) * self.batch_size
-        return [self.at(position) for position in range(first, first + self.batch_size)]
-
-    def at(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.pairs))
-        return int(torch.randperm(len(self.pairs), generator=generator(ORDER, self.seed, epoch))[place])
+        return [self.order(self.pairs, self.seed, position) for position in range(first, first + self.batch_size)]
 
 
 class UserPairs:
     """Pairs of a manifest (see `apo.data.manifest.PairRow`), encoded once into cache_dir."""
+
+    gives = "pairs"
 
     def __init__(self, path: str, cache_dir: str, validation_fraction: float, seed: int):
         """path: .jsonl or .parquet. seed: of the split into training and validation, not of the training."""
@@ -136,14 +135,18 @@ class UserPairs:
     def prepare(self, policy: Policy) -> PairSplit:
         """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""
         rows = check(read(self.path, PairRow), policy.spec)
-        cache = LatentCache(self.cache_dir, fingerprint(policy))
-        shares = from_all_ranks(cache.build(rows, policy, rank(), world_size()))
-        problems = [problem for share in shares for problem in share.problems]
-        if problems:
-            raise ManifestError(self.path, problems)
-        names = {index: name for share in shares for index, name in share.names.items()}
-        files = [cache.folder / names[index] for index in range(len(rows))]
+        files = encoded(self.path, rows, self.cache_dir, policy)
         return PairDataset(files, policy.max_sequence_length).split(self.validation_fraction, self.seed)
+
+
+def encoded(path: Path, rows: list[Row], cache_dir: Path, policy: Policy) -> list[Path]:
+    """The cache file of each row of the manifest `path`, built by all ranks together; ManifestError on every rank."""
+    cache = LatentCache(cache_dir, fingerprint(policy))
+    shares = from_all_ranks(cache.build(rows, policy, rank(), world_size()))
+    if problems := [problem for share in shares for problem in share.problems]:
+        raise ManifestError(path, problems)
+    names = {index: name for share in shares for index, name in share.names.items()}
+    return [cache.folder / names[index] for index in range(len(rows))]
 
 
 def from_all_ranks(share: Built) -> list[Built]:

@@ -35,9 +35,9 @@ class CFG:
 
 def joined(*conditions: Condition) -> Condition:
     """Conditions one after another in one batch."""
-    first = conditions[0]
-    fields = {
-        key: None if value is None else torch.cat([getattr(c, key) for c in conditions])
-        for key, value in vars(first).items() if key != "prompt"
-    }
-    return Condition([prompt for c in conditions for prompt in c.prompt], **fields)
+    def join(values: list):
+        if isinstance(values[0], Tensor):
+            return torch.cat(values)
+        return None if values[0] is None else [item for value in values for item in value]
+
+    return Condition(**{key: join([getattr(c, key) for c in conditions]) for key in vars(conditions[0])})

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from apo.modules.optim import clipped_norm
@@ -38,8 +38,12 @@ class PolicyModule(L.LightningModule):
         return [optimizer], [warm]
 
     def state_dict(self, *args, **kwargs):
-        trained = {key for key, parameter in self.named_parameters() if parameter.requires_grad}
-        return {key: value for key, value in super().state_dict(*args, **kwargs).items() if key in trained}
+        kept = {key for key, parameter in self.named_parameters() if self.is_kept(key, parameter)}
+        return {key: value for key, value in super().state_dict(*args, **kwargs).items() if key in kept}
+
+    def is_kept(self, key: str, parameter: nn.Parameter) -> bool:
+        """Whether checkpoints hold a parameter: what is trained."""
+        return parameter.requires_grad
 
     def noise(self, like: Tensor, row: int) -> Tensor:
         """ε (B, C, F, H, W) of a window row, one generator per pair of the global batch: any number of ranks draws the same."""

@@ -7,14 +7,16 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from torch.utils.data import Dataset
 
 from apo.data.pairs import PairDataset
 from apo.data.pictures import contact_sheet
 from apo.data.video import write_video
 from apo.generate import generate, initial_noise
-from apo.interfaces import Guidance
+from apo.interfaces import Condition, Guidance
 from apo.modules.optim import NonFiniteGradient
 from apo.modules.preference import PreferenceModule, meters
+from apo.pairs.online import RankerFailed
 from apo.seeds import generator
 
 
@@ -30,7 +32,7 @@ class WholeCheckpoint(Callback):
 
     def on_exception(self, trainer: L.Trainer, module, exception: BaseException) -> None:
         # not on an interrupt: it may come in the middle of an optimizer step, and the last whole state is what resumes exactly
-        if isinstance(exception, NonFiniteGradient) and trainer.global_step > 0:
+        if isinstance(exception, (NonFiniteGradient, RankerFailed)) and trainer.global_step > 0:
             module.zero_grad()
             self.save(trainer)
 
@@ -57,10 +59,11 @@ class StepProgressBar(TQDMProgressBar):
 class SampleVideos(Callback):
     """samples/step_000100/: the same conditions and seeds every N steps, as mp4 and one contact sheet, also to W&B."""
 
-    def __init__(self, folder: str, pairs: PairDataset, every_n_steps: int, count: int, guidance: Guidance, seed: int):
+    def __init__(self, folder: str, data: Dataset, every_n_steps: int, count: int, guidance: Guidance, seed: int):
         self.folder, self.every_n_steps = Path(folder) / "samples", every_n_steps
         self.guidance, self.seed = guidance, seed
-        self.cond = pairs.collate([pairs[i] for i in range(min(count, len(pairs)))]).cond
+        batch = data.collate([data[i] for i in range(min(count, len(data)))])
+        self.cond = batch if isinstance(batch, Condition) else batch.cond
 
     def on_train_batch_end(self, trainer: L.Trainer, module, outputs, batch, batch_idx) -> None:
         if trainer.global_step % self.every_n_steps and trainer.global_step != trainer.max_steps:

@@ -3,13 +3,14 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from apo.flow import noised, velocity
 from apo.guidance.cfg import joined
 from apo.interfaces import Pair, PairSource, PreferenceObjective, T, TimestepSampler
 from apo.modules.base import PolicyModule
 from apo.objectives.diffusion_dpo import preference_margin
+from apo.policies.lora import REFERENCE
 
 
 class Errors(NamedTuple):
@@ -36,17 +37,34 @@ class PreferenceModule(PolicyModule):
     """One optimizer step per window: ∇L_total = Σ_{t∈W} ∇L_APO(t), a sum over its rows.
 
     split: the share of T where the meters' high regime begins.
+    reference_update_every_n_steps: how often the reference becomes the current policy (OnlineVPO, Zhang et al., 2024); None
+    keeps the preceding stage as it is (Section 3.3).
     """
 
     def __init__(
-        self, pairs: PairSource, sampler: TimestepSampler, objective: PreferenceObjective, batch_size: int, split: float, **kwargs
-    ):
+        self, pairs: PairSource, sampler: TimestepSampler, objective: PreferenceObjective, batch_size: int, split: float,
+        reference_update_every_n_steps: int | None, **kwargs,
+    ):  # fmt: skip
         super().__init__(**kwargs)
         self.pairs, self.sampler, self.objective = pairs, sampler, objective
-        self.batch_size, self.split = batch_size, split
+        self.batch_size, self.split, self.reference_update_every_n_steps = batch_size, split, reference_update_every_n_steps
+        if reference_update_every_n_steps is not None:
+            if reference_update_every_n_steps < 1:
+                raise ValueError(f"module.reference_update_every_n_steps={reference_update_every_n_steps}: give at least 1, or null")
+            self.policy.keep_reference()
+
+    def is_kept(self, key: str, parameter: nn.Parameter) -> bool:
+        """What is trained, and a reference that moves."""
+        moves = self.reference_update_every_n_steps is not None and f".{REFERENCE}." in key
+        return moves or super().is_kept(key, parameter)
 
     def training_step(self, batch, _):
+        every = self.reference_update_every_n_steps
+        if every is not None and self.global_step and self.global_step % every == 0:
+            self.policy.update_reference()  # before the step, so that a run resumed here does it too
         pair = self.pairs(batch, self.policy, self.global_step)
+        for key, value in self.pairs.meters.items():
+            self.meters[key].append(value)
         with self.timed("optimize"):
             for row, t in enumerate(self.sampler.sample(self.global_step, self.batch_size)):
                 self.manual_backward(self.loss(pair, t, row))

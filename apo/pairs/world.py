@@ -2,22 +2,20 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from apo.data.cache import save
+from apo.data.cache import remembered, save
 from apo.data.pairs import PairDataset, PairSplit
 from apo.generate import generate, initial_noise
 from apo.interfaces import Condition, Guidance
 from apo.policies.model import VideoSpec, WanModel
 from apo.policies.wan import WanPolicy
-from apo.world.conditions import WorldConditions
+from apo.world.conditions import WorldConditions, require_world
 from apo.world.oracle import measure
-from apo.world.render import FRAMES, SIZE
 
 PATIENCE = 200  # conditions a pair at most
 
@@ -28,6 +26,8 @@ class WorldPairs:
     Built by the base model without any adapter, whatever stage asks; cached by what went in.
     """
 
+    gives = "pairs"
+
     def __init__(
         self, model: WanModel, guidance: Guidance, cache_dir: str, count: int, split: str, batch_size: int, seed: int
     ):
@@ -36,11 +36,7 @@ class WorldPairs:
         self.conditions = WorldConditions(split, 10**9, seed)
 
     def check(self, spec: VideoSpec) -> None:
-        if (spec.height, spec.width, spec.frames) != (SIZE, SIZE, FRAMES):
-            raise ValueError(
-                f"data=world_pairs needs videos of the world, {FRAMES} frames of {SIZE} x {SIZE}, and model.spec has "
-                f"{spec.frames} of {spec.height} x {spec.width}: use model=tiny, or data=pairs data.path=MANIFEST"
-            )
+        require_world(spec, "data=world_pairs", "data=pairs data.path=MANIFEST")
 
     def prepare(self, policy: WanPolicy) -> PairSplit:
         """Generates what the cache lacks; any number of processes may ask at once, one of them builds."""
@@ -62,13 +58,8 @@ class WorldPairs:
         files, batch = [], 0
         with tqdm(total=self.count, desc="world pairs from the baseline") as bar:
             while len(files) < self.count:
-                done = folder / f"batch_{batch:05d}.json"
-                if not done.exists():
-                    names = self.make(policy, folder, batch)
-                    temporary = done.with_suffix(".tmp")
-                    temporary.write_text(json.dumps(names))
-                    os.replace(temporary, done)
-                files += [folder / name for name in json.loads(done.read_text())]
+                names = remembered(folder / f"batch_{batch:05d}.json", lambda batch=batch: self.make(policy, folder, batch))
+                files += [folder / name for name in names]
                 bar.update(min(len(files), self.count) - bar.n)
                 batch += 1
                 if batch * self.batch_size > PATIENCE * (len(files) + 1):
@@ -93,14 +84,15 @@ class WorldPairs:
         for i in (first_bad != second_bad).nonzero().flatten().tolist():
             chosen, rejected = (second, first) if first_bad[i] else (first, second)
             name = f"{batch:05d}_{i:02d}-pair.safetensors"
-            save(folder / name, pair_tensors(chosen[i], rejected[i], cond, i), {"prompt": prompts[i], "domain": ""})
+            tensors = row_tensors({"chosen": chosen[i], "rejected": rejected[i]}, cond, i)
+            save(folder / name, tensors, {"prompt": prompts[i], "domain": ""})
             names.append(name)
         return names
 
 
-def pair_tensors(chosen: torch.Tensor, rejected: torch.Tensor, cond: Condition, i: int) -> dict[str, torch.Tensor]:
-    """What a cache file holds (see `apo.data.cache.LatentCache`)."""
-    tensors = {"chosen": chosen, "rejected": rejected, "text": cond.text[i], "image": cond.image[i], "frame": cond.frame[i]}
+def row_tensors(videos: dict[str, torch.Tensor], cond: Condition, i: int) -> dict[str, torch.Tensor]:
+    """What a cache file holds of condition i and its videos' latents (see `apo.data.cache.LatentCache`)."""
+    tensors = videos | {"text": cond.text[i], "image": cond.image[i], "frame": cond.frame[i]}
     if cond.image_embeds is not None:
         tensors["image_embeds"] = cond.image_embeds[i]
     return {key: value.contiguous().clone() for key, value in tensors.items()}

@@ -44,6 +44,14 @@ def switch(layers: list[BaseTunerLayer], name: str | None) -> None:
             layer._active_adapter = [name]
 
 
+@torch.no_grad()
+def copy(layers: list[BaseTunerLayer], source: str, target: str) -> None:
+    """Gives adapter `target` the weights of adapter `source`."""
+    for layer in layers:
+        for part in (layer.lora_A, layer.lora_B):
+            part[target].weight.copy_(part[source].weight)
+
+
 @contextmanager
 def using(layers: list[BaseTunerLayer], name: str | None) -> Iterator[None]:
     """Inside, the layers use adapter `name`, or none; afterwards what they used before."""

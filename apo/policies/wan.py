@@ -6,6 +6,7 @@ Wan2.2 TI2V-5B (the first latent frame is the condition, with t = 0 per token).
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -73,13 +74,36 @@ class WanPolicy(nn.Module):
             adapters.add_lora(expert, config, adapters.POLICY, seed * 2 + index)
             if self.has_reference:
                 adapters.add_lora(expert, config, adapters.REFERENCE, seed * 2 + index)
-            for key, parameter in expert.named_parameters():
-                parameter.requires_grad_(f".{adapters.POLICY}." in key)
-        self.layers = adapters.tuner_layers(self.experts.values())
-        adapters.switch(self.layers, adapters.POLICY)
+        self._train_policy_alone()
         if self.has_reference:
             self.load_adapter(adapter)
             adapters.load_lora(dict(self.experts), Path(adapter), adapters.REFERENCE)
+
+    def _train_policy_alone(self) -> None:
+        for key, parameter in self.experts.named_parameters():
+            parameter.requires_grad_(f".{adapters.POLICY}." in key)
+        self.layers = adapters.tuner_layers(self.experts.values())
+        adapters.switch(self.layers, adapters.POLICY)
+
+    def keep_reference(self) -> None:
+        """Makes sure that the reference has weights of its own, which `update_reference` can move; its output stays."""
+        if not self.layers:
+            raise ValueError("policy.lora=null has no reference that could follow the policy: give policy.lora a rank")
+        if not self.has_reference:
+            for expert in self.experts.values():
+                adapters.add_lora(expert, expert.peft_config[adapters.POLICY], adapters.REFERENCE, 0)
+            self.has_reference = True
+            self._train_policy_alone()
+
+    def update_reference(self) -> None:
+        """From now on the reference is the policy as it is; needs a reference with weights of its own."""
+        adapters.copy(self.layers, adapters.POLICY, adapters.REFERENCE)
+
+    def train(self, mode: bool = True) -> "WanPolicy":
+        """Training mode for the experts alone: the frozen parts stay as they are in use, without the text encoder's dropout."""
+        super().train(mode)
+        self.codec.eval()
+        return self
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """Velocity (B, C, F, H, W) in float32 of x_t at timesteps t (B,) in [0, T]; ValueError if t straddles the boundary."""
@@ -142,7 +166,7 @@ class WanPolicy(nn.Module):
     def unconditional(self, cond: Condition) -> Condition:
         """The same condition with the negative prompt's text."""
         text = self.null_text.to(cond.text).expand(len(cond.prompt), -1, -1)
-        return Condition([self.model.negative_prompt] * len(cond.prompt), text, cond.image, cond.image_embeds, cond.frame)
+        return replace(cond, prompt=[self.model.negative_prompt] * len(cond.prompt), text=text)
 
     def encode(self, video: Tensor) -> Tensor:
         return self.codec.encode(video)

@@ -45,6 +45,8 @@ class BenchPairs:
     by the clock and of this process's own processor time; peak resident memory; parameters held besides the adapters.
     """
 
+    gives = "pairs"
+
     def __init__(self, sampler: TimestepSampler, batch_size: int, path: str):
         self.sampler, self.batch_size, self.path = sampler, batch_size, Path(path)
 

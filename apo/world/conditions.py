@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from apo.world.grammar import describe
-from apo.world.render import SPLITS, random_clip, render
+from apo.world.render import FRAMES, SIZE, SPLITS, Clip, random_clip, render
 
 STREAMS = {name: 100 + index for index, name in enumerate(SPLITS)}
 
@@ -27,7 +27,21 @@ class WorldConditions:
     def __len__(self) -> int:
         return self.count
 
+    def clips(self, start: int, stop: int) -> list[Clip]:
+        """What conditions start..stop-1 ask for, with everything that their prompts leave open."""
+        return [random_clip(np.random.default_rng([STREAMS[self.split], self.seed, i]), self.split) for i in range(start, stop)]
+
     def batch(self, start: int, stop: int) -> tuple[list[str], Tensor]:
         """Prompts and first frames (B, 3, 64, 64) uint8 of conditions start..stop-1."""
-        clips = [random_clip(np.random.default_rng([STREAMS[self.split], self.seed, i]), self.split) for i in range(start, stop)]
+        clips = self.clips(start, stop)
         return [describe(clip.meaning) for clip in clips], torch.stack([render(clip)[0] for clip in clips])
+
+
+def require_world(spec, what: str, instead: str) -> None:
+    """ValueError unless videos of `spec` (frames, height, width) have the world's size; says what to use instead."""
+    found = (spec.frames, spec.height, spec.width)
+    if found != (FRAMES, SIZE, SIZE):
+        raise ValueError(
+            f"{what} needs videos of the world, {FRAMES} frames of {SIZE} x {SIZE}, and model.spec has "
+            f"{found[0]} of {found[1]} x {found[2]}: use model=tiny, or {instead}"
+        )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
 from apo.world.grammar import DIRECTIONS, SPEEDS, Meaning, parse
@@ -45,6 +46,7 @@ class Measurement:
     """Per-video measurements, (B,) each."""
 
     cause_code: Tensor  # long: 0 clean, otherwise 1 + index into CAUSES of the first that applies
+    severity: Tensor  # in [0, 1]: 0 clean; otherwise how many frames are past a threshold, and how far (see `severity`)
     speed: Tensor  # px/frame, >= 0: net displacement along the axis of most, over F - 1
     direction_followed: Tensor  # bool: the best-fitting motion of the grammar has the prompt's direction
     speed_followed: Tensor  # bool: ... the prompt's speed
@@ -97,11 +99,13 @@ def judge(track: Track, meanings: list[Meaning]) -> Measurement:
     speeds = [m.speed for m in meanings]
     found = [MOTIONS[index] for index in motion.tolist()]
     device = motion.device
+    past = excess(track)
     net = (track.position[:, -1] - track.position[:, 0]).abs().amax(-1)
     acceleration = track.position.diff(n=2, dim=1).abs().amax(-1)
     true_colour = 1 - (track.colour_error / 255).clamp(max=1)
     return Measurement(
-        cause_code=first_cause(track),
+        cause_code=first_cause(past),
+        severity=severity(past),
         speed=net / (track.position.shape[1] - 1),
         direction_followed=torch.tensor([f[0] == d for f, d in zip(found, directions)], device=device),
         speed_followed=torch.tensor([f[1] == s for f, s in zip(found, speeds)], device=device),
@@ -122,17 +126,32 @@ def best_motion(track: Track) -> Tensor:
     return distance.sum(-1).argmin(1)
 
 
-def first_cause(track: Track, limits: Thresholds = THRESHOLDS) -> Tensor:
-    """(n,) 0 for a clean video, otherwise 1 + the index in CAUSES of the first that any frame shows."""
+def excess(track: Track, limits: Thresholds = THRESHOLDS) -> Tensor:
+    """(n, CAUSES, F) how far each frame is past each cause's threshold, over the threshold; 0 where it isn't past it."""
     positions = torch.cat([track.start[:, None], track.position], 1)
-    found = {
-        "vanished": track.mass < limits.mass,
-        "split": (track.spill > limits.spill) & (track.intact >= limits.similarity),
-        "colour": track.colour_error > limits.colour,
-        "deformed": (track.similarity < limits.similarity) | (track.local_error > limits.local),
-        "flicker": track.brightness.diff(n=2, dim=1).abs() > limits.brightness,
-        "background": track.background_error > limits.background,
-        "cut": positions.diff(dim=1).abs().amax(-1) > limits.jump,
+    bend = nnf.pad(track.brightness.diff(n=2, dim=1).abs(), (2, 0))  # shown in the last of its three frames
+    past = {
+        "vanished": (limits.mass - track.mass) / limits.mass,
+        "split": (track.spill - limits.spill) / limits.spill * (track.intact >= limits.similarity),
+        "colour": (track.colour_error - limits.colour) / limits.colour,
+        "deformed": torch.maximum(
+            (limits.similarity - track.similarity) / limits.similarity, (track.local_error - limits.local) / limits.local
+        ),
+        "flicker": (bend - limits.brightness) / limits.brightness,
+        "background": (track.background_error - limits.background) / limits.background,
+        "cut": (positions.diff(dim=1).abs().amax(-1) - limits.jump) / limits.jump,
     }
-    shown = torch.stack([found[cause].any(1) for cause in CAUSES], 1)
+    return torch.stack([past[cause] for cause in CAUSES], 1).clamp(min=0)
+
+
+def first_cause(past: Tensor) -> Tensor:
+    """(n,) 0 for a clean video, otherwise 1 + the index in CAUSES of the first that any frame shows."""
+    shown = (past > 0).any(2)
     return torch.where(shown.any(1), 1 + shown.int().argmax(1), 0)
+
+
+def severity(past: Tensor) -> Tensor:
+    """(n,) in [0, 1]: the mean over frames of (1 + e) / 2, with e in (0, 1] the frame's worst excess; 0 for a frame
+    without. One flawed frame of nine has at least 1/18, so that any flaw is told from none."""
+    worst = past.amax(1).clamp(max=1)
+    return ((1 + worst) / 2 * (worst > 0)).mean(1)

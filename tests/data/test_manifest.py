@@ -18,8 +18,8 @@ def test_good_rows_are_typed_and_relative_to_the_manifest(tmp_path, records):
     rows = load(write_jsonl(tmp_path / "m.jsonl", [records[0], "\n", records[1]]), PairRow, Spec())
     assert [row.line for row in rows] == [1, 3]
     assert rows[0].segment == (0, 0.7) and rows[0].annotators == ["a", "b"] and rows[0].domain == "human"
-    assert rows[0].files(ImageFile) == [tmp_path / "first.png"] and rows[1].files(ImageFile) == []
-    assert rows[0].files(VideoFile) == [tmp_path / "good0.mp4", tmp_path / "bad0.mp4"]
+    assert rows[0].files(ImageFile) == {"image": tmp_path / "first.png"} and rows[1].files(ImageFile) == {}
+    assert rows[0].files(VideoFile) == {"chosen": tmp_path / "good0.mp4", "rejected": tmp_path / "bad0.mp4"}
 
 
 def test_all_bad_rows_are_reported_at_once_with_their_lines(tmp_path, records):

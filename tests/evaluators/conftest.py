@@ -11,6 +11,7 @@ def measured():
     def make(count: int, **changed) -> Measurement:
         perfect = dict(
             cause_code=torch.zeros(count, dtype=torch.long),
+            severity=torch.zeros(count),
             speed=torch.ones(count),
             direction_followed=torch.ones(count, dtype=torch.bool),
             speed_followed=torch.ones(count, dtype=torch.bool),

@@ -25,6 +25,7 @@ def module(request, **changes) -> PreferenceModule:
     settings = dict(
         policy=make(request, "wan22"), optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3), warmup_steps=1, max_grad_norm=1.0,
         seed=0, pairs=OfflinePairs(), sampler=sampler, objective=DiffusionDPO(500), batch_size=2, split=0.8,
+        reference_update_every_n_steps=None,
     )
     return PreferenceModule(**(settings | changes))
 
@@ -128,3 +129,45 @@ def test_sft_lowers_the_flow_matching_loss(request, tmp_path):
     )
     losses = [float(row["train/loss"]) for row in fit(model, pair_of(model.policy), 30, tmp_path)]
     assert sum(losses[-8:]) < sum(losses[:8])
+
+
+def test_the_reference_becomes_the_policy_every_n_steps(request, tmp_path):
+    model = module(request, reference_update_every_n_steps=3)
+    pair = pair_of(model.policy)
+    rows = fit(model, pair, 8, tmp_path)
+    losses = [float(row["train/loss"]) for row in rows]
+    for step, loss in enumerate(losses):
+        assert (abs(loss - math.log(2)) < 1e-6) == (step % 3 == 0), losses
+    kept = model.state_dict()
+    trained = {k for k, p in model.named_parameters() if p.requires_grad}
+    assert trained < kept.keys() and all(".reference." in key for key in kept.keys() - trained)
+    assert len(kept) == 2 * len(trained)
+    # what a resumed run starts from
+    fresh = module(request, reference_update_every_n_steps=3)
+    fresh.load_state_dict(kept, strict=False)
+    noise = torch.randn(pair.chosen.shape, generator=torch.Generator().manual_seed(2))
+    for ours, theirs in zip(*(m.errors(pair, torch.tensor([950.0, 950.0]), noise) for m in (fresh, model))):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_reference_that_may_move_is_at_first_the_preceding_stage(request):
+    still, moving = module(request), module(request, reference_update_every_n_steps=3)
+    pair = pair_of(still.policy)
+    noise = torch.randn(pair.chosen.shape, generator=torch.Generator().manual_seed(2))
+    ours, theirs = (m.errors(pair, torch.tensor([950.0, 950.0]), noise) for m in (moving, still))
+    assert torch.equal(ours.ref_chosen, theirs.ref_chosen) and torch.equal(ours.chosen, theirs.chosen)
+    assert {k for k, p in moving.named_parameters() if p.requires_grad} == {k for k, p in still.named_parameters() if p.requires_grad}
+    with pytest.raises(ValueError, match="module.reference_update_every_n_steps=0"):
+        module(request, reference_update_every_n_steps=0)
+
+
+def test_a_sources_meters_are_logged_with_the_step(request, tmp_path):
+    class Timed(OfflinePairs):
+        def __call__(self, batch, policy, step):
+            self.meters = {"time/generate": torch.tensor(2.0), "rank/confidence": torch.tensor(0.5 + step / 10)}
+            return super().__call__(batch, policy, step)
+
+    model = module(request, pairs=Timed())
+    rows = fit(model, pair_of(model.policy), 2, tmp_path)
+    assert [float(row["time/generate"]) for row in rows] == [2.0, 2.0]
+    assert_close([float(row["rank/confidence"]) for row in rows], [0.5, 0.6])

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from apo.world import flaws, render
 from apo.world.grammar import Meaning, describe
-from apo.world.oracle import CAUSES, Measurement, first_cause, measure
+from apo.world.oracle import CAUSES, Measurement, excess, first_cause, measure
 from apo.world.render import Clip
 from apo.world.tracking import dice, fit_planes, track_digits, track_scenes
 
@@ -205,5 +205,24 @@ def test_the_first_cause_explains_the_others(domains):
     digits = domains["digit"]
     track = track_digits(digits.videos.float(), [c.meaning for c in digits.clips], digits.frames.float(), 0.35)
     worse = replace(track, similarity=track.similarity * 0)
-    assert (first_cause(worse) == 1 + CAUSES.index("deformed")).all()
-    assert (first_cause(replace(worse, mass=track.mass * 0)) == 1 + CAUSES.index("vanished")).all()
+    assert (first_cause(excess(worse)) == 1 + CAUSES.index("deformed")).all()
+    assert (first_cause(excess(replace(worse, mass=track.mass * 0))) == 1 + CAUSES.index("vanished")).all()
+
+
+def test_severity_is_zero_for_clean_videos_alone_and_grows_with_the_frames_that_are_flawed(domains):
+    digits, rng = domains["digit"], np.random.default_rng(5)
+    clean, gone = digits.videos, torch.stack([flaws.vanish(clip, rng) for clip in digits.clips])
+    found = digits.judge(torch.cat([clean[:25], gone[25:]]))
+    assert torch.equal(found.severity > 0, found.distorted) and found.severity.max() <= 1
+    assert found.distorted[25:].all() and found.severity[25:].min() >= 1 / 18
+    background = torch.stack([render.to_uint8(render.gradient(clip.background)) for clip in digits.clips])
+    last = None
+    for frames in range(4):  # that many at the end show no digit
+        video = clean.clone()
+        video[:, 9 - frames :] = background[:, None]
+        found = digits.judge(video).severity
+        assert last is None or (found > last + 0.05).all()
+        last = found
+    faded = clean.clone()  # how far counts too
+    faded[:, -3:] = render.to_uint8(0.8 * background[:, None] + 0.2 * clean[:, -3:])
+    assert (digits.judge(faded).severity <= last + 1e-6).all()

@@ -1,0 +1,68 @@
+"""`ranker=oracle`: the world's exact judge as a pairwise ranker, with an error rate like an annotator's."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from apo.interfaces import Condition, Verdict
+from apo.rankers.answer import swapped
+from apo.world.conditions import require_world
+from apo.world.oracle import measure
+
+NOTICEABLE = 0.25  # px/frame: a difference in motion that the oracle's tests call one
+
+
+class OracleRanker:
+    """The less severely distorted video wins (labels 1, 2); of two alike the one that moves more (3, 4).
+
+    error_rate: share of the pairs, in [0, 0.5], whose winner is exchanged; a pair's own content and `seed` decide, so that
+    a resumed run errs on the same pairs, whichever video comes first.
+    similar: severities (`apo.world.oracle.severity`, in [0, 1]) that differ by no more are alike.
+    spec: of the videos that are to be judged (`model.spec`).
+    """
+
+    def __init__(self, error_rate: float, similar: float, seed: int, spec):
+        self.error_rate, self.similar, self.seed, self.spec = error_rate, similar, seed, spec
+        if not 0 <= error_rate <= 0.5:
+            raise ValueError(f"ranker.error_rate={error_rate}: give a share in [0, 0.5]; at 0.5 the winner is a coin's")
+        if similar < 0:
+            raise ValueError(f"ranker.similar={similar}: give a difference of severities, at least 0")
+
+    def check(self) -> None:
+        """ValueError unless the videos are of the world's size."""
+        require_world(self.spec, "ranker=oracle", "ranker=qwen3_vl, by_domain or served")
+
+    def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
+        """Confidence is the probability that the winner is right: 1 − error_rate for a difference that can be seen, falling
+        to 0.5 for motion that is the same. Then the brighter video wins, or the darker one, as the condition draws.
+
+        ValueError for a prompt that is not the world's, or a condition without its first frame in pixels.
+        """
+        if cond.frame is None:
+            raise ValueError("the condition has no first frame in pixels: set Condition.frame to (B, 3, 64, 64) uint8")
+        try:
+            one, two = (measure(video, cond.prompt, cond.frame.to(video.device)) for video in (first, second))
+        except ValueError as error:
+            raise ValueError(f"ranker=oracle judges the world only: {error}; or use ranker=qwen3_vl, by_domain or served") from None
+        worse, faster = one.severity - two.severity, one.speed - two.speed
+        alike = worse.abs() <= self.similar
+        # a tie must not hang on a pixel's rounding, or one rank and two would disagree; hence brightness and not a hash
+        brighter = first.sum((1, 2, 3, 4)) > second.sum((1, 2, 3, 4))
+        coin = [self.draw(prompt.encode(), content(frame)) < 0.5 for prompt, frame in zip(cond.prompt, cond.frame)]
+        tie = brighter == torch.tensor(coin, device=brighter.device)
+        first_wins = torch.where(alike, torch.where(faster == 0, tie, faster > 0), worse < 0)
+        draws = [self.draw(*sorted(map(content, pair))) for pair in zip(first, second)]
+        errs = torch.tensor(draws, device=worse.device) < self.error_rate
+        label = torch.where(first_wins, 1, 2) + 2 * alike
+        seen = torch.where(alike, (faster.abs() / NOTICEABLE).clamp(max=1), 1.0)
+        return Verdict(torch.where(errs, swapped(label), label), 0.5 + (0.5 - self.error_rate) * seen)
+
+    def draw(self, *parts: bytes) -> float:
+        """A number in [0, 1) that depends on the parts and the seed alone."""
+        digest = hashlib.sha256(b"\0".join([str(self.seed).encode(), *parts])).digest()
+        return int.from_bytes(digest[:6]) / 2**48
+
+
+def content(pixels: Tensor) -> bytes:
+    return hashlib.sha256(pixels.cpu().numpy().tobytes()).digest()

@@ -1,0 +1,156 @@
+"""A Qwen3-VL that answers a ranking prompt with one token, and the LoRA adapters that share its weights.
+
+The one implementation of prompt and video processing for training (`stage=ranker`) and for ranking.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+
+from apo.policies.lora import add_lora, tuner_layers, using
+from apo.policies.model import fingerprint
+from apo.rankers.answer import LABELS, frame_places, prompt_text
+from apo.rankers.folders import SETTINGS, local_folder, model_folder
+
+PREFIX = "base_model.model."  # of peft's own files, so that peft and vLLM read ours
+WEIGHTS = "adapter_model.safetensors"
+TRAINED = "trained"  # the adapter that stage=ranker trains
+
+
+class RankingVLM(nn.Module):
+    """Logits of the answer to "which of two videos is better" (Appendix C.2).
+
+    path: a folder that Qwen3VLForConditionalGeneration.from_pretrained loads, or a hub id. frames: what both videos
+    are standardised to. fps: of the videos that are ranked; the model reads it as time stamps. ValueError if a label
+    is not one token.
+    """
+
+    def __init__(self, path: str, dtype: str, frames: int, fps: float):
+        super().__init__()
+        folder = model_folder(path)
+        self.path, self.frames, self.fps = path, frames, fps
+        self.model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+        self.processor = AutoProcessor.from_pretrained(folder)
+        self.processor.tokenizer.padding_side = "left"  # the answer follows the last token of every row
+        self.base_hash = fingerprint(folder, (".",))
+        self.answers = self.label_tokens()
+        self.adapters: set[str] = set()
+        self.requires_grad_(False)
+
+    def label_tokens(self) -> list[int]:
+        tokens = [self.processor.tokenizer.encode(label, add_special_tokens=False) for label in LABELS]
+        if any(len(token) != 1 for token in tokens):
+            raise ValueError(f"{self.path}: the labels {LABELS} are tokens {tokens}: use a model for which each is one token")
+        return [token for (token,) in tokens]
+
+    def forward(self, first: Tensor, second: Tensor, domains: Sequence[str]) -> Tensor:
+        """(B, vocabulary) float32 logits of the answer token; first, second: (B, F, 3, H, W) uint8."""
+        inputs = self.inputs(first, second, domains).to(self.model.device)
+        return self.model(**inputs, logits_to_keep=1).logits[:, -1].float()
+
+    def probabilities(self, first: Tensor, second: Tensor, domains: Sequence[str]) -> Tensor:
+        """(B, 4) of the labels 1..4, among themselves."""
+        return self(first, second, domains)[:, self.answers].softmax(-1)
+
+    def inputs(self, first: Tensor, second: Tensor, domains: Sequence[str]):
+        """The processor's batch: left-padded tokens, patches of both videos of each pair in turn."""
+        videos = [video for pair in zip(first, second) for video in pair]
+        places = [frame_places(len(video), self.frames) for video in videos]
+        metadata = [
+            dict(total_num_frames=len(v), fps=self.fps, frames_indices=p.tolist(), duration=len(v) / self.fps)
+            for v, p in zip(videos, places)
+        ]  # fmt: skip
+        return self.processor(
+            text=[self.question(domain) for domain in domains], videos=[v[p.to(v.device)] for v, p in zip(videos, places)],
+            video_metadata=metadata, do_sample_frames=False, cap_pixels_per_frame=True, padding=True, return_tensors="pt",
+        )  # fmt: skip
+
+    def question(self, domain: str) -> str:
+        """The conversation up to the answer token; the videos are still one placeholder each."""
+        content = [{"type": "video"}, {"type": "video"}, {"type": "text", "text": prompt_text(domain)}]
+        messages = [{"role": "user", "content": content}]
+        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, add_vision_id=True)
+
+    def load_adapter(self, folder: str) -> str:
+        """Reads an adapter once, beside those already there; returns its name, for `using`."""
+        name = str(Path(local_folder(folder, SETTINGS) or folder).resolve()).replace(".", "_")  # no dots in module names
+        if name not in self.adapters:
+            self.add_adapter(LoraConfig.from_pretrained(local_folder(folder, SETTINGS) or folder), name, seed=0)
+            self.read_adapter(folder, name)
+            self.requires_grad_(False)
+        return name
+
+    def add_adapter(self, config: LoraConfig, name: str, seed: int) -> None:
+        add_lora(self.model, config, name, seed)
+        self.adapters.add(name)
+
+    def read_adapter(self, folder: str, name: str) -> None:
+        """Weights that `save_adapter` wrote, into the adapter `name`; ValueError if they are not of its shape."""
+        path = (local_folder(folder, SETTINGS) or Path(folder)) / WEIGHTS
+        state = {key.removeprefix(PREFIX): value for key, value in load_file(path).items()}
+        ours = get_peft_model_state_dict(self.model, adapter_name=name)
+        if wrong := [k for k in ours.keys() | state.keys() if k not in ours or k not in state or ours[k].shape != state[k].shape]:
+            raise ValueError(
+                f"{path} does not fit {self.path} ({len(wrong)} of {len(ours)} tensors differ, {sorted(wrong)[0]} first): "
+                "use the base, rank and targets it was trained with"
+            )
+        set_peft_model_state_dict(self.model, state, adapter_name=name)
+
+    @contextmanager
+    def using(self, name: str | None) -> Iterator[None]:
+        """Inside, the model answers with adapter `name`, or with none."""
+        layers = tuner_layers([self.model])
+        if not layers:
+            yield
+            return
+        with using(layers, name):
+            yield
+
+
+class TrainableVLM(RankingVLM):
+    """What stage=ranker trains: a new adapter, or all weights.
+
+    lora: rank, alpha, targets; None trains all weights. adapter: folder of the adapter to start from.
+    """
+
+    def __init__(
+        self, path: str, dtype: str, frames: int, fps: float, lora: dict | None, adapter: str | None, seed: int,
+        gradient_checkpointing: bool,
+    ):  # fmt: skip
+        super().__init__(path, dtype, frames, fps)
+        self.whole = lora is None
+        if self.whole:
+            self.requires_grad_(True)
+        else:
+            config = LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules=list(lora["targets"]), task_type="CAUSAL_LM")
+            self.add_adapter(config, TRAINED, seed)
+        if adapter is not None:
+            self.read_adapter(adapter, TRAINED)
+        if gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def save_adapter(self, folder: Path) -> None:
+        """The adapter in peft's format; with all weights trained, a complete model folder instead."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.whole:
+            self.model.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+            return
+        state = get_peft_model_state_dict(self.model, adapter_name=TRAINED)
+        save_file({PREFIX + key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / WEIGHTS)
+        config = self.model.peft_config[TRAINED]
+        config.base_model_name_or_path = self.path
+        config.save_pretrained(folder)
+
+
+@cache
+def shared(path: str, dtype: str, frames: int, fps: float, device: str) -> RankingVLM:
+    """One copy of a base in this process, however many rankers put adapters over it."""
+    return RankingVLM(path, dtype, frames, fps).to(device)

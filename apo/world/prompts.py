@@ -1,0 +1,54 @@
+"""`data=world_prompts`: endless conditions of the world, in their order, encoded when they are needed."""
+
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from apo.data.cached import stacked
+from apo.data.pairs import PairDataset, PairSplit
+from apo.interfaces import Condition, Policy
+from apo.world.conditions import WorldConditions, require_world
+from apo.world.grammar import parse
+
+ENDLESS = 10**9
+
+
+class WorldPrompts:
+    """Conditions of a split. seed: which ones; the same for any number of ranks and any batch size."""
+
+    gives = "prompts"
+
+    def __init__(self, split: str, seed: int):
+        self.conditions = WorldConditions(split, ENDLESS, seed)
+
+    def check(self, spec) -> None:
+        """ValueError unless the model's videos are of the world's size."""
+        require_world(spec, "data=world_prompts", "data=prompts data.path=MANIFEST")
+
+    def prepare(self, policy: Policy) -> PairSplit:
+        return PairSplit(WorldPromptDataset(self.conditions, policy), PairDataset([], policy.max_sequence_length), in_turn)
+
+
+class WorldPromptDataset(Dataset):
+    """Item i is condition i in pixels; a batch is encoded by the policy's frozen parts, which are small in the world."""
+
+    def __init__(self, conditions: WorldConditions, policy: Policy):
+        self.conditions, self.policy = conditions, policy
+        self.files = [Path("world_prompts") / f"{conditions.split}-{conditions.seed}"]  # its name in lineage.json
+
+    def __len__(self) -> int:
+        return len(self.conditions)
+
+    def __getitem__(self, index: int) -> dict:
+        prompts, frames = self.conditions.batch(index, index + 1)
+        return {"prompt": prompts[0], "frame": frames[0]}
+
+    def collate(self, items: list[dict]) -> Condition:
+        cond = self.policy.encode_condition([item["prompt"] for item in items], stacked(items, "frame"))
+        cond.domain = [parse(prompt).domain for prompt in cond.prompt]
+        return cond
+
+
+def in_turn(dataset: Dataset, seed: int, position: int) -> int:
+    """The position itself: the conditions' own seed says which they are."""
+    return position % len(dataset)

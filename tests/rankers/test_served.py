@@ -1,0 +1,199 @@
+"""The served ranker against real server processes: the project's own, with videos and probabilities, and transformers'."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from openai.types.chat.chat_completion import Choice
+from torch import Tensor
+from torch.testing import assert_close
+
+from apo.interfaces import Condition
+from apo.rankers.answer import LABELS, SWAP, prompt_text, standard_frames, swapped
+from apo.rankers.domains import DomainRule
+from apo.rankers.qwen3_vl import Qwen3VLRanker
+from apo.rankers.serve import read
+from apo.rankers.served import ServedRanker, ServerGone, data_url, label_probabilities, mp4
+from apo.rankers.vlm import RankingVLM
+from apo.run import ConfigError, check
+from apo.world import render
+from tests.rankers.serving import apo_server, free_port, labelling_vlm, random_adapter, transformers_server
+from tests.test_configs import composed
+
+DOMAINS = DomainRule({"digit": "digit"}, "scene")
+FPS = 8
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return labelling_vlm(tmp_path_factory.mktemp("vlm"))
+
+
+@pytest.fixture(scope="module")
+def adapter(base, tmp_path_factory):
+    return random_adapter(base, tmp_path_factory.mktemp("adapter"))
+
+
+@pytest.fixture(scope="module")
+def server(base, adapter, tmp_path_factory):
+    process = apo_server(base, {"tuned": adapter}, tmp_path_factory.mktemp("logs") / "apo.log").start()
+    yield process
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def pairs() -> tuple[Tensor, Tensor, Condition]:
+    """Three pairs of clips, two of digits and one of a scene."""
+    rng = np.random.default_rng(0)
+    videos = torch.stack([render.render(render.random_clip(rng)) for _ in range(6)])
+    prompts = ["the red digit five moves up quickly", "the camera pans left slowly over the temple", "the blue digit one moves up slowly"]
+    return videos[:3], videos[3:], Condition(prompts, torch.empty(3, 0), torch.empty(3, 0))
+
+
+def served(base_url: str, **changes) -> ServedRanker:
+    settings = dict(
+        base_url=base_url, model="base", domains=DOMAINS, frames=render.FRAMES, fps=FPS, media="video", swap_averaging=True,
+        top_logprobs=20, timeout_s=30, retries=1, max_concurrency=2, api_key_env=None,
+    )  # fmt: skip
+    return ServedRanker(**(settings | changes))
+
+
+def in_process(base, adapter, frames: int = render.FRAMES) -> Qwen3VLRanker:
+    return Qwen3VLRanker(str(base), adapter, DOMAINS, frames, FPS, "float32", "cpu", batch_size=3, swap_averaging=True)
+
+
+def sent(videos: Tensor) -> Tensor:
+    """What arrives of videos that travel as mp4."""
+    return torch.stack([read(data_url("video/mp4", mp4(video, FPS)))[0] for video in videos])
+
+
+def test_the_server_answers_as_the_ranker_in_this_process(server, base, adapter, pairs):
+    first, second, cond = pairs
+    domains = DOMAINS(cond)
+    for model, folder in (("base", None), ("tuned", str(adapter))):
+        here = in_process(base, folder)
+        there = served(server.base_url, model=model).probabilities(first, second, domains)
+        assert_close(there, here.probabilities(sent(first), sent(second), domains), atol=1e-4, rtol=0)
+        assert (there - here.probabilities(first, second, domains)).abs().max() < 0.1  # what mp4 loses
+        assert there.std(0).max() > 1e-3  # it does look at the videos
+    bare = served(server.base_url).probabilities(first, second, domains)
+    assert (bare - there).abs().max() > 0.01  # and at the adapter
+
+
+def test_more_frames_than_the_video_has_last_as_long(server, base, pairs):
+    first, second, cond = pairs
+    rate = FPS * 15 / (render.FRAMES - 1)
+    video, metadata = read(served(server.base_url, frames=16).parts(first[0])[0]["video_url"]["url"])
+    assert len(video) == 16 and metadata["fps"] == pytest.approx(rate)
+    assert (video.float() - standard_frames(first[0], 16).float()).abs().mean() < 3
+    there = served(server.base_url, frames=16).probabilities(first, second, DOMAINS(cond))
+    here = in_process(base, None, frames=16).probabilities(first, second, DOMAINS(cond))
+    assert (there - here).abs().max() < 0.15  # mp4, and time stamps that are not rounded to the video's frames
+
+
+def test_exchanging_the_videos_exchanges_the_verdict(server, pairs):
+    first, second, cond = pairs
+    ranker = served(server.base_url)
+    verdict, mirrored = ranker(first, second, cond), ranker(second, first, cond)
+    assert mirrored.label.equal(swapped(verdict.label))
+    assert_close(mirrored.confidence, verdict.confidence)
+    assert (verdict.confidence >= 0.5).all() and set(verdict.label.tolist()) <= {1, 2, 3, 4}
+
+
+def test_a_dead_server_stops_the_run_and_a_new_one_goes_on(base, adapter, pairs, tmp_path):
+    first, second, cond = pairs
+    process = apo_server(base, {"tuned": adapter}, tmp_path / "log").start()
+    ranker = served(process.base_url)
+    try:
+        before = ranker(first, second, cond)
+        process.kill()
+        with pytest.raises(ServerGone, match=f"{process.base_url}.*2 attempts.*start it again.*same command"):
+            ranker(first, second, cond)
+        process.start()
+        after = ranker(first, second, cond)
+    finally:
+        process.kill()
+    assert after.label.equal(before.label) and after.confidence.equal(before.confidence)
+
+
+def test_transformers_serve_ranks_pictures_by_its_answer_alone(base, pairs, tmp_path):
+    first, second, cond = pairs
+    process = transformers_server(base, tmp_path / "log").start()
+    ranker = served(process.base_url, model=str(base), media="frames", frames=4)
+    try:
+        ranker.check()
+        there = ranker.probabilities(first, second, DOMAINS(cond))
+        with pytest.raises(ValueError, match="ranker.model=other.*HTTP 400.*pinned"):
+            served(process.base_url, model="other").check()
+    finally:
+        process.kill()
+    vlm = RankingVLM(str(base), "float32", 4, FPS)
+    orders = [[answer(vlm, *order, domain) for order in ((a, b), (b, a))] for a, b, domain in zip(first, second, DOMAINS(cond))]
+    here = torch.stack([(one_hot(given) + one_hot(mirrored)[list(SWAP)]) / 2 for given, mirrored in orders])
+    assert there.equal(here)
+    assert ranker.top_logprobs == 20  # asked for, and not given
+
+
+@torch.no_grad()
+def answer(vlm: RankingVLM, first: Tensor, second: Tensor, domain: str) -> str:
+    """The likeliest next token when the videos are shown as pictures."""
+    shown = [standard_frames(video, 4) for video in (first, second)]
+    content = [{"type": "text", "text": "Video 1: "}, *[{"type": "image"}] * 4, {"type": "text", "text": "Video 2: "}]
+    content += [*[{"type": "image"}] * 4, {"type": "text", "text": prompt_text(domain)}]
+    text = vlm.processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+    inputs = vlm.processor(text=[text], images=[frame.permute(1, 2, 0).numpy() for frame in torch.cat(shown)], return_tensors="pt")
+    return vlm.processor.decode(vlm.model(**inputs).logits[0, -1].argmax())
+
+
+def one_hot(label: str) -> Tensor:
+    return torch.eye(4)[LABELS.index(label)]
+
+
+def test_check_says_what_is_wrong_before_a_run(server, monkeypatch, tmp_path):
+    served(server.base_url).check()
+    nowhere = f"http://127.0.0.1:{free_port()}/v1"
+    with pytest.raises(ValueError, match=f"ranker.base_url={nowhere}: no server answers there.*start one"):
+        served(nowhere).check()
+    with pytest.raises(ValueError, match="ranker.model=other.*HTTP 404.*it offers base, tuned"):
+        served(server.base_url, model="other").check()
+    monkeypatch.delenv("RANKER_KEY", raising=False)
+    with pytest.raises(ValueError, match="ranker.api_key_env=RANKER_KEY: this variable is not set"):
+        served(server.base_url, api_key_env="RANKER_KEY").check()
+    with pytest.raises(ValueError, match="ranker.media=film"):
+        served(server.base_url, media="film")
+    with pytest.raises(ConfigError, match=f"ranker.base_url={nowhere}"):
+        check(composed("stage=online", "ranker=served", f"ranker.base_url={nowhere}"), tmp_path)
+    check(composed("stage=online", "ranker=served", f"ranker.base_url={server.base_url}", "ranker.model=tuned"), tmp_path)
+
+
+def test_a_refused_question_says_why(server, pairs):
+    first, second, cond = pairs
+    with pytest.raises(ValueError, match="refuses the question.*image_url.*send text and video_url"):
+        served(server.base_url, media="frames")(first, second, cond)
+
+
+def choice(content: str, alternatives: dict[str, float] | None) -> Choice:
+    """A reply as vLLM and SGLang write it. alternatives: token -> probability."""
+    likeliest = [{"token": t, "logprob": float(np.log(p))} for t, p in (alternatives or {}).items()]
+    logprobs = None if alternatives is None else {"content": [likeliest[0] | {"top_logprobs": likeliest}]}
+    return Choice.model_validate({
+        "index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": content}, "logprobs": logprobs,
+    })  # fmt: skip
+
+
+def test_probabilities_are_those_of_the_four_labels_among_themselves():
+    some = label_probabilities(choice("3", {"3": 0.4, "The": 0.2, "1": 0.1, " 3": 0.1, "7": 0.05}))
+    assert_close(some, torch.tensor([1 / 6, 0, 5 / 6, 0]))
+    assert_close(label_probabilities(choice("2", None)), torch.tensor([0.0, 1, 0, 0]))
+    assert_close(label_probabilities(choice("4.", {"4.": 1.0})), torch.tensor([0.0, 0, 0, 1]))
+    for reply in ("5", "The first", ""):
+        with pytest.raises(ValueError, match=f"the ranker answered '{reply}'"):
+            label_probabilities(choice(reply, {"1": 0.5}))
+
+
+def test_the_key_travels_and_stays_out_of_the_config(server, monkeypatch):
+    monkeypatch.setenv("RANKER_KEY", "secret")
+    ranker = served(server.base_url, api_key_env="RANKER_KEY")
+    assert ranker.client.api_key == os.environ["RANKER_KEY"]
+    assert "secret" not in repr(ranker)
