@@ -11,7 +11,7 @@ from apo.rankers.domains import DomainRule
 from apo.rankers.qwen3_vl import Qwen3VLRanker
 from apo.rankers.vlm import TrainableVLM
 from apo.world.build.vlm import build_vlm
-from apo.world.candidates import clip_of, rendered
+from apo.world.candidates import FLAWS, clip_of
 from apo.world.grammar import describe
 from apo.world.render import FPS, render
 
@@ -52,6 +52,7 @@ def world_pairs(count: int, domains: tuple[str, ...] = ("digit", "scene")) -> tu
     """Clean against flawed videos of the domains in turn; the conditions do not say their domain."""
     rng = np.random.default_rng(0)
     clips = [clip_of("train", domains[i % len(domains)], 0, i) for i in range(count)]
-    first, second = (torch.stack([make(clip) for clip in clips]) for make in (render, lambda clip: rendered(clip, rng)))
+    first = torch.stack([render(clip) for clip in clips])
+    second = torch.stack([FLAWS[clip.meaning.domain][i % 2](clip, rng) for i, clip in enumerate(clips)])
     cond = Condition([describe(clip.meaning) for clip in clips], torch.zeros(count, 1, 1), torch.zeros(count, 1), frame=first[:, 0])
     return first, second, cond
