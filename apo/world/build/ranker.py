@@ -31,7 +31,8 @@ KEPT = ("*.safetensors", "*.json", "*.jinja")
 
 def command(step: str, threads: int) -> list[str]:
     """The training run of a step, in outputs/ranker_world/<step>."""
-    common = ["run=ranker_world", f"hydra.run.dir={RUNS}/{step}", "stage=ranker", "checkpoint_every_n_steps=50", "validate_every_n_steps=500"]
+    common = ["run=ranker_world", f"hydra.run.dir={RUNS}/{step}", "stage=ranker"]
+    common += ["checkpoint_every_n_steps=50", "validate_every_n_steps=500"]
     return [sys.executable, "train.py", *common, f"trainer.threads={threads}", *SETTINGS[step]]
 
 
@@ -57,7 +58,8 @@ def install() -> None:
             shutil.copyfile(file, target / file.name)
     for step in ("digit", "scene"):
         path = CHECKPOINTS / step / "adapter_config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "apo/world/checkpoints/ranker/base"}, indent=1))
+        settings = json.loads(path.read_text()) | {"base_model_name_or_path": "apo/world/checkpoints/ranker/base"}
+        path.write_text(json.dumps(settings, indent=1))
     print(f"rankers: {CHECKPOINTS}")
 
 
