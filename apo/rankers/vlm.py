@@ -135,6 +135,7 @@ class TrainableVLM(RankingVLM):
             self.read_adapter(adapter, TRAINED)
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.train()  # transformers checkpoints in training mode only; there is no dropout
 
     def save_adapter(self, folder: Path) -> None:
         """The adapter in peft's format; with all weights trained, a complete model folder instead."""

@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import Qwen3VLForConditionalGeneration
 
+from apo.data.rankings import Ranking
 from apo.modules.ranker import RankerModule
-from apo.rankers.vlm import WEIGHTS, RankingVLM
+from apo.rankers.answer import swapped
+from apo.rankers.vlm import WEIGHTS, RankingVLM, TrainableVLM
 from apo.run import ConfigError, check, train
-from tests.rankers.tiny import tiny_base
+from tests.rankers.tiny import LORA, tiny_base, world_pairs
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,24 +84,22 @@ def test_the_adapter_of_a_run_starts_the_next_one(home):
 
 
 def test_every_pair_is_trained_in_both_orders(home):
-    """A pair and its exchange give the same gradient."""
-    from apo.data.rankings import Ranking
-    from apo.rankers.answer import swapped
-    from apo.rankers.vlm import TrainableVLM
-    from tests.rankers.tiny import LORA, world_pairs
-
+    """A pair and its exchange give the same gradient, with checkpointing or without."""
     first, second, cond = world_pairs(2)
     label, domains = torch.tensor([1, 4]), ["digit", "scene"]
     gradients = []
-    for batch in (Ranking(first, second, label, cond.prompt, domains), Ranking(second, first, swapped(label), cond.prompt, domains)):
-        vlm = TrainableVLM(str(home / "base"), "float32", 4, 8.0, LORA, None, 0, False)
+    pair = Ranking(first, second, label, cond.prompt, domains)
+    exchange = Ranking(second, first, swapped(label), cond.prompt, domains)
+    for batch, checkpointing in ((pair, False), (exchange, False), (pair, True)):
+        vlm = TrainableVLM(str(home / "base"), "float32", 4, 8.0, LORA, None, 0, checkpointing)
         module = RankerModule(policy=vlm, decay_steps=None, optimizer=torch.optim.SGD, warmup_steps=0, max_grad_norm=1.0, seed=0)
         module.manual_backward = lambda loss: loss.backward()
         module.optim_step = lambda: None
         module.training_step(batch, 0)
         gradients.append({name: weight.grad for name, weight in vlm.named_parameters() if weight.requires_grad})
     for name, gradient in gradients[0].items():
-        assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-6)
+        for others in gradients[1:]:
+            assert_close(others[name], gradient, rtol=1e-4, atol=1e-6)
     assert any(gradient.abs().max() > 0 for gradient in gradients[0].values())
 
 
