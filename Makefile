@@ -35,9 +35,6 @@ ranker-world: install ## train the world's two tiny Qwen3-VL rankers from scratc
 	$(BIN)/python -m apo.world.build.ranker
 	$(BIN)/python -m apo.reports.ranker ranker=by_domain
 
-ranker-world: install ## train the world's tiny rankers from scratch (hours; resumable)
-	$(BIN)/python -m apo.world.build.ranker
-
 bench: install ## optimizer step against its bare forward and backward passes
 	$(BIN)/python -m apo.reports.bench
 
