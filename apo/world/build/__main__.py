@@ -42,9 +42,7 @@ def build_expert(folder: Path, name: str, start: Path | None = None) -> None:
     model = WanTransformer3DModel(**transformer_config())
     if start is not None:
         model.load_state_dict(WanTransformer3DModel.from_pretrained(start / name).state_dict())
-    for phase, (steps, rate) in enumerate(transformer.PHASES[name]):
-        model = transformer.fit(f"{name}-{phase}", folder, model, clips, steps, transformer.SPANS[name], rate)
-    model.save_pretrained(folder / name)
+    transformer.fit(name, folder, model, clips).save_pretrained(folder / name)
 
 
 def side_by_side(steps: list[str]) -> None:
