@@ -18,7 +18,7 @@ from apo.data.pictures import contact_sheet, side_by_side
 from apo.data.video import write_video
 from apo.evaluators.win_rate import WinRate
 from apo.generate import generate, initial_noise
-from apo.policies.lora import adapter_settings
+from apo.policies.lora import adapter_hash, adapter_settings
 from apo.policies.wan import WanPolicy
 
 BASELINE = "baseline"
@@ -38,10 +38,7 @@ class Arm:
 
     @property
     def hash(self) -> str:
-        if self.adapter is None:
-            return "none"
-        files = sorted(self.adapter.glob("*.safetensors"))
-        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+        return "none" if self.adapter is None else adapter_hash(self.adapter)
 
 
 def find(cfg: DictConfig, name: str | None) -> Arm:
