@@ -43,7 +43,10 @@ table1: install ## Table 1 and the window ablations on the world: all arms, thre
 	$(BIN)/python evaluate.py run=table1 stage='ablation_*' videos=0
 	$(BIN)/python -m apo.reports.table1
 
+search: install ## the hyperparameters of Table 1's arms, by the same search for each on validation conditions
+	$(BIN)/python -m apo.reports.search
+
 lint: install ## ruff
 	$(BIN)/ruff check .
 
-.PHONY: help install demo test real world ranker-world bench table1 lint
+.PHONY: help install demo test real world ranker-world bench table1 search lint
