@@ -21,7 +21,7 @@ from apo.evaluators.intervals import wilson
 ARMS = ("apo", "diffusion_dpo", "wo_rs_ro", "uniform_window", "no_window", "high_only", "low_only")
 COORDINATES = {
     "optimizer.lr": (3e-4, 1e-4),
-    "objective.beta": (500, 200, 1000),
+    "objective.beta": (500, 1000),
     "policy.lora.rank": (16, 4),
     "batch_size": (8, 16),  # with max_steps so that the videos seen stay as many
 }

@@ -8,15 +8,15 @@ from apo.reports.search import COORDINATES, Search, table
 
 @pytest.fixture
 def found(monkeypatch):
-    """A search whose distortion falls towards (1e-4, 1000, 16, 16), unless dynamics die: at β = 200 they do."""
+    """A search whose distortion falls towards (1e-4, 1000, 16, 16), unless dynamics die: at rank 4 they do."""
     calls = []
 
     def score(self, arm, settings):
         calls.append((arm, dict(settings)))
-        rate = 0.1 * (settings["optimizer.lr"] > 2e-4) + 0.05 * (settings["policy.lora.rank"] == 4) + 0.02 * (settings["batch_size"] == 8)
-        rate += {500: 0.1, 200: 0.0, 1000: 0.05}[settings["objective.beta"]]
+        rate = 0.1 * (settings["optimizer.lr"] > 2e-4) + 0.05 * (settings["objective.beta"] == 500)
+        rate += 0.02 * (settings["batch_size"] == 8) + 0.2 * (settings["policy.lora.rank"] == 16)
         row = {"settings": settings, "distorted": rate, "dynamics": 1.0, "followed": 0.9, "n": 192, "chosen": False}
-        row["moves"] = settings["objective.beta"] != 200
+        row["moves"] = settings["policy.lora.rank"] != 4
         self.found[arm].append(row)
         return row
 

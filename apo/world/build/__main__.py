@@ -11,18 +11,20 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
-from apo.world.build import transformer, vae
+from apo.world.build import transformer
+from apo.world.build import vae as autoencoder
 from apo.world.build.encode import text_embeddings
 from apo.world.build.pipeline import assemble, transformer_config
 from apo.world.build.text import build_text
 
 PARTS = 2  # processes that encode clips
+FLOW_SHIFT = 6.0  # of the solver: fewest distorted validation videos among 3, 5, 6, 6.5 and 8 (docs/world.md)
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "wan22"
 
 
 def build_vae(folder: Path) -> None:
     if not (folder / "vae" / "config.json").exists():
-        vae.build(folder)
+        autoencoder.build(folder)
 
 
 def build_clips(folder: Path, part: int) -> None:
@@ -58,7 +60,8 @@ def build(folder: Path) -> None:
     side_by_side(list(transformer.SPANS))
     tokenizer, encoder = build_text(folder / "text")
     experts = [WanTransformer3DModel.from_pretrained(folder / name) for name in ("high", "low")]
-    assemble(CHECKPOINT, AutoencoderKLWan.from_pretrained(folder / "vae"), tokenizer, encoder, *experts)
+    vae = AutoencoderKLWan.from_pretrained(folder / "vae")
+    assemble(CHECKPOINT, vae, tokenizer, encoder, *experts, flow_shift=FLOW_SHIFT)
     print(f"world: {CHECKPOINT}")
 
 

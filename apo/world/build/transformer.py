@@ -107,9 +107,12 @@ def loss(model: WanTransformer3DModel, clips: dict[str, Tensor], step: int, span
 
 
 def fit(name: str, folder: Path, model: WanTransformer3DModel, clips: dict) -> WanTransformer3DModel:
-    """Trains the expert `name` on its noise levels, phase by phase, each from the average of the last one's weights."""
+    """Trains the expert `name` phase by phase, each from where the last one ended; returns the mean of the phases' ends."""
+    ends = []
     for phase, (steps, rate) in enumerate(PHASES[name]):
         model = fit_phase(f"{name}-{phase}", folder, model, clips, SPANS[name], steps, rate)
+        ends.append({key: value.clone() for key, value in model.state_dict().items()})
+    model.load_state_dict({key: torch.stack([end[key] for end in ends]).mean(0) for key in ends[0]})
     return model
 
 
