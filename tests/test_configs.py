@@ -54,9 +54,9 @@ def test_ablations_differ_from_apo_where_they_say():
         sampler = OmegaConf.to_container(composed(f"ablation={name}").sampler, resolve=True)
         return {k: v for k, v in sampler.items() if base.get(k) != v}
 
-    assert changed("wo_rs") == {"shifts": [5.0]}
+    assert changed("wo_rs") == {"shifts": [6.0]}
     assert changed("wo_ro") == {"offset_variance": 0}
-    assert changed("wo_rs_ro") == {"shifts": [5.0], "offset_variance": 0}
+    assert changed("wo_rs_ro") == {"shifts": [6.0], "offset_variance": 0}
     assert changed("high_only") == {"high_rows": 5, "low_rows": 0, "stride": 5}
     assert changed("low_only") == {"high_rows": 0, "low_rows": 5}
     assert changed("no_window") == {"accumulate": False}
