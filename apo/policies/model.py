@@ -67,6 +67,11 @@ class WanModel:
         folder = self.local()
         return None if folder is None else json.loads((folder / "transformer" / "config.json").read_text())["num_layers"]
 
+    @staticmethod
+    def base_hash(folder: Path) -> str:
+        """Of the transformers in a pipeline folder: what an adapter is trained over."""
+        return fingerprint(folder, ("transformer", "transformer_2"))
+
     def folder(self) -> Path:
         """The pipeline folder, downloaded from the hub if it is not on this disk."""
         if (local := self.local()) is not None:

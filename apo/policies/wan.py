@@ -47,7 +47,7 @@ class WanPolicy(nn.Module):
             self.experts["transformer_2"] = pipeline.transformer_2
         self._check(pipeline)
         self.fingerprint = f"{fingerprint(folder, CODEC_PARTS)}-{model.dtype}"
-        self.base_hash = fingerprint(folder, ("transformer", "transformer_2"))
+        self.base_hash = model.base_hash(folder)
         self.null_text = self.codec.text([model.negative_prompt])
         self.has_reference, self.layers = False, []
         self.requires_grad_(False)
