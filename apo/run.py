@@ -38,7 +38,10 @@ def train(cfg: DictConfig, folder: Path) -> None:
         torch.set_num_threads(cfg.trainer.threads)
     remember(cfg, folder)
     module = instantiate(cfg.module)
-    lineage.require_start(cfg, module.policy.base_hash)  # again: a model of the hub is on this disk only now
+    try:
+        lineage.require_start(cfg, module.policy.base_hash)  # again: a model of the hub is on this disk only now
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     data = instantiate(cfg.data)
     split = data.prepare(module.policy)
     last = folder / "checkpoints" / "last.ckpt"

@@ -42,13 +42,14 @@ def test_the_teacher_stays_put_while_the_student_moves(request, tmp_path):
     perturbed(make(request, "wan22")).save_adapter(tmp_path)
     policy = make(request, "wan22", adapter=str(tmp_path))
     distill = GuidanceDistillation(TEACHER, None, None, 0)
-    for t in ([950.0, 960.0], [500.0, 700.0]):
-        x_t, t, cond = inputs(policy, "wan22", t)
-        with torch.no_grad():
-            assert_close(distill.target(policy, x_t, t, cond, TEACHER), TEACHER(policy, x_t, t, cond))
-        before = distill.target(policy, x_t, t, cond, TEACHER)
-        perturbed(policy)
-        assert torch.equal(distill.target(policy, x_t, t, cond, TEACHER), before) and not before.requires_grad
+    places = [inputs(policy, "wan22", t) for t in ([950.0, 960.0], [500.0, 700.0])]
+    before = [distill.target(policy, *place, TEACHER) for place in places]
+    with torch.no_grad():
+        for target, place in zip(before, places):
+            assert_close(target, TEACHER(policy, *place))  # it starts as the student, guided
+    perturbed(policy)
+    for target, place in zip(before, places):
+        assert torch.equal(distill.target(policy, *place, TEACHER), target) and not target.requires_grad
 
 
 @pytest.mark.parametrize("settings, said", [
