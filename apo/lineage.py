@@ -52,6 +52,8 @@ def require_start(cfg: DictConfig, base_hash: str | None) -> None:
             f"adapter={cfg.adapter} was trained over {found['base']['path']} ({found['base']['hash']}), and this run's {path} is "
             f"{base_hash}: give the model that it was trained over, or an adapter of this one"
         )
+    if differ := other_shape(cfg, found):
+        raise ValueError(f"adapter={cfg.adapter} does not have this run's shape: give {differ}, as it was trained with")
     if after and not set(after) & set(stages(found)):
         raise ValueError(
             f"stage={name} starts from an adapter that went through stage={after[0]}, and adapter={cfg.adapter} went through {went}: "
@@ -62,6 +64,12 @@ def require_start(cfg: DictConfig, base_hash: str | None) -> None:
             f"stage={name} does not follow stage={barred[0]}, and adapter={cfg.adapter} went through {went}: "
             f"give the adapter of a stage before {barred[0]}"
         )
+
+
+def other_shape(cfg: DictConfig, found: dict) -> str:
+    """The settings in which an adapter differs from the policy's, as overrides; '' for none."""
+    ours, theirs = (OmegaConf.select(OmegaConf.create(config), "policy.lora") or {} for config in (cfg, found["config"]))
+    return " ".join(f"policy.lora.{key}={theirs[key]}" for key in ours if key in theirs and ours[key] != theirs[key])
 
 
 def require_same_start(cfg: DictConfig, folder: Path) -> None:

@@ -16,7 +16,7 @@ class Data:
 def cfg(adapter: Path | None = None, **stage):
     return OmegaConf.create({
         "adapter": None if adapter is None else str(adapter), "model": {"path": "somewhere"}, "seed": 0,
-        "stage": {"name": "offline", "data": "pairs"} | stage,
+        "policy": {"lora": {"rank": 4, "alpha": 4, "targets": ["to_q", "to_k"]}}, "stage": {"name": "offline", "data": "pairs"} | stage,
     })
 
 
@@ -63,6 +63,15 @@ def test_a_stage_starts_from_what_fits(tmp_path):
 def test_what_does_not_fit_is_refused_with_what_was_found(tmp_path, stage, base, said):
     with pytest.raises(ValueError, match=said):
         lineage.require_start(cfg(finished(tmp_path / "a"), **stage), base)
+
+
+def test_a_policy_of_another_shape_or_scale_is_refused(tmp_path):
+    other = cfg(finished(tmp_path / "a"))
+    other.policy.lora.alpha = 8  # the weights would fit, and mean something else
+    with pytest.raises(ValueError, match="does not have this run's shape: give policy.lora.alpha=4, as it was trained with"):
+        lineage.require_start(other, "b1")
+    other.policy.lora = None
+    lineage.require_start(other, "b1")
 
 
 def test_files_that_are_not_the_recorded_ones_are_refused(tmp_path):
