@@ -43,6 +43,20 @@ table1: install ## Table 1 and the window ablations on the world: all arms, thre
 	$(BIN)/python evaluate.py run=table1 stage='ablation_*' videos=0
 	$(BIN)/python -m apo.reports.table1
 
+online: install ## online and half-online stages on the world, with annotators that err: three seeds
+	$(BIN)/python train.py -m paper=online $(ARGS)
+	$(BIN)/python evaluate.py run=online stage='ranker*' videos=0
+	$(BIN)/python train.py -m paper=half_online $(ARGS)
+	for seed in 0 1 2; do $(BIN)/python evaluate.py run=half_online stage=seed_$$seed videos=0 \
+		against=outputs/online/ranker.error_rate_0.0-seed_$$seed || exit 1; done
+	$(BIN)/python train.py run=online_no_window hydra.run.dir=outputs/online_no_window/seed_0 stage=online ablation=no_window max_steps=300 \
+		sample_every_n_steps=0 $(ARGS)
+	$(BIN)/python evaluate.py run=online_no_window stage=seed_0 videos=0
+	$(BIN)/python -m apo.reports.online
+
+search: install ## the hyperparameters of Table 1's arms, by the same search for each on validation conditions
+	$(BIN)/python -m apo.reports.search
+
 STAGES := 1_online 2_half_online 3_offline 4_distill 5_distill_dpo
 SEEDS ?= 0
 GUIDED := guidance=cfg_stg results=eval_guided
@@ -78,4 +92,4 @@ rsro: install ## what random shift and offset are worth after distillation: two 
 lint: install ## ruff
 	$(BIN)/ruff check .
 
-.PHONY: help install demo test real world ranker-world bench table1 curriculum curriculum-quick rsro lint
+.PHONY: help install demo test real world ranker-world bench table1 online search curriculum curriculum-quick rsro lint

@@ -20,7 +20,7 @@ from apo.data.pictures import contact_sheet, side_by_side
 from apo.data.video import write_video
 from apo.evaluators.win_rate import WinRate
 from apo.generate import generate, initial_noise
-from apo.policies.lora import adapter_settings
+from apo.policies.lora import adapter_hash, adapter_settings
 from apo.policies.wan import WanPolicy
 
 BASELINE = "baseline"
@@ -40,10 +40,7 @@ class Arm:
 
     @property
     def hash(self) -> str:
-        if self.adapter is None:
-            return "none"
-        files = sorted(self.adapter.glob("*.safetensors"))
-        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+        return "none" if self.adapter is None else adapter_hash(self.adapter)
 
 
 def find(cfg: DictConfig, name: str | None) -> Arm:
@@ -199,9 +196,16 @@ class Judge:
 
 
 def compared(ours: list[dict], theirs: list[dict]) -> dict:
-    """win, tie and loss of clean against distorted on the same conditions, with the win rate's interval."""
+    """win, tie and loss on the same conditions, with the win rate's interval: of clean against distorted, and of
+    followed against not under `instruction_following`."""
+    followed = outcomes([row["followed"] for row in ours], [row["followed"] for row in theirs])
+    clean = outcomes([not row["distorted"] for row in ours], [not row["distorted"] for row in theirs])
+    return clean | {"instruction_following": followed}
+
+
+def outcomes(ours: list[bool], theirs: list[bool]) -> dict:
     rate = WinRate()
-    rate.update(*(torch.tensor([not row["distorted"] for row in rows]).float() for rows in (ours, theirs)))
+    rate.update(torch.tensor(ours).float(), torch.tensor(theirs).float())
     result = rate.compute()
     return {k: result[k] for k in ("win", "tie", "loss")} | {"win_rate": asdict(result["win_rate"])}
 
@@ -218,7 +222,8 @@ def write(folder: Path, report: dict, against: dict | None = None) -> str:
         lines.append(f"| {cause} | " + " | ".join(str(sum(r["cause"] == cause for r in c["rows"])) for c in columns) + " |")
     if "against" in report:
         a = report["against"]
-        lines += ["", f"Against {a['run']}: {a['win']} won, {a['tie']} tied, {a['loss']} lost (clean beats distorted)."]
+        lines += ["", f"Against {a['run']}: {a['win']} won, {a['tie']} tied, {a['loss']} lost (clean beats distorted);"]
+        lines += ["instruction following: {win} won, {tie} tied, {loss} lost.".format(**a["instruction_following"])]
     text = "\n".join(lines)
     replace(folder / "report.md", text + "\n")
     return text

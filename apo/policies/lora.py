@@ -3,6 +3,7 @@
 The mapping that matters: diffusers' `transformer` is the high-noise expert, `transformer_2` the low-noise one.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -93,6 +94,11 @@ def load_lora(experts: dict[str, WanTransformer3DModel], folder: Path, name: str
                 f"{sorted(wrong)[0]} first): use the rank and targets it was trained with"
             )
         set_peft_model_state_dict(expert, state, adapter_name=name)
+
+
+def adapter_hash(folder: Path) -> str:
+    """Of a saved adapter's weights."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.glob("*.safetensors")))).hexdigest()[:16]
 
 
 def adapter_settings(folder: Path) -> dict:

@@ -118,14 +118,15 @@ class TrainableVLM(RankingVLM):
     """What stage=ranker trains: a new adapter, or all weights.
 
     lora: rank, alpha, targets; None trains all weights. adapter: folder of the adapter to start from.
+    autocast: type that float32 weights multiply in, None for their own.
     """
 
     def __init__(
         self, path: str, dtype: str, frames: int, fps: float, lora: dict | None, adapter: str | None, seed: int,
-        gradient_checkpointing: bool,
+        gradient_checkpointing: bool, autocast: str | None = None,
     ):  # fmt: skip
         super().__init__(path, dtype, frames, fps)
-        self.whole = lora is None
+        self.whole, self.autocast = lora is None, autocast and getattr(torch, autocast)
         if self.whole:
             self.requires_grad_(True)
         else:
@@ -136,6 +137,10 @@ class TrainableVLM(RankingVLM):
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.train()  # transformers checkpoints in training mode only; there is no dropout
+
+    def forward(self, first: Tensor, second: Tensor, domains: Sequence[str]) -> Tensor:
+        with torch.autocast(self.model.device.type, self.autocast, enabled=self.autocast is not None):
+            return super().forward(first, second, domains)
 
     def save_adapter(self, folder: Path) -> None:
         """The adapter in peft's format; with all weights trained, a complete model folder instead."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from apo.evaluators.intervals import wilson
-from apo.reports.table1 import percent, spread
+from apo.reports.arms import percent, spread
 
 GUIDED, PLAIN = "eval_guided", "eval"  # folders of results under the teacher's guidance, and under none
 

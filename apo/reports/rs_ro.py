@@ -11,7 +11,7 @@ import numpy as np
 
 from apo.evaluators.intervals import Interval
 from apo.reports.curriculum import GUIDED, PLAIN
-from apo.reports.table1 import spread
+from apo.reports.arms import spread
 
 ARMS = {"apo": "with RS & RO", "wo_rs_ro": "without"}
 NOTES = """

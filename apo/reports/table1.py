@@ -2,19 +2,16 @@
 
 import argparse
 import json
-import re
 import statistics
-from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
-import pandas as pd
-from omegaconf import OmegaConf
 
-from apo.evaluators.intervals import Interval, wilson
-from apo.reports.curves import rows_per_step
+from apo.evaluators.intervals import wilson
+from apo.reports.arms import PASSES, Arm, percent, spread
+from apo.reports.arms import collect as arms_of
 
 ARMS = {  # folder's arm -> title, in the table's order; others follow by name
     "baseline": "Pre-trained", "diffusion_dpo": "Diffusion-DPO", "apo": "Diffusion-APO", "wo_rs_ro": "APO w/o RS & RO",
@@ -24,7 +21,6 @@ ARMS = {  # folder's arm -> title, in the table's order; others follow by name
 PAPER = {  # Table 1: distortion rate, mean and std over seeds; 400 human-judged videos of another model
     "baseline": (0.21, 0.02), "diffusion_dpo": (0.15, 0.015), "apo": (0.08, 0.01), "wo_rs_ro": (0.09, 0.01),
 }  # fmt: skip
-PASSES = 4  # of a window row over 2B latents: reference forward 1, policy forward 1, backward 2
 NOTES = f"""
 Mean ± standard deviation over training seeds, and [95 % Wilson interval] of the videos of all seeds pooled. The seeds
 share their conditions and noise, so pooled videos are not independent and the interval is narrower than it should be.
@@ -36,90 +32,11 @@ Paper: Table 1 of arXiv 2605.07503, Wan2.1 at 14 B judged by people on 400 promp
 """
 
 
-@dataclass
-class Arm:
-    """An arm over its seeds. Rates and shares in [0, 1]; what was not found is None or empty."""
-
-    name: str
-    seeds: list[int] = field(default_factory=list)
-    videos: int = 0
-    distorted: int = 0
-    distortion_rate: list[float] = field(default_factory=list)  # one value per seed, here and below
-    dynamic_degree: list[float] = field(default_factory=list)
-    instruction_following: list[float] = field(default_factory=list)
-    followed: int = 0
-    win: int = 0
-    tie: int = 0
-    loss: int = 0
-    batch_size: int | None = None
-    seconds: list[float] = field(default_factory=list)
-    forward_equivalents: list[int] = field(default_factory=list)
-
-    @property
-    def title(self) -> str:
-        return ARMS.get(self.name, self.name)
-
-    @property
-    def pooled(self) -> Interval:
-        return wilson(self.distorted, self.videos)
-
-    def add(self, folder: Path, seed: int | None) -> None:
-        """Adds one run folder with its evaluation."""
-        report = json.loads((folder / "eval" / "report.json").read_text())
-        rows = json.loads((folder / "eval" / "rows.json").read_text())["rows"]
-        if seed is not None:
-            self.seeds.append(seed)
-        self.videos += len(rows)
-        self.distorted += sum(row["distorted"] for row in rows)
-        self.followed += sum(row["followed"] for row in rows)
-        for metric in ("distortion_rate", "dynamic_degree", "instruction_following"):
-            getattr(self, metric).append(report["metrics"][metric]["value"])
-        for outcome in ("win", "tie", "loss"):
-            setattr(self, outcome, getattr(self, outcome) + report.get("against", {}).get(outcome, 0))
-        if (folder / "metrics.csv").is_file():
-            metrics = pd.read_csv(folder / "metrics.csv")
-            self.seconds.append(float(metrics.filter(like="time/").sum().sum()))
-            self.forward_equivalents.append(len(metrics) * rows_per_step(folder) * PASSES)
-            self.batch_size = OmegaConf.load(folder / "config.yaml").batch_size
-
-
 def collect(run: Path) -> tuple[list[Arm], list[str]]:
     """The arms of outputs/<run> that are evaluated, in the table's order, and the run folders that are not."""
-    arms, waiting = defaultdict(dict), []
-    for folder in sorted(path for path in run.iterdir() if path.is_dir()):
-        match = re.fullmatch(r"ablation_(\w+)-(?:.*-)?seed_(\d+)(?:-.*)?", folder.name)
-        if match is None and folder.name != "baseline":
-            continue
-        if not (folder / "eval" / "report.json").is_file():
-            waiting.append(folder.name)
-            continue
-        arm, seed = (match[1], int(match[2])) if match else ("baseline", None)
-        if seed in arms[arm]:
-            raise ValueError(f"{folder} and {arms[arm][seed]} are both arm {arm}, seed {seed}: move one out of {run}")
-        arms[arm][seed] = folder
-    if not arms:
-        raise FileNotFoundError(f"{run} has no evaluated arm: `make table1` trains and evaluates them")
+    arms, waiting = arms_of(run, r"ablation_(\w+)-(?:.*-)?seed_(\d+)(?:-.*)?", "`make table1` trains and evaluates them")
     order = [name for name in ARMS if name in arms] + sorted(name for name in arms if name not in ARMS)
-    return [build(name, arms[name]) for name in order], waiting
-
-
-def build(name: str, folders: dict[int | None, Path]) -> Arm:
-    arm = Arm(name)
-    for seed, folder in sorted(folders.items()):
-        arm.add(folder, seed)
-    return arm
-
-
-def spread(values: list[float], form: str = "{:.3f}") -> str:
-    """'mean ± std' over seeds; the mean alone for one seed."""
-    if not values:
-        return "–"
-    mean = form.format(statistics.mean(values))
-    return mean if len(values) == 1 else f"{mean} ± {form.format(statistics.stdev(values))}"
-
-
-def percent(interval: Interval) -> str:
-    return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    return [arms[name] for name in order], waiting
 
 
 def markdown(arms: list[Arm], waiting: list[str]) -> str:
@@ -130,7 +47,7 @@ def markdown(arms: list[Arm], waiting: list[str]) -> str:
         paper = PAPER.get(arm.name)
         trained = bool(arm.forward_equivalents)
         cells = [
-            arm.title,
+            ARMS.get(arm.name, arm.name),
             f"{spread([100 * v for v in arm.distortion_rate], '{:.1f}')} {percent(arm.pooled)}",
             f"{100 * paper[0]:.1f} ± {100 * paper[1]:.1f}" if paper else "",
             spread(arm.dynamic_degree),
@@ -159,7 +76,7 @@ def draw(arms: list[Arm], path: Path) -> None:
             ax.errorbar(x + 0.25, 100 * mean, yerr=100 * std, fmt="D", color="C3", markerfacecolor="white", markersize=5)
     ax.plot([], [], "k.", label="one seed")
     ax.errorbar([], [], yerr=[], fmt="D", color="C3", markerfacecolor="white", label="the paper (other model, people)")
-    ax.set_xticks(range(len(arms)), [arm.title for arm in arms], rotation=30, ha="right")
+    ax.set_xticks(range(len(arms)), [ARMS.get(arm.name, arm.name) for arm in arms], rotation=30, ha="right")
     ax.set(ylabel="distorted videos, %", ylim=(0, None), title="held-out videos; bars: pooled, 95 % interval")
     ax.legend()
     figure.savefig(path, dpi=120)

@@ -111,7 +111,7 @@ def misdirect(clip: Clip, rng: np.random.Generator) -> Tensor:
     return world.render(world.redirected(clip, rng))
 
 
-PLANTED = {"digit": (morph, vanish, split, split), "scene": (cut, ghost)}  # equally often, in pretraining data
+PLANTED = {"digit": (morph, vanish, split), "scene": (cut, ghost)}  # equally often, in pretraining data
 
 
 def _digit(clip: Clip, alpha: Tensor) -> Tensor:

@@ -61,6 +61,32 @@ def test_an_interrupted_build_goes_on_to_the_same_pairs(setting):
         assert all(torch.equal(old[key], new[key]) for key in old)
 
 
+def test_the_starting_adapter_can_make_them_instead(setting, tmp_path):
+    cfg, policy, pairs = setting
+    with pytest.raises(Exception, match="there is no adapter to start from; give adapter=FOLDER"):
+        instantiate(cfg.data, generator="start")
+    trained: WanPolicy = instantiate(cfg.policy)
+    for name, parameter in trained.experts.named_parameters():
+        if ".policy." in name and "lora_B" in name:
+            parameter.data.fill_(0.003)
+    trained.save_adapter(tmp_path)
+    student: WanPolicy = instantiate(cfg.policy, adapter=str(tmp_path))
+    made = instantiate(cfg.data, generator="start", adapter=str(tmp_path)).prepare(student).train
+    assert made.files[0].parent != pairs.files[0].parent
+    pair, theirs = (data.collate([data[i] for i in range(2)]) for data in (made, pairs))
+    assert not torch.equal(pair.chosen, theirs.chosen)
+    verdicts = [measure(student.decode(x), pair.cond.prompt, pair.cond.frame).distorted for x in (pair.chosen, pair.rejected)]
+    assert not verdicts[0].any() and verdicts[1].all()
+
+
+def test_what_is_hopeless_ends(setting, monkeypatch):
+    cfg, policy, _ = setting
+    source = instantiate(cfg.data, seed=7)
+    monkeypatch.setattr(source, "make", lambda *_: [])
+    with pytest.raises(RuntimeError, match="208 conditions gave 0 of 4 for data=world_pairs"):
+        source.prepare(policy)
+
+
 def test_other_sizes_are_refused(setting):
     cfg, policy, _ = setting
     spec = type(policy.spec)(32, 64, 17, 8)

@@ -17,7 +17,8 @@ from apo.world.build.vlm import build_vlm
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints" / "ranker"
 RUNS = Path("outputs/ranker_world")
 CONTROL = "base_without_slow_motion"
-BASE = ["vlm.lora=null", "optimizer.lr=1e-3", "optimizer.weight_decay=0.05", "warmup_steps=200", "max_steps=12000", "data.count=48000"]
+BASE = ["vlm.lora=null", "vlm.autocast=bfloat16", "optimizer.lr=1e-3", "optimizer.weight_decay=0.05", "warmup_steps=200"]
+BASE += ["max_steps=12000", "data.count=48000"]
 ADAPTER = [f"vlm.path={RUNS}/base/adapter", "optimizer.lr=1e-3", "warmup_steps=50", "max_steps=2000", "data.count=16000"]
 TARGETS = "vlm.lora.targets=[q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj,qkv,proj,linear_fc1,linear_fc2]"
 SETTINGS = {

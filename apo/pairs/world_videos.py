@@ -1,0 +1,101 @@
+"""What `data=world_pairs` and `data=world_anchors` share: videos of the world by a frozen model, made once, batch by batch."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from tqdm import tqdm
+
+from apo.data.cache import remembered
+from apo.data.pairs import PairSplit
+from apo.interfaces import Condition, Guidance
+from apo.pairs.rollout import evaluating
+from apo.policies.lora import adapter_hash
+from apo.policies.model import VideoSpec, WanModel
+from apo.policies.wan import WanPolicy
+from apo.world.conditions import WorldConditions, require_world
+
+PATIENCE = 200  # conditions for each video that is of use, at most
+
+
+class WorldVideos(ABC):
+    """Batches of conditions of a split, what `generator` makes of them, and what of it is of use.
+
+    generator: `base`, the model without any adapter, whatever stage asks; `start`, with the adapter that the stage starts at.
+    batch_size: conditions at a time. seed: of conditions and noise.
+    """
+
+    name: str  # of the config option, and of the cache's folder
+    instead: str  # what serves models of other sizes than the world's
+    hint = "use another model or guidance"  # where too few of its videos are of use
+
+    def __init__(
+        self, model: WanModel, guidance: Guidance, cache_dir: str, split: str, batch_size: int, seed: int, generator: str,
+        adapter: str | None,
+    ):  # fmt: skip
+        self.model, self.guidance, self.cache_dir = model, guidance, Path(cache_dir)
+        self.batch_size, self.split, self.seed = batch_size, split, seed
+        self.generator, self.adapter = generator, adapter
+        self.conditions = WorldConditions(split, 10**9, seed)
+        if generator not in ("base", "start"):
+            raise ValueError(f"data.generator={generator!r}: base or start")
+        if generator == "start" and adapter is None:
+            raise ValueError("data.generator=start: there is no adapter to start from; give adapter=FOLDER, or data.generator=base")
+
+    def check(self, spec: VideoSpec) -> None:
+        """ValueError unless the model's videos are of the world's size."""
+        require_world(spec, f"data={self.name}", self.instead)
+
+    def prepare(self, policy: WanPolicy) -> PairSplit:
+        """Generates what the cache lacks; any number of processes may ask at once, one of them builds."""
+        folder = self.folder(policy)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"), self.generating(policy), evaluating(policy):
+            return self.build(policy, folder)
+
+    def generating(self, policy: WanPolicy) -> AbstractContextManager:
+        return policy.base() if self.generator == "base" else policy.reference()
+
+    def folder(self, policy: WanPolicy) -> Path:
+        """Of what is made, by everything that it depends on."""
+        key = [policy.base_hash, policy.fingerprint, self.model.shift, self.model.num_inference_steps, self.split, self.seed]
+        key += [type(self.guidance).__name__, vars(self.guidance), self.batch_size]
+        if self.generator == "start":
+            key.append(adapter_hash(Path(self.adapter)))
+        return self.cache_dir / f"{self.name}-{hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()[:16]}"
+
+    def batches(self, policy: WanPolicy, folder: Path, bar: tqdm) -> Iterator:
+        """What `make` returned of one batch after another, those of earlier runs from the disk.
+
+        RuntimeError once far more conditions were tried than `bar` counts finds.
+        """
+        batch = 0
+        while True:
+            yield remembered(folder / f"batch_{batch:05d}.json", lambda batch=batch: self.make(policy, folder, batch))
+            batch += 1
+            if batch * self.batch_size > PATIENCE * (bar.n + 1):
+                raise RuntimeError(
+                    f"{batch * self.batch_size} conditions gave {bar.n} of {bar.total} for data={self.name}: {self.model.path} under "
+                    f"this guidance is too good or too bad for it; {self.hint}"
+                )
+
+    @abstractmethod
+    def build(self, policy: WanPolicy, folder: Path) -> PairSplit:
+        """The data set of the first batches that hold enough."""
+
+    @abstractmethod
+    def make(self, policy: WanPolicy, folder: Path, batch: int):
+        """Generates a batch, saves what is of use in `folder` and returns its list, as JSON holds it."""
+
+
+def row_tensors(videos: dict[str, torch.Tensor], cond: Condition, i: int) -> dict[str, torch.Tensor]:
+    """What a cache file holds of condition i and its videos' latents (see `apo.data.cache.LatentCache`)."""
+    tensors = videos | {"text": cond.text[i], "image": cond.image[i], "frame": cond.frame[i]}
+    if cond.image_embeds is not None:
+        tensors["image_embeds"] = cond.image_embeds[i]
+    return {key: value.contiguous().clone() for key, value in tensors.items()}
