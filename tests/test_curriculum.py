@@ -30,23 +30,25 @@ def folder_of(cfg: DictConfig) -> Path:
 
 
 def test_every_stage_follows_the_one_before_and_is_done_once(tmp_path, monkeypatch, capsys):
+    stages = {name: config(name) for name in STAGES}  # hydra looks for experiments/ where it is called
+    again = config("1_online", "seed=1", "run=curriculum_quick/seed_0")
     monkeypatch.chdir(tmp_path)
+    half_online = stages["2_half_online"]
     with pytest.raises(ConfigError, match="no lineage.json there; give the adapter/ folder of a finished run"):
-        check(config("2_half_online"), tmp_path / "none")
-    for name in STAGES:
-        cfg = config(name)
+        check(half_online, folder_of(half_online))
+    for cfg in stages.values():
         train(cfg, folder_of(cfg))
-    lineage = json.loads((folder_of(cfg) / "adapter" / "lineage.json").read_text())
-    assert lineage["stages"] == [name[2:] for name in STAGES]
-    student = json.loads((folder_of(config("4_distill")) / "adapter" / "lineage.json").read_text())
-    assert lineage["preceding"] == student["files"] != lineage["files"] and lineage["data"] != student["data"]
+    made = {name: json.loads((folder_of(cfg) / "adapter" / "lineage.json").read_text()) for name, cfg in stages.items()}
+    student, last = made["4_distill"], made["5_distill_dpo"]
+    assert last["stages"] == [name[2:] for name in STAGES]
+    assert last["preceding"] == student["files"] != last["files"] and last["data"] != student["data"]
+    assert student["data"] == made["3_offline"]["data"]  # the teacher's guidance doesn't ask for videos of its own
     capsys.readouterr()
-    for name in STAGES:
-        train(config(name), folder_of(config(name)))
+    for cfg in stages.values():
+        train(cfg, folder_of(cfg))
     assert capsys.readouterr().out.count("finished already") == 5
     # a stage that is trained again is not what the next one started from
-    shutil.rmtree(folder_of(config("1_online")))
-    again = config("1_online", "seed=1", "run=curriculum_quick/seed_0")
+    shutil.rmtree(folder_of(again))
     train(again, folder_of(again))
     with pytest.raises(ConfigError, match="half_online began with high_noise.safetensors .*: delete the folder to train it again"):
-        check(config("2_half_online"), folder_of(config("2_half_online")))
+        check(half_online, folder_of(half_online))

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from apo.evaluators.intervals import Interval
-from apo.reports.curriculum import GUIDED, PLAIN
 from apo.reports.arms import spread
+from apo.reports.curriculum import GUIDED, PLAIN
 
 ARMS = {"apo": "with RS & RO", "wo_rs_ro": "without"}
 NOTES = """
