@@ -57,7 +57,39 @@ online: install ## online and half-online stages on the world, with annotators t
 search: install ## the hyperparameters of Table 1's arms, by the same search for each on validation conditions
 	$(BIN)/python -m apo.reports.search
 
+STAGES := 1_online 2_half_online 3_offline 4_distill 5_distill_dpo
+SEEDS ?= 0
+GUIDED := guidance=cfg_stg results=eval_guided
+
+# 1: folder of experiments/curriculum with a slash, or nothing; 2: run; 3: overrides of the evaluation
+define run-curriculum
+	for seed in $(SEEDS); do for stage in $(STAGES); do \
+		$(BIN)/python train.py curriculum=$(1)$$stage seed=$$seed $(ARGS) || exit 1; done; done
+	$(BIN)/python evaluate.py run=$(2) stage=null against=null videos=0 $(3)
+	$(BIN)/python evaluate.py run=$(2) stage=null against=null videos=0 $(3) $(GUIDED)
+	for seed in $(SEEDS); do \
+		$(BIN)/python evaluate.py run=$(2)/seed_$$seed stage='*' against=null videos=0 $(3) || exit 1; \
+		$(BIN)/python evaluate.py run=$(2)/seed_$$seed stage='*line' against=null videos=0 $(3) $(GUIDED) || exit 1; done
+	$(BIN)/python -m apo.reports.distill --run $(2)/seed_$(firstword $(SEEDS)) $(3)
+	$(BIN)/python -m apo.reports.sheets --run $(2)/seed_$(firstword $(SEEDS)) $(3)
+	$(BIN)/python -m apo.reports.curriculum --run $(2)
+endef
+
+curriculum: install ## the five stages, one after another, and their report (under an hour; SEEDS="0 1 2" for three seeds; resumes)
+	$(call run-curriculum,,curriculum,)
+
+curriculum-quick: install ## the same with few steps and videos, to see it run (under 10 minutes)
+	$(call run-curriculum,quick/,curriculum_quick,conditions.count=32)
+
+rsro: install ## what random shift and offset are worth after distillation: two arms, three seeds
+	$(BIN)/python train.py -m run=table1 sample_every_n_steps=0 ablation=apo,wo_rs_ro seed=0,1,2 $(ARGS)
+	$(BIN)/python train.py -m paper=rs_ro_distilled $(ARGS)
+	for arm in apo wo_rs_ro; do for how in "" "$(GUIDED)"; do \
+		$(BIN)/python evaluate.py run=table1 stage="ablation_$$arm-seed_*" videos=0 $$how || exit 1; done; done
+	$(BIN)/python evaluate.py run=rs_ro_distilled stage='arm_*' against=null videos=0
+	$(BIN)/python -m apo.reports.rs_ro
+
 lint: install ## ruff
 	$(BIN)/ruff check .
 
-.PHONY: help install demo test real world ranker-world bench table1 online search lint
+.PHONY: help install demo test real world ranker-world bench table1 online search curriculum curriculum-quick rsro lint

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -98,7 +100,8 @@ class Judge:
 
     def __init__(self, cfg: DictConfig):
         self.cfg, self.guidance, self.conditions = cfg, instantiate(cfg.guidance), instantiate(cfg.conditions)
-        self.subfolder = "eval" if cfg.conditions.get("split", "test") == "test" else f"eval_{cfg.conditions.split}"
+        split = cfg.conditions.get("split", "test")
+        self.subfolder = cfg.results or ("eval" if split == "test" else f"eval_{split}")
         self.policy, self.settings = None, None
 
     def key(self, arm: Arm) -> dict:
@@ -177,9 +180,19 @@ class Judge:
 
     def kept(self, arm: Arm, digest: str, places: list[int]) -> Tensor:
         """The videos (len(places), F, 3, H, W) uint8 of some conditions, from the latents that `videos` kept."""
-        parts, size, policy = arm.folder / self.subfolder / f"latents-{digest}", self.cfg.batch_size, self.load(arm)
-        latents = [load_file(parts / f"{i // size * size:06d}.safetensors")["latents"][i % size] for i in places]
-        return policy.decode(torch.stack(latents))
+        return self.load(arm).decode(self.latents(arm, digest, places))
+
+    def latents(self, arm: Arm, digest: str, places: Sequence[int]) -> Tensor:
+        """(len(places), C, F, H, W)"""
+        parts, size = arm.folder / self.subfolder / f"latents-{digest}", self.cfg.batch_size
+        return torch.stack([load_file(parts / f"{i // size * size:06d}.safetensors")["latents"][i % size] for i in places])
+
+    @contextmanager
+    def policy_of(self, arm: Arm) -> Iterator[WanPolicy]:
+        """Inside, the policy is the arm."""
+        policy = self.load(arm)
+        with policy.base() if arm.adapter is None else nullcontext():
+            yield policy
 
 
 def compared(ours: list[dict], theirs: list[dict]) -> dict:

@@ -77,8 +77,8 @@ class Policy(Protocol):
     def reference(self) -> AbstractContextManager:
         """Inside, the policy is the frozen preceding stage (its adapter, or none)."""
 
-    def skip(self, blocks: Sequence[int]) -> AbstractContextManager:
-        """Inside, these transformer blocks are the identity (STG's weak model)."""
+    def skip(self, blocks: Sequence[int], start: int = 0) -> AbstractContextManager:
+        """Inside, these transformer blocks are the identity for batch rows from `start` on (STG's weak model)."""
 
     def unconditional(self, cond: Condition) -> Condition:
         """The same condition with the negative prompt's text."""

@@ -1,7 +1,6 @@
 """A training run from its config: check, build, fit (or resume), leave an adapter with its lineage."""
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
@@ -11,9 +10,11 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
+from apo import lineage
 from apo.data.pairs import PairSplit, StepBatches
+from apo.guidance.cfg_stg import CFGSTG
 from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
 from apo.modules.loggers import MetricsCSV
 from apo.modules.ranker import HeldOutRankings
@@ -37,6 +38,10 @@ def train(cfg: DictConfig, folder: Path) -> None:
         torch.set_num_threads(cfg.trainer.threads)
     remember(cfg, folder)
     module = instantiate(cfg.module)
+    try:
+        lineage.require_start(cfg, module.policy.base_hash)  # again: a model of the hub is on this disk only now
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     data = instantiate(cfg.data)
     split = data.prepare(module.policy)
     last = folder / "checkpoints" / "last.ckpt"
@@ -46,7 +51,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
         raise SystemExit(f"stopped at step {trainer.global_step} of {cfg.max_steps}; the same command continues")
     module.policy.save_adapter(folder / "adapter")
     if trainer.is_global_zero:
-        write_lineage(cfg, folder, module.policy.base_hash, split.train)
+        lineage.write(cfg, folder, module.policy.base_hash, split.train)
         print(f"adapter: {folder / 'adapter'}")
 
 
@@ -58,7 +63,13 @@ def check(cfg: DictConfig, folder: Path) -> None:
     try:
         model = instantiate(cfg.model)
         model.check()
+        lineage.require_start(cfg, None if "vlm" in cfg or model.local() is None else model.base_hash(model.local()))
+        lineage.require_same_start(cfg, folder)
         instantiate(cfg.sampler)
+        if isinstance(guidance := instantiate(cfg.guidance), CFGSTG):
+            guidance.check(model)
+        if "distill" in cfg.get("module", {}):
+            instantiate(cfg.distill)
         data = instantiate(cfg.data)
         require_kind(cfg, data.gives)
         data.check(model.spec)
@@ -68,14 +79,13 @@ def check(cfg: DictConfig, folder: Path) -> None:
             check_vlm(cfg)
     except Exception as error:  # hydra wraps what a constructor raises; the cause has the field and the remedy
         raise ConfigError(str(error.__cause__ or error)) from error
-    if cfg.adapter is not None and not (Path(cfg.adapter) / "lineage.json").is_file():
-        raise ConfigError(f"adapter={cfg.adapter}: no lineage.json there; give the adapter/ folder of a finished run")
     if cfg.policy.lora is None and cfg.stage.needs_reference:
         raise ConfigError("policy.lora=null trains all weights and leaves no frozen reference: preference stages need LoRA")
     if (saved := folder / "config.yaml").exists():
         before = OmegaConf.to_container(OmegaConf.load(saved), resolve=True)
         now = OmegaConf.to_container(cfg, resolve=True)
-        if changed := [line for key in now if key not in FREE for line in differences(before.get(key), now[key], key)]:
+        known = [key for key in now if key in before and key not in FREE]  # a group added since then had no part in the run
+        if changed := [line for key in known for line in differences(before[key], now[key], key)]:
             raise ConfigError(
                 f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): give another run=NAME, "
                 "or delete the folder"
@@ -113,6 +123,8 @@ def remember(cfg: DictConfig, folder: Path) -> None:
     if rank() == 0:
         temporary = folder / "config.yaml.tmp"
         OmegaConf.save(cfg, temporary, resolve=True)
+        if not (folder / lineage.START).exists():
+            lineage.begin(cfg, folder)
         os.replace(temporary, folder / "config.yaml")
 
 
@@ -120,9 +132,8 @@ def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit) -> L.Trainer:
     """Lightning's trainer with our checkpoints, samples and logs."""
     callbacks = [StepProgressBar()]
     if cfg.sample_every_n_steps:
-        callbacks.append(
-            SampleVideos(folder, split.train, cfg.sample_every_n_steps, 4, instantiate(cfg.guidance), seed=cfg.seed)
-        )
+        guidance = instantiate(cfg.stage.get("sample_guidance", cfg.guidance))
+        callbacks.append(SampleVideos(folder, split.train, cfg.sample_every_n_steps, 4, guidance, seed=cfg.seed))
     if len(split.validation) and cfg.stage.needs_reference:
         callbacks.append(HeldOutPairs(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
     if len(split.validation) and cfg.stage.data == "rankings":
@@ -174,18 +185,3 @@ class StepData(L.LightningDataModule):
         place = rank(), world_size()
         steps = StepBatches(self.split.train, self.cfg.batch_size, self.cfg.max_steps, self.cfg.seed, *place, self.split.order)
         return DataLoader(steps, batch_size=None, sampler=StepSampler(self.trainer, self.cfg.max_steps))
-
-
-def write_lineage(cfg: DictConfig, folder: Path, base_hash: str, dataset: Dataset) -> None:
-    """adapter/lineage.json: what the adapter was made from. Written last: it marks a finished run."""
-    adapter = folder / "adapter"
-    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(adapter.glob("*.safetensors"))}
-    data = hashlib.sha256("".join(str(Path(*path.parts[-2:])) for path in dataset.files).encode()).hexdigest()  # named by content
-    lineage = {
-        "base": {"path": (cfg.get("vlm") or cfg.model).path, "hash": base_hash},
-        "preceding": None if cfg.adapter is None else json.loads((Path(cfg.adapter) / "lineage.json").read_text())["files"],
-        "stage": cfg.stage.name, "data": data, "files": files, "config": OmegaConf.to_container(cfg, resolve=True),
-    }
-    temporary = adapter / "lineage.tmp"
-    temporary.write_text(json.dumps(lineage, indent=1))
-    os.replace(temporary, adapter / "lineage.json")

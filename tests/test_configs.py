@@ -14,9 +14,10 @@ from tests.data.clips import write_jsonl
 ROOT = Path(__file__).parents[1]
 GROUPS = {
     group: sorted(p.stem for p in (ROOT / "conf" / group).glob("*.yaml"))
-    for group in ("stage", "sampler", "objective", "guidance", "data", "model", "trainer", "logger", "ranker")
+    for group in ("stage", "sampler", "objective", "guidance", "data", "model", "trainer", "logger", "ranker", "distill")
 }
 ABLATIONS = sorted(p.stem for p in (ROOT / "experiments" / "ablation").glob("*.yaml"))
+CURRICULUM = ["1_online", "2_half_online", "3_offline", "4_distill", "5_distill_dpo"]
 
 
 def composed(*overrides: str, name: str = "train") -> DictConfig:
@@ -31,7 +32,12 @@ def targets(node) -> list[str]:
     return [t for v in plain for t in targets(v)] if isinstance(plain, list) else []
 
 
-@pytest.mark.parametrize("override", [f"{g}={o}" for g, options in GROUPS.items() for o in options] + [f"ablation={a}" for a in ABLATIONS])
+OPTIONS = [f"{group}={option}" for group, options in GROUPS.items() for option in options]
+OPTIONS += [f"ablation={name}" for name in ABLATIONS] + ["paper=rs_ro_distilled"]
+OPTIONS += [f"curriculum={folder}{name}" for folder in ("", "quick/") for name in CURRICULUM]
+
+
+@pytest.mark.parametrize("override", OPTIONS)
 def test_every_option_composes_and_names_real_classes(override):
     cfg = composed(override)
     for target in targets(cfg):
@@ -60,6 +66,29 @@ def test_ablations_differ_from_apo_where_they_say():
     assert changed("high_only") == {"high_rows": 5, "low_rows": 0, "stride": 5}
     assert changed("low_only") == {"high_rows": 0, "low_rows": 5}
     assert changed("no_window") == {"accumulate": False}
+
+
+@pytest.mark.parametrize("pace, folder", [("", "curriculum"), ("quick/", "curriculum_quick")])
+def test_every_stage_of_the_curriculum_starts_where_the_one_before_ends(pace, folder):
+    before, steps = None, []
+    for name in CURRICULUM:
+        cfg = composed(f"curriculum={pace}{name}", "seed=2")
+        assert cfg.run == f"{folder}/seed_2" and cfg.stage.name == name[2:]
+        assert cfg.adapter == (None if before is None else f"outputs/{cfg.run}/{before}/adapter")
+        assert cfg.policy.adapter == cfg.adapter
+        before = cfg.stage.name
+        steps.append(cfg.max_steps)
+    assert steps == ([300, 300, 300, 300, 200] if pace == "" else [20] * 5)  # Sec. 4.3; distillation's are ours
+
+
+def test_students_need_no_guidance_and_teachers_have_it():
+    student, teacher = composed("stage=distill_dpo", "model=wan22_i2v_a14b"), composed("stage=distill", "model=wan22_i2v_a14b")
+    assert student.guidance._target_ == teacher.stage.sample_guidance._target_ == teacher.data.guidance._target_
+    assert teacher.module.distill.guidance._target_.endswith("CFGSTG") and student.guidance._target_.endswith("NoGuidance")
+    assert student.data.generator == "start"  # the student's own videos
+    assert composed("stage=distill", "guidance=cfg").distill.guidance._target_.endswith("cfg.CFG")
+    offline = composed("stage=distill_dpo", "data=pairs", "data.path=a.jsonl")
+    assert offline.data._target_.endswith("UserPairs") and offline.module.pairs._target_.endswith("OfflinePairs")
 
 
 def test_arms_cost_the_same_rows():
@@ -95,7 +124,7 @@ def test_mistakes_are_found_without_a_model(overrides, said, tmp_path):
         check(composed(*(o.replace("{manifest}", str(manifest)) for o in overrides)), tmp_path)
 
 
-@pytest.mark.parametrize("stage", ["sft", "offline", "online", "half_online"])
+@pytest.mark.parametrize("stage", ["sft", "offline", "online", "half_online", "distill"])
 def test_a_stage_selects_its_data_and_the_command_line_wins(stage, tmp_path):
     cfg = composed(f"stage={stage}")
     assert cfg.stage.name == stage and get_class(cfg.data._target_).gives == cfg.stage.data
@@ -109,3 +138,10 @@ def test_a_folder_of_another_run_is_not_overwritten(tmp_path):
     with pytest.raises(ConfigError, match="seed: 0 -> 1"):
         check(composed("seed=1"), tmp_path)
     check(composed("seed=0", "trainer.threads=1", "logger=csv"), tmp_path)
+
+
+def test_a_group_that_is_newer_than_a_run_is_no_other_setting(tmp_path):
+    saved = composed("seed=0")
+    del saved.distill
+    OmegaConf.save(saved, tmp_path / "config.yaml", resolve=True)
+    check(composed("seed=0"), tmp_path)

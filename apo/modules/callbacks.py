@@ -14,8 +14,9 @@ from apo.data.pictures import contact_sheet
 from apo.data.video import write_video
 from apo.generate import generate, initial_noise
 from apo.interfaces import Condition, Guidance
+from apo.modules.distillation import DistillationModule
 from apo.modules.optim import NonFiniteGradient
-from apo.modules.preference import PreferenceModule, meters
+from apo.modules.preference import PreferenceModule
 from apo.pairs.online import RankerFailed
 from apo.seeds import generator
 
@@ -96,7 +97,7 @@ class HeldOutPairs(Callback):
         self.pairs, self.every_n_steps, self.batch_size = pairs, every_n_steps, batch_size
 
     @torch.no_grad()
-    def on_train_batch_end(self, trainer: L.Trainer, module: PreferenceModule, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: PreferenceModule | DistillationModule, outputs, batch, batch_idx) -> None:
         if trainer.global_step % self.every_n_steps and trainer.global_step != trainer.max_steps:
             return
         values = defaultdict(list)
@@ -105,7 +106,7 @@ class HeldOutPairs(Callback):
             pair = module.transfer_batch_to_device(pair, module.device, 0)
             noise = torch.stack([torch.randn(x.shape, generator=generator(start, i)) for i, x in enumerate(pair.chosen)])
             for t in (980.0, 940.0, 880.0, 700.0, 400.0):
-                errors = module.errors(pair, torch.full((len(noise),), t), noise.to(pair.chosen))
-                for key, value in meters(errors).items():
+                found = module.held_out(pair, torch.full((len(noise),), t), noise.to(pair.chosen))
+                for key, value in found.items():
                     values[f"val/{key}"].append(value * len(noise))
         module.record({key: torch.stack(value).sum() / (5 * len(self.pairs)) for key, value in values.items()})

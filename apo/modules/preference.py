@@ -87,6 +87,9 @@ class PreferenceModule(PolicyModule):
         chosen, rejected = self.policy.error(x_t, t2, cond, target).chunk(2)
         return Errors(chosen, rejected, ref_chosen, ref_rejected)
 
+    def held_out(self, pair: Pair, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        return meters(self.errors(pair, t, noise))
+
     @torch.no_grad()
     def _meter(self, loss: Tensor, errors: Errors, t: Tensor) -> None:
         values = {"loss": loss.detach(), "t_mean": t.mean().to(loss)} | meters(errors)

@@ -1,6 +1,8 @@
 """What a model is: a pipeline folder and the numbers that sampling from it needs (conf/model/*.yaml)."""
 
 import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +62,16 @@ class WanModel:
                 "such as Wan-AI/Wan2.2-I2V-A14B-Diffusers"
             )
 
+    def num_blocks(self) -> int | None:
+        """Transformer blocks of each expert; None if the pipeline is not on this disk."""
+        folder = self.local()
+        return None if folder is None else json.loads((folder / "transformer" / "config.json").read_text())["num_layers"]
+
+    @staticmethod
+    def base_hash(folder: Path) -> str:
+        """Of the transformers in a pipeline folder: what an adapter is trained over."""
+        return fingerprint(folder, ("transformer", "transformer_2"))
+
     def folder(self) -> Path:
         """The pipeline folder, downloaded from the hub if it is not on this disk."""
         if (local := self.local()) is not None:
@@ -67,6 +79,12 @@ class WanModel:
         from diffusers import WanImageToVideoPipeline
 
         return Path(WanImageToVideoPipeline.download(self.path))
+
+
+def check_blocks(blocks: Sequence[int], count: int) -> None:
+    """ValueError unless all are among the `count` transformer blocks of an expert."""
+    if wrong := [index for index in blocks if not 0 <= index < count]:
+        raise ValueError(f"guidance.blocks={list(blocks)}: there is no block {wrong[0]}; the model has {count}, give 0 to {count - 1}")
 
 
 def fingerprint(folder: Path, parts: tuple[str, ...]) -> str:

@@ -4,9 +4,10 @@ One class for Wan2.1 I2V (image encoder, one expert), Wan2.2 I2V-A14B (two exper
 Wan2.2 TI2V-5B (the first latent frame is the condition, with t = 0 per token).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -19,7 +20,7 @@ from apo.flow import denoising_error, to_sigma
 from apo.interfaces import Condition, T
 from apo.policies import lora as adapters
 from apo.policies.codec import WanCodec
-from apo.policies.model import VideoSpec, WanModel, fingerprint
+from apo.policies.model import VideoSpec, WanModel, check_blocks, fingerprint
 
 CODEC_PARTS = ("vae", "text_encoder", "tokenizer", "image_encoder", "image_processor")
 
@@ -46,7 +47,7 @@ class WanPolicy(nn.Module):
             self.experts["transformer_2"] = pipeline.transformer_2
         self._check(pipeline)
         self.fingerprint = f"{fingerprint(folder, CODEC_PARTS)}-{model.dtype}"
-        self.base_hash = fingerprint(folder, ("transformer", "transformer_2"))
+        self.base_hash = model.base_hash(folder)
         self.null_text = self.codec.text([model.negative_prompt])
         self.has_reference, self.layers = False, []
         self.requires_grad_(False)
@@ -155,12 +156,18 @@ class WanPolicy(nn.Module):
             yield
 
     @contextmanager
-    def skip(self, blocks: Sequence[int]) -> Iterator[None]:
-        """Inside, these blocks of every expert are the identity: STG's weak model."""
+    def skip(self, blocks: Sequence[int], start: int = 0) -> Iterator[None]:
+        """Inside, these blocks of every expert are the identity for batch rows from `start` on: STG's weak model.
+
+        For passes without gradients: gradient checkpointing would run the blocks again outside. ValueError for a block that
+        is not there.
+        """
         with ExitStack() as stack:
             for expert in self.experts.values():
+                check_blocks(blocks, len(expert.blocks))
                 for index in blocks:
-                    stack.enter_context(patch.object(expert.blocks[index], "forward", lambda hidden, *_, **__: hidden))
+                    block = expert.blocks[index]
+                    stack.enter_context(patch.object(block, "forward", partial(skipping, block.forward, start)))
             yield
 
     def unconditional(self, cond: Condition) -> Condition:
@@ -192,3 +199,10 @@ class WanPolicy(nn.Module):
     @property
     def max_sequence_length(self) -> int:
         return self.model.max_sequence_length
+
+
+def skipping(forward: Callable, start: int, hidden: Tensor, text: Tensor, time: Tensor, rotary: tuple) -> Tensor:
+    """A transformer block's `forward` on the batch rows before `start`; the others pass as they are."""
+    if start == 0:
+        return hidden
+    return torch.cat([forward(hidden[:start], text[:start], time[:start], rotary), hidden[start:]])

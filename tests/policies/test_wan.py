@@ -169,6 +169,20 @@ def test_skipped_blocks_are_the_identity(request):
         assert torch.equal(policy(x_t, t, cond), full) and not torch.allclose(full, weak, atol=1e-3)
 
 
+def test_rows_before_start_keep_their_blocks_in_both_experts(request):
+    policy = make(request, "wan22")
+    for t in (950.0, 500.0):
+        x_t, t, cond = inputs(policy, "wan22", [t] * 3)
+        with torch.no_grad():
+            full = policy(x_t, t, cond)
+            with policy.skip([0]):
+                weak = policy(x_t, t, cond)
+            with policy.skip([0], start=2):
+                both = policy(x_t, t, cond)
+        assert_close(both, torch.cat([full[:2], weak[2:]]), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(full, weak, atol=1e-3)
+
+
 def test_ti2v_ignores_the_noise_of_its_first_frame(request):
     policy = make(request, "ti2v")
     x_t, t, cond = inputs(policy, "ti2v", [500.0])

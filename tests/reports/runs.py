@@ -46,3 +46,17 @@ def evaluation(folder: Path, distorted: int, n: int = 100, against: tuple[int, i
     (folder / "eval").mkdir(parents=True)
     (folder / "eval" / "report.json").write_text(json.dumps(report))
     (folder / "eval" / "rows.json").write_text(json.dumps(report | {"key": "0", "rows": rows}))
+
+
+def rows(folder: Path, videos: list[dict]) -> Path:
+    """rows.json of an evaluation: clean videos that follow their prompts, but for what `videos` says of each."""
+    usual = {"prompt": "the", "distorted": False, "cause": "", "followed": True, "speed": 1.0, "subject_consistency": 1.0,
+             "background_consistency": 1.0, "motion_smoothness": 0.5}  # fmt: skip
+    folder.mkdir(parents=True)
+    (folder / "rows.json").write_text(json.dumps({"key": "0", "rows": [usual | video for video in videos]}))
+    return folder
+
+
+def flawed(*causes: str) -> list[dict]:
+    """Videos of these causes, '' for a clean one."""
+    return [{"distorted": bool(cause), "cause": cause} for cause in causes]

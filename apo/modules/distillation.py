@@ -1,0 +1,75 @@
+"""Guidance distillation (Section 3.1, Eq. 4) at the timesteps of a sampler."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from apo.distill.guidance_distillation import GuidanceDistillation
+from apo.flow import noised
+from apo.guidance.cfg import joined
+from apo.interfaces import Pair, PairSource, T, TimestepSampler
+from apo.modules.base import PolicyModule
+
+
+class DistillationModule(PolicyModule):
+    """Minimises ‖v_η(x_t, t, c) − v_θ^guided(x_t, t, c)‖² over the window's rows, whose gradients are summed.
+
+    The teacher's prediction needs a state and a condition, no label and no real video: x_0 are the videos of labelled pairs,
+    which the preceding stages have cached already. On the world the base model generated them, so that x_t lie where
+    generation passes. Chosen and rejected alike by default, since a student meets states of both kinds.
+
+    rejected: whether the rejected videos are taken too. split: the share of T where the meters' high regime begins.
+    blocks: transformer blocks whose part of the adapter is trained; None for all. Fewer make a poorer student.
+    """
+
+    def __init__(
+        self, pairs: PairSource, distill: GuidanceDistillation, sampler: TimestepSampler, batch_size: int, split: float,
+        rejected: bool, blocks: Sequence[int] | None, **kwargs,
+    ):  # fmt: skip
+        super().__init__(**kwargs)
+        self.pairs, self.distill, self.sampler = pairs, distill, sampler
+        self.batch_size, self.split, self.rejected = batch_size, split, rejected
+        for name, parameter in self.policy.named_parameters():
+            if blocks is not None and not any(f".blocks.{index}." in name for index in blocks):
+                parameter.requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in self.policy.parameters()):
+            raise ValueError(f"module.blocks={list(blocks)} leaves nothing to train: name blocks that the experts have, or null")
+
+    def training_step(self, batch: Pair, _):
+        pair = self.pairs(batch, self.policy, self.global_step)
+        for key, value in self.pairs.meters.items():
+            self.meters[key].append(value)
+        for row, t in enumerate(self.sampler.sample(self.global_step, self.batch_size)):
+            self.row(pair, t, row)
+        self.optim_step()
+
+    def row(self, pair: Pair, t: Tensor, row: int) -> None:
+        """Forward and backward of a window row: t (B,), one for each pair."""
+        guidance = self.distill.at(self.global_step, row)
+        # the teacher comes first: switching adapters between forward and backward breaks gradient checkpointing
+        with self.timed("teacher"):
+            x_t, t, cond, target = self.taught(pair, t, self.noise(pair.chosen, row), guidance)
+        with self.timed("optimize"):
+            loss = self.policy.error(x_t, t, cond, target).mean()
+            self.manual_backward(loss)
+        regime = "loss_high" if t.mean() >= self.split * T else "loss_low"
+        values = {"loss": loss.detach(), regime: loss.detach(), "t_mean": t.mean()}
+        for key, value in values.items():
+            self.meters[f"train/{key}"].append(value.to(loss))
+
+    def taught(self, pair: Pair, t: Tensor, noise: Tensor, guidance) -> tuple:
+        """x_t, timesteps, conditions and the teacher's velocities of a batch; the videos of a pair share noise and timestep."""
+        x_0, cond = pair.chosen, pair.cond
+        if self.rejected:
+            x_0, cond = torch.cat([x_0, pair.rejected]), joined(cond, cond)
+            t, noise = torch.cat([t, t]), torch.cat([noise, noise])
+        x_t = noised(x_0, noise, t.to(x_0.device))
+        return x_t, t, cond, self.distill.target(self.policy, x_t, t, cond, guidance)
+
+    def held_out(self, pair: Pair, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """The student's error and, for its scale, that of the teacher without guidance, at the guidance's own strengths."""
+        x_t, t, cond, target = self.taught(pair, t, noise, self.distill.guidance)
+        with self.policy.reference():
+            undistilled = self.policy.error(x_t, t, cond, target)
+        return {"loss": self.policy.error(x_t, t, cond, target).mean(), "undistilled": undistilled.mean()}

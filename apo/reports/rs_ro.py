@@ -1,0 +1,99 @@
+"""Whether policies trained with random shift and offset lose less under distillation (Section 4.2):
+
+    python -m apo.reports.rs_ro
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from apo.evaluators.intervals import Interval
+from apo.reports.arms import spread
+from apo.reports.curriculum import GUIDED, PLAIN
+
+ARMS = {"apo": "with RS & RO", "wo_rs_ro": "without"}
+NOTES = """
+Before: the teacher under the guidance that is distilled. After: the student in one forward. Lost: after − before, in points,
+same conditions and noise. Mean ± standard deviation over training seeds; [95 % bootstrap interval] over seeds and conditions at
+once, both arms on the same draws: seeds are few, so it is still somewhat narrow. The paper gives no numbers for this claim.
+"""
+
+
+def distorted(folder: Path) -> np.ndarray:
+    """(conditions,) 0 or 1. FileNotFoundError says what is missing."""
+    path = folder / "rows.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: `make rsro` trains and evaluates both arms")
+    return np.array([float(row["distorted"]) for row in json.loads(path.read_text())["rows"]])
+
+
+def collect(before: Path, after: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Arm -> `before`, `unguided`, `after`, each (seeds, conditions); of the seeds that every arm has a student of."""
+    seeds = set.intersection(*({path.name.split("seed_")[1] for path in after.glob(f"arm_{arm}-seed_*")} for arm in ARMS))
+    if not seeds:
+        raise FileNotFoundError(f"{after} has no seed of both arms: `make rsro` trains and evaluates them")
+    found = {}
+    for arm in ARMS:
+        teachers = [before / f"ablation_{arm}-seed_{seed}" for seed in sorted(seeds)]
+        students = [after / f"arm_{arm}-seed_{seed}" for seed in sorted(seeds)]
+        found[arm] = {
+            "before": np.stack([distorted(folder / GUIDED) for folder in teachers]),
+            "unguided": np.stack([distorted(folder / PLAIN) for folder in teachers]),
+            "after": np.stack([distorted(folder / PLAIN) for folder in students]),
+        }
+    return found
+
+
+def bootstrap(values: np.ndarray, draws: int = 4000) -> Interval:
+    """The mean of values (seeds, conditions) with the interval of resampling both."""
+    rng, (seeds, places) = np.random.default_rng(0), values.shape
+    means = [values[rng.integers(seeds, size=seeds)][:, rng.integers(places, size=places)].mean() for _ in range(draws)]
+    return Interval(float(values.mean()), *(float(q) for q in np.quantile(means, [0.025, 0.975])))
+
+
+def points(interval: Interval) -> str:
+    return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def percent(values: np.ndarray) -> str:
+    return spread([100 * float(value) for value in values.mean(1)], "{:.1f}")
+
+
+def markdown(found: dict[str, dict[str, np.ndarray]]) -> str:
+    seeds, places = next(iter(found.values()))["after"].shape
+    lines = [f"# RS & RO under distillation: {seeds} seeds, {places} conditions", ""]
+    lines += ["| distorted, % | before, guided | before, one forward | after | lost, points |", "|---" * 5 + "|"]
+    for arm, rates in found.items():
+        lost = rates["after"] - rates["before"]
+        cells = [percent(rates[key]) for key in ("before", "unguided", "after")]
+        lines.append(f"| {ARMS[arm]} | " + " | ".join(cells) + f" | {percent(lost)} {points(bootstrap(lost))} |")
+    less = spared(found)
+    verdict = "the interval holds 0: no difference is shown" if less.low <= 0 <= less.high else "the interval excludes 0"
+    lines += ["", f"With RS & RO {100 * less.value:.1f} points less are lost {points(less)}: {verdict}."]
+    return "\n".join([*lines, NOTES])
+
+
+def spared(found: dict[str, dict[str, np.ndarray]]) -> Interval:
+    """How much less is lost with RS & RO, on equal conditions and seeds."""
+    lost = {arm: rates["after"] - rates["before"] for arm, rates in found.items()}
+    return bootstrap(lost["wo_rs_ro"] - lost["apo"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", default="table1", help="folder in outputs/ with the teachers")
+    parser.add_argument("--after", default="rs_ro_distilled", help="folder in outputs/ with the students")
+    args = parser.parse_args()
+    folder = Path("outputs") / args.after
+    try:
+        text = markdown(collect(Path("outputs") / args.before, folder))
+    except FileNotFoundError as error:
+        raise SystemExit(f"rs_ro: {error}") from error
+    (folder / "rs_ro.md").write_text(text)
+    print(f"{text}\ntable: {folder / 'rs_ro.md'}")
+
+
+if __name__ == "__main__":
+    main()

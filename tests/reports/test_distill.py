@@ -1,0 +1,73 @@
+"""The report on a student that has learned nothing: the same weights as its teacher."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from PIL import Image
+
+from apo.reports import distill, sheets
+
+ROOT = Path(__file__).parents[2]
+FEW = ["conditions.count=3", "batch_size=2", "model.num_inference_steps=4", "trainer.threads=1"]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """outputs/r/seed_0 with the adapters online to distill_dpo, all the same and all of some effect."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", ["policy.lora.rank=2", "stage=distill"])
+    monkeypatch.chdir(tmp_path)
+    policy = instantiate(cfg.policy)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter += 0.02
+    config = {"guidance": OmegaConf.to_container(cfg.guidance, resolve=True), "adapter": "outputs/r/seed_0/offline/adapter"}
+    for stage in ("online", "half_online", "offline", "distill", "distill_dpo"):
+        folder = tmp_path / "outputs" / "r" / "seed_0" / stage / "adapter"
+        policy.save_adapter(folder)
+        (folder / "lineage.json").write_text(json.dumps({"stage": stage, "files": {}, "config": config}))
+    return tmp_path / "outputs" / "r"
+
+
+def test_report_and_sheets(home, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["distill", "--run", "r/seed_0", "--count", "2", "--repeats", "2", *FEW])
+    distill.main()
+    found = json.loads((home / "seed_0/distill/eval/distillation.json").read_text())
+    assert found["teacher"] == "outputs/r/seed_0/offline" and found["guidance"]["blocks"] == [1] and found["n"] == 3
+    assert [row["t"] for row in found["mse"]] == list(distill.LEVELS)
+    assert all(row["student"] == pytest.approx(row["unguided"]) and abs(row["absorbed"]) < 1e-4 for row in found["mse"])
+    assert all(row["unguided"] > 0 for row in found["mse"])
+    assert found["likeness"]["student"] == found["likeness"]["unguided"] and 5 < found["likeness"]["student"]["psnr"]["value"] < 60
+    assert found["metrics"]["student"] == found["metrics"]["unguided"] and len(found["metrics"]["teacher"]) == 6
+    assert found["speed"]["ratio"]["value"] > 1.3
+    text = (home / "seed_0/distill/eval/distillation.md").read_text()
+    assert text in capsys.readouterr().out and "| 980 |" in text and "ratio" in text
+    monkeypatch.setattr(sys, "argv", ["sheets", "--run", "r/seed_0", "--count", "2", *FEW])
+    sheets.main()
+    sizes = {sheet.file: Image.open(home / "seed_0" / sheet.file).size for sheet in sheets.SHEETS}
+    pair, trio = sizes["fig7_half_online.png"], sizes["fig8_10_teacher_student_aware.png"]
+    assert trio[0] == pair[0] and trio[1] * 2 == pair[1] * 3
+    assert (home / "baseline" / "eval_guided" / "rows.json").is_file()
+
+
+def test_another_stage_is_no_student(home, monkeypatch):
+    with pytest.raises(ValueError, match="is of stage=offline: give the folder of a stage=distill run"):
+        distill.prepare("r/seed_0", "offline", FEW)
+
+
+def test_likeness_of_a_video_with_itself_is_perfect_and_its_first_frame_does_not_count():
+    video = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8)
+    other = video.clone()
+    other[:, 0] = 0
+    psnr, ssim = distill.likeness(video, other)
+    assert torch.isinf(psnr).all() and torch.allclose(ssim, torch.ones(2))
+    noisy = (video.float() + 10).clamp(max=255).to(torch.uint8)
+    psnr, ssim = distill.likeness(noisy, video)
+    assert psnr.shape == ssim.shape == (2,) and (psnr < 35).all() and (ssim < 1).all()
