@@ -1,5 +1,6 @@
 """What every trained stage shares: a policy, one optimizer, manual optimisation, checkpoints of the trained part only."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -18,24 +19,30 @@ from apo.seeds import generator, rank
 class PolicyModule(L.LightningModule):
     """Trains `policy`. Everything random is drawn from (seed, step, row, pair), so a resumed run repeats itself.
 
-    optimizer: parameters -> Optimizer. max_grad_norm: global clipping norm.
+    optimizer: parameters -> Optimizer. max_grad_norm: global clipping norm. decay_steps: the learning rate falls to zero over
+    so many steps, on a cosine; None keeps it.
     """
 
     strict_loading = False  # checkpoints hold the trained parameters only
 
     def __init__(
-        self, policy: WanPolicy, optimizer: Callable[[Iterable], Optimizer], warmup_steps: int, max_grad_norm: float, seed: int
-    ):
+        self, policy: WanPolicy, optimizer: Callable[[Iterable], Optimizer], warmup_steps: int, max_grad_norm: float, seed: int,
+        decay_steps: int | None = None,
+    ):  # fmt: skip
         super().__init__()
         self.automatic_optimization = False
         self.policy, self.make_optimizer = policy, optimizer
-        self.warmup_steps, self.max_grad_norm, self.seed = warmup_steps, max_grad_norm, seed
+        self.warmup_steps, self.max_grad_norm, self.seed, self.decay_steps = warmup_steps, max_grad_norm, seed, decay_steps
         self.meters: dict[str, list[Tensor]] = defaultdict(list)
 
     def configure_optimizers(self):
         optimizer = self.make_optimizer([p for p in self.policy.parameters() if p.requires_grad])
-        warm = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / max(self.warmup_steps, 1), 1.0))
-        return [optimizer], [warm]
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)]
+
+    def rate(self, step: int) -> float:
+        """The learning rate's factor in [0, 1] at an optimizer step."""
+        warm = min((step + 1) / max(self.warmup_steps, 1), 1.0)
+        return warm if self.decay_steps is None else warm * 0.5 * (1 + math.cos(math.pi * min(step / self.decay_steps, 1.0)))
 
     def state_dict(self, *args, **kwargs):
         kept = {key for key, parameter in self.named_parameters() if self.is_kept(key, parameter)}

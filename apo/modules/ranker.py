@@ -1,7 +1,5 @@
 """Training a ranking model (Appendix C): cross entropy on the answer token, every pair in both orders."""
 
-import math
-
 import lightning as L
 import torch
 import torch.nn.functional as nnf
@@ -16,23 +14,7 @@ from apo.seeds import rank, world_size
 
 
 class RankerModule(PolicyModule):
-    """`policy` is an apo.rankers.vlm.TrainableVLM.
-
-    decay_steps: the learning rate falls to zero over so many steps, on a cosine; None keeps it.
-    """
-
-    def __init__(self, decay_steps: int | None, **kwargs):
-        super().__init__(**kwargs)
-        self.decay_steps = decay_steps
-
-    def configure_optimizers(self):
-        (optimizer,), _ = super().configure_optimizers()
-        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)]
-
-    def rate(self, step: int) -> float:
-        """The learning rate's factor in [0, 1] at an optimizer step."""
-        warm = min((step + 1) / max(self.warmup_steps, 1), 1.0)
-        return warm if self.decay_steps is None else warm * 0.5 * (1 + math.cos(math.pi * min(step / self.decay_steps, 1.0)))
+    """`policy` is an apo.rankers.vlm.TrainableVLM."""
 
     def training_step(self, batch: Ranking, _):
         with self.timed("optimize"):
