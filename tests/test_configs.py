@@ -91,12 +91,12 @@ def test_students_need_no_guidance_and_teachers_have_it():
     assert offline.data._target_.endswith("UserPairs") and offline.module.pairs._target_.endswith("OfflinePairs")
 
 
-def test_arms_cost_the_same_rows():
-    rows = {}
+def test_arms_cost_the_same():
+    pairs = {}
     for name in ABLATIONS:
         cfg = composed(f"ablation={name}")
-        rows[name] = cfg.max_steps * instantiate(cfg.sampler).sample(0, 1).shape[0]
-    assert set(rows.values()) == {500}
+        pairs[name] = cfg.max_steps * instantiate(cfg.sampler).sample(0, 1).shape[0] * cfg.batch_size
+    assert set(pairs.values()) == {4000}
 
 
 @pytest.mark.parametrize("overrides, said", [
