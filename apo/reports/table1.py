@@ -16,7 +16,8 @@ from apo.reports.arms import collect as arms_of
 ARMS = {  # folder's arm -> title, in the table's order; others follow by name
     "baseline": "Pre-trained", "diffusion_dpo": "Diffusion-DPO", "apo": "Diffusion-APO", "wo_rs_ro": "APO w/o RS & RO",
     "wo_rs": "APO w/o RS", "wo_ro": "APO w/o RO", "high_only": "high only", "low_only": "low only",
-    "no_window": "no window", "decay": "APO, falling rate", "diffusion_dpo_decay": "DPO, falling rate", "uniform_window": "uniform window (control)", "logit_normal": "logit-normal window",
+    "no_window": "no window", "uniform_window": "uniform window (control)", "logit_normal": "logit-normal window",
+    "decay": "APO, rate falls to zero", "diffusion_dpo_decay": "DPO, rate falls to zero",
 }  # fmt: skip
 PAPER = {  # Table 1: distortion rate, mean and std over seeds; 400 human-judged videos of another model
     "baseline": (0.21, 0.02), "diffusion_dpo": (0.15, 0.015), "apo": (0.08, 0.01), "wo_rs_ro": (0.09, 0.01),
