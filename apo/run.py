@@ -18,6 +18,7 @@ from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgressBar, W
 from apo.modules.loggers import MetricsCSV
 from apo.modules.ranker import HeldOutRankings
 from apo.rankers.folders import check_paths
+from apo.reports import card
 from apo.seeds import rank, world_size
 
 FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps")  # may change between start and resume
@@ -177,7 +178,7 @@ class StepData(L.LightningDataModule):
 
 
 def write_lineage(cfg: DictConfig, folder: Path, base_hash: str, dataset: Dataset) -> None:
-    """adapter/lineage.json: what the adapter was made from. Written last: it marks a finished run."""
+    """adapter/lineage.json: what the adapter was made from, and the card beside it. Written last: it marks a finished run."""
     adapter = folder / "adapter"
     files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(adapter.glob("*.safetensors"))}
     data = hashlib.sha256("".join(str(Path(*path.parts[-2:])) for path in dataset.files).encode()).hexdigest()  # named by content
@@ -186,6 +187,7 @@ def write_lineage(cfg: DictConfig, folder: Path, base_hash: str, dataset: Datase
         "preceding": None if cfg.adapter is None else json.loads((Path(cfg.adapter) / "lineage.json").read_text())["files"],
         "stage": cfg.stage.name, "data": data, "files": files, "config": OmegaConf.to_container(cfg, resolve=True),
     }
+    card.write(adapter, lineage)
     temporary = adapter / "lineage.tmp"
     temporary.write_text(json.dumps(lineage, indent=1))
     os.replace(temporary, adapter / "lineage.json")
