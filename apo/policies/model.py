@@ -69,6 +69,14 @@ class WanModel:
         return Path(WanImageToVideoPipeline.download(self.path))
 
 
+CODEC_PARTS = ("vae", "text_encoder", "tokenizer", "image_encoder", "image_processor")
+
+
+def codec_fingerprint(folder: Path, dtype: str) -> str:
+    """Of a pipeline's parts around the transformer, loaded in a dtype: what their encodings depend on."""
+    return f"{fingerprint(folder, CODEC_PARTS)}-{dtype}"
+
+
 def fingerprint(folder: Path, parts: tuple[str, ...]) -> str:
     """Hex digest of a pipeline's named parts: file names, sizes and the first MiB of each (headers and weights)."""
     digest = hashlib.sha256()
