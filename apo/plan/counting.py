@@ -41,8 +41,8 @@ class Passes:
     trained: float  # number of trained parameters
 
     def extrapolated(self, other: "Passes", layers: int) -> "Passes":
-        """From one block and two (`other`) to `layers`: every block is like the second."""
-        return Passes(*(a + (layers - 1) * (b - a) for a, b in zip(astuple(self), astuple(other))))
+        """From two blocks and three (`other`) to `layers`. The first and the last are special; all between are alike."""
+        return Passes(*(a + (layers - 2) * (b - a) for a, b in zip(astuple(self), astuple(other))))
 
     def __post_init__(self):
         assert all(getattr(self, field.name) >= 0 for field in fields(self))
@@ -91,8 +91,8 @@ def counted(run: Callable[[], object], ignored: list[Tensor]) -> Count:
 
 def passes(architecture: Architecture, latent: tuple, text_tokens: int, lora: dict | None, dtype: torch.dtype) -> Passes:
     """Of an expert on videos of latent shape (C, F, H, W)."""
-    one, two = (measured(architecture, layers, latent, text_tokens, lora, dtype) for layers in (1, 2))
-    return one.extrapolated(two, architecture.transformer["num_layers"])
+    two, three = (measured(architecture, layers, latent, text_tokens, lora, dtype) for layers in (2, 3))
+    return two.extrapolated(three, architecture.transformer["num_layers"])
 
 
 def measured(architecture: Architecture, layers: int, latent: tuple, text_tokens: int, lora: dict | None, dtype: torch.dtype) -> Passes:

@@ -10,6 +10,7 @@ from apo.plan import costs
 from apo.plan.architecture import Architecture, architecture_of
 from apo.plan.costs import Layout, Step
 from apo.plan.counting import Passes, passes
+from apo.policies.model import VideoSpec
 
 GIB, PFLOP, HOUR = 2**30, 1e15, 3600
 PAPER_HOURS = 64_000  # Sec. 4.1: H200 hours of the five stages
@@ -25,6 +26,10 @@ class Plan:
     passes: Passes
     step: Step
     layout: Layout
+
+    @property
+    def spec(self) -> VideoSpec:
+        return VideoSpec(**self.cfg.model.spec)
 
     def flops(self, step: Step | None = None, layout: Layout | None = None) -> dict[str, float]:
         return costs.flops(step or self.step, self.passes, layout or self.layout, costs.ranking_flops(self.cfg))
@@ -61,7 +66,7 @@ def report(plan: Plan, stages: list[tuple[str, Plan, int]]) -> str:
 
 
 def heading(plan: Plan) -> str:
-    layout, spec, gpu = plan.layout, plan.cfg.model.spec, plan.cfg.plan.gpu.name
+    layout, spec, gpu = plan.layout, plan.spec, plan.cfg.plan.gpu.name
     hours = plan.cfg.max_steps * plan.seconds(plan.flops()) / HOUR
     return (
         f"# stage={plan.cfg.stage.name} of {plan.cfg.model.path} on {layout.nodes} x {layout.devices} {gpu}\n\n"
@@ -104,7 +109,7 @@ def communication_table(plan: Plan) -> str:
 
 
 def volumes_of(plan: Plan, layout: Layout) -> dict[str, float]:
-    return costs.communication(plan.step, plan.passes, layout, plan.architecture, plan.cfg.model.spec)
+    return costs.communication(plan.step, plan.passes, layout, plan.architecture, plan.spec)
 
 
 def layouts(plan: Plan) -> list[Layout]:
@@ -181,8 +186,8 @@ def assumptions(plan: Plan) -> str:
         f"{assumed.bandwidth.network / 1e9:g} GB/s beyond it. No GPU was at hand: none of this was measured.",
         "Hours count arithmetic alone: communication, loading, decoding, sampling videos and waiting for a ranker are hidden or left out.",
         "FLOPs are those of matrix products and attention; VAE, text encoder, optimizer and the rankers' attention are left out.",
-        f"A block of the transformer runs on tensors without data, twice; {plan.architecture.transformer['num_layers']} blocks are "
-        "extrapolated. Attention is a fused kernel, whose backward has five products.",
+        "Two and three blocks of the transformer's own code run on tensors without data; "
+        f"{plan.architecture.transformer['num_layers']} are extrapolated. Attention is a fused kernel, whose backward has five products.",
         f"Weights are sharded over {layout.shard} ranks and gathered block by block, one ahead; "
         + ("all are trained" if lora is None else f"LoRA of rank {lora['rank']} is float32 and its gradient is kept whole on every rank")
         + "; VAE, text encoder and ranker are off the GPU; activations fall with the context-parallel degree.",

@@ -19,7 +19,7 @@ from apo.plan import costs
 from apo.plan.__main__ import composed, curriculum, main
 from apo.plan.architecture import PUBLISHED, architecture_of, read
 from apo.plan.costs import Layout, Step
-from apo.plan.counting import counted, passes
+from apo.plan.counting import counted, measured, passes
 from apo.plan.report import planned
 from apo.policies.model import VideoSpec
 from tests.builds import SPECS
@@ -110,6 +110,13 @@ def test_a_steps_flops_and_memory_are_those_of_a_real_window(tiny, checkpointing
     assert memory["activations"] == pytest.approx(real.live, rel=0.1)
     held = sum(p.numel() * p.element_size() for p in policy.experts.parameters())
     assert memory["weights"] == held and memory["optimizer"] == 2 * memory["gradients"] == 8 * predicted.trained
+
+
+def test_many_blocks_are_extrapolated_exactly(tiny):
+    _, architecture, _ = tiny("wan21")
+    deep = replace(architecture, transformer=architecture.transformer | {"num_layers": 6})
+    given = ((16, 3, 8, 12), 512, LORA, torch.bfloat16)
+    assert passes(deep, *given) == measured(deep, 6, *given)
 
 
 def test_checkpointing_lowers_memory_and_raises_flops_as_predicted(tiny):
