@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import apo.quiet  # noqa: F401  isort: skip
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from apo.data.pairs import PairSplit, StepBatches
 from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
 from apo.modules.loggers import MetricsCSV
+from apo.modules.preemption import REQUEUE, StopWhenTold
 from apo.modules.ranker import HeldOutRankings
 from apo.rankers.folders import check_paths
 from apo.reports import card
@@ -43,6 +45,9 @@ def train(cfg: DictConfig, folder: Path) -> None:
     last = folder / "checkpoints" / "last.ckpt"
     trainer = build_trainer(cfg, folder, split)
     trainer.fit(module, StepData(split, cfg), ckpt_path=last if last.exists() else None, weights_only=False)
+    if any(isinstance(callback, StopWhenTold) and callback.stopped for callback in trainer.callbacks):
+        print(f"told to stop: step {trainer.global_step} of {cfg.max_steps} is saved; the same command continues", file=sys.stderr)
+        raise SystemExit(REQUEUE if trainer.is_global_zero else 0)  # Lightning kills rank 0 if another rank fails first
     if trainer.global_step < cfg.max_steps:
         raise SystemExit(f"stopped at step {trainer.global_step} of {cfg.max_steps}; the same command continues")
     module.policy.save_adapter(folder / "adapter")
@@ -128,7 +133,8 @@ def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit) -> L.Trainer:
         callbacks.append(HeldOutPairs(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
     if len(split.validation) and cfg.stage.data == "rankings":
         callbacks.append(HeldOutRankings(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
-    callbacks.append(WholeCheckpoint(folder, cfg.checkpoint_every_n_steps))  # last: a step is whole once its samples are
+    checkpoint = WholeCheckpoint(folder, cfg.checkpoint_every_n_steps)
+    callbacks += [checkpoint, StopWhenTold(checkpoint)]  # last: a step is whole once its samples are
     strategy = cfg.trainer.strategy
     if strategy == "ddp":  # a window row trains one expert, so the other one's parameters are unused in that backward
         strategy = DDPStrategy(find_unused_parameters=True, process_group_backend=cfg.trainer.backend)
