@@ -40,7 +40,7 @@ def adapter(folder: Path) -> dict[str, bytes]:
 
 def wait_for_steps(process: subprocess.Popen, folder: Path, rows: int) -> None:
     """Until the run has that many rows of metrics."""
-    deadline = time.time() + 240
+    deadline = time.time() + 900
     while not ((folder / "metrics.csv").exists() and len(metrics(folder)) >= rows):
         assert process.poll() is None and time.time() < deadline
         time.sleep(0.02)
