@@ -22,6 +22,7 @@ from apo.evaluators.win_rate import WinRate
 from apo.generate import generate, initial_noise
 from apo.policies.lora import adapter_hash, adapter_settings
 from apo.policies.wan import WanPolicy
+from apo.reports import card
 
 BASELINE = "baseline"
 
@@ -89,6 +90,8 @@ def report_on(judge: "Judge", ours: Arm, theirs: Arm | None) -> dict:
     folder = ours.folder / judge.subfolder
     judge.draw(both, results, folder)
     print(write(folder, report, reference))
+    if ours.adapter is not None and judge.subfolder == "eval":
+        card.write(ours.adapter, json.loads((ours.adapter / "lineage.json").read_text()))
     print(f"\nreport:        {folder / 'report.md'}")
     if judge.cfg.videos:
         print(f"contact sheet: {folder / 'contact_sheet.png'}\nside by side:  {folder / 'videos'}/*.mp4")

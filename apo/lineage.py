@@ -96,17 +96,22 @@ def short(found: dict[str, str] | None) -> str:
     return "no adapter" if found is None else ", ".join(f"{name} {value[:8]}" for name, value in found.items())
 
 
-def write(cfg: DictConfig, folder: Path, base_hash: str, dataset: Dataset) -> None:
-    """adapter/lineage.json. Written last: it marks a finished run."""
-    adapter, config = folder / "adapter", OmegaConf.to_container(cfg, resolve=True)
+def of(cfg: DictConfig, adapter: Path, base_hash: str, dataset: Dataset) -> dict:
+    """The lineage of an adapter that has just been saved."""
+    config = OmegaConf.to_container(cfg, resolve=True)
     data = hashlib.sha256("".join(str(Path(*path.parts[-2:])) for path in dataset.files).encode()).hexdigest()  # named by content
     before = [] if cfg.adapter is None else stages(read(Path(cfg.adapter)))
-    replace(adapter / FILE, {
+    return {
         "base": {"path": model_path(cfg), "hash": base_hash}, "preceding": files(cfg),
         "stage": cfg.stage.name, "stages": [*before, cfg.stage.name], "data": data,
         "files": {path.name: digest(path) for path in sorted(adapter.glob("*.safetensors"))},
         "config_hash": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(), "config": config,
-    })  # fmt: skip
+    }  # fmt: skip
+
+
+def write(adapter: Path, lineage: dict) -> None:
+    """adapter/lineage.json. Written last: it marks a finished run."""
+    replace(adapter / FILE, lineage)
 
 
 def model_path(cfg: DictConfig) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 import apo.quiet  # noqa: F401  isort: skip
@@ -17,8 +18,10 @@ from apo.data.pairs import PairSplit, StepBatches
 from apo.guidance.cfg_stg import CFGSTG
 from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
 from apo.modules.loggers import MetricsCSV
+from apo.modules.preemption import REQUEUE, StopWhenTold
 from apo.modules.ranker import HeldOutRankings
 from apo.rankers.folders import check_paths
+from apo.reports import card
 from apo.seeds import rank, world_size
 
 FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps")  # may change between start and resume
@@ -47,11 +50,16 @@ def train(cfg: DictConfig, folder: Path) -> None:
     last = folder / "checkpoints" / "last.ckpt"
     trainer = build_trainer(cfg, folder, split)
     trainer.fit(module, StepData(split, cfg), ckpt_path=last if last.exists() else None, weights_only=False)
+    if any(isinstance(callback, StopWhenTold) and callback.stopped for callback in trainer.callbacks):
+        print(f"told to stop: step {trainer.global_step} of {cfg.max_steps} is saved; the same command continues", file=sys.stderr)
+        raise SystemExit(REQUEUE if trainer.is_global_zero else 0)  # Lightning kills rank 0 if another rank fails first
     if trainer.global_step < cfg.max_steps:
         raise SystemExit(f"stopped at step {trainer.global_step} of {cfg.max_steps}; the same command continues")
     module.policy.save_adapter(folder / "adapter")
     if trainer.is_global_zero:
-        lineage.write(cfg, folder, module.policy.base_hash, split.train)
+        made = lineage.of(cfg, folder / "adapter", module.policy.base_hash, split.train)
+        card.write(folder / "adapter", made)
+        lineage.write(folder / "adapter", made)
         print(f"adapter: {folder / 'adapter'}")
 
 
@@ -138,7 +146,8 @@ def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit) -> L.Trainer:
         callbacks.append(HeldOutPairs(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
     if len(split.validation) and cfg.stage.data == "rankings":
         callbacks.append(HeldOutRankings(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
-    callbacks.append(WholeCheckpoint(folder, cfg.checkpoint_every_n_steps))  # last: a step is whole once its samples are
+    checkpoint = WholeCheckpoint(folder, cfg.checkpoint_every_n_steps)
+    callbacks += [checkpoint, StopWhenTold(checkpoint)]  # last: a step is whole once its samples are
     strategy = cfg.trainer.strategy
     if strategy == "ddp":  # a window row trains one expert, so the other one's parameters are unused in that backward
         strategy = DDPStrategy(find_unused_parameters=True, process_group_backend=cfg.trainer.backend)

@@ -24,7 +24,7 @@ def finished(folder: Path, content: bytes = b"weights", config=None, base: str =
     """A run folder's adapter."""
     (folder / "adapter").mkdir(parents=True)
     (folder / "adapter" / "high_noise.safetensors").write_bytes(content)
-    lineage.write(config or cfg(), folder, base, Data())
+    lineage.write(folder / "adapter", lineage.of(config or cfg(), folder / "adapter", base, Data()))
     return folder / "adapter"
 
 

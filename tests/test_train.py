@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from tests.clips import write_manifest
-
-ROOT = Path(__file__).parents[1]
+from tests.commands import ROOT, adapter, execute, metrics, short, train, wait_for_steps
 
 
 @pytest.fixture(scope="module")
@@ -26,30 +25,10 @@ def command(tmp_path_factory, wan22_folder):
     manifest = write_manifest(home / "data", 6)
 
     def build(run: str, *overrides: str) -> list[str]:
-        return [
-            sys.executable, "train.py", f"run={run}", f"hydra.run.dir={home}/{run}", f"model.path={wan22_folder}",
-            "model.spec={height: 32, width: 48, frames: 9, fps: 8}", "model.num_inference_steps=4", "data=pairs",
-            f"data.path={manifest}", f"data.cache_dir={home}/cache", "max_steps=24", "checkpoint_every_n_steps=4",
-            "sample_every_n_steps=0", "batch_size=2", "policy.lora.rank=2", "trainer.threads=1", *overrides,
-        ]  # fmt: skip
+        return train(*short(home, wan22_folder, manifest, run), *overrides)
 
     build.home = home
     return build
-
-
-def execute(command: list[str]) -> subprocess.CompletedProcess:
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result
-
-
-def metrics(folder: Path) -> list[dict]:
-    with (folder / "metrics.csv").open() as file:
-        return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in csv.DictReader(file)]
-
-
-def adapter(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (folder / "adapter").glob("*.safetensors")}
 
 
 def kill(command: list[str], folder: Path, rows: int) -> None:
@@ -63,15 +42,45 @@ def kill(command: list[str], folder: Path, rows: int) -> None:
     process.wait()
 
 
-def test_killed_and_resumed_equals_uninterrupted(command):
+@pytest.fixture(scope="module")
+def whole(command):
+    """The folder of a run without interruptions."""
     execute(command("whole"))
-    whole, killed = command.home / "whole", command.home / "killed"
+    return command.home / "whole"
+
+
+def test_killed_and_resumed_equals_uninterrupted(command, whole):
+    killed = command.home / "killed"
     kill(command("killed"), killed, 6)
     assert not (killed / "adapter").exists() and len(metrics(killed)) < 24
     execute(command("killed"))
     assert metrics(killed) == metrics(whole) and len(metrics(whole)) == 24
     assert adapter(killed) == adapter(whole) and len(adapter(whole)) == 2
     assert "finished already" in execute(command("killed")).stdout
+
+
+def test_told_to_stop_it_saves_the_step_and_asks_to_be_requeued(command, whole):
+    folder, rare = command.home / "told", "checkpoint_every_n_steps=100"
+    process = subprocess.Popen(command("told", rare), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for_steps(process, folder, 3)
+    process.send_signal(signal.SIGUSR1)
+    error = process.communicate(timeout=240)[1]
+    assert process.returncode == 75 and "told to stop" in error and "Traceback" not in error
+    steps = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=False)["global_step"]
+    assert 3 <= steps == len(metrics(folder)) < 24 and not (folder / "adapter").exists()
+    execute(command("told", rare))
+    assert metrics(folder) == metrics(whole) and adapter(folder) == adapter(whole)
+
+
+def test_one_rank_told_stops_all(command):
+    folder, two = command.home / "told_two", ("trainer=ddp", "max_steps=200", "checkpoint_every_n_steps=1000")
+    process = subprocess.Popen(command("told_two", *two), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for_steps(process, folder, 2)
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate(timeout=240)[1]  # ends once all that hold the pipe have ended
+    assert process.returncode == 75 and "Traceback" not in error
+    steps = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=False)["global_step"]
+    assert 2 <= steps == len(metrics(folder)) < 200
 
 
 def test_two_processes_equal_one_with_twice_the_batch(command):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from apo.data.cached import CachedDataset, stacked
-from apo.data.manifest import ImageFile, Row, VideoFile, check, read
-from apo.data.pairs import PairDataset, PairSplit, encoded, permuted
+from apo.data.manifest import ImageFile, Row, VideoFile
+from apo.data.pairs import PairDataset, PairSplit, UserRows, encoded, permuted
 from apo.data.video import Spec
 from apo.interfaces import Condition, Policy
 
@@ -81,13 +81,13 @@ def chosen(places: list[int], position: int, *key: int) -> int:
     return places[permuted(len(places), position, *key)]
 
 
-class UserAnchors:
+class UserAnchors(UserRows):
     """Anchors of a manifest (see `AnchorRow`), encoded once into cache_dir.
 
     positive_share: of the anchors drawn in training, whatever their share in the manifest.
     """
 
-    gives = "anchors"
+    gives, row_type = "anchors", AnchorRow
 
     def __init__(self, path: str, cache_dir: str, positive_share: float):
         """path: .jsonl or .parquet."""
@@ -95,10 +95,10 @@ class UserAnchors:
 
     def check(self, spec: Spec) -> None:
         """ManifestError with every bad row, ValueError if a label is missing; see PairData."""
-        self.mix.require([row.label for row in check(read(self.path, AnchorRow), spec)])
+        self.mix.require([row.label for row in self.rows(spec)])
 
     def prepare(self, policy: Policy) -> PairSplit:
         """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""
-        rows = check(read(self.path, AnchorRow), policy.spec)
+        rows = self.rows(policy.spec)
         files, length = encoded(self.path, rows, self.cache_dir, policy), policy.max_sequence_length
         return PairSplit(AnchorDataset(files, [row.label for row in rows], length), PairDataset([], length), self.mix)

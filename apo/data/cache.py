@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from apo.data.checksums import Checksums, file_digest
 from apo.data.manifest import Problem, Row, VideoFile
 from apo.data.video import Spec, VideoError, read_image, read_video
 from apo.interfaces import Policy
@@ -28,6 +29,7 @@ class Built:
 
     names: dict[int, str]
     problems: list[Problem]
+    encoded: int = 0  # rows that had no sound file yet
 
 
 class LatentCache:
@@ -44,10 +46,13 @@ class LatentCache:
     def __init__(self, folder: Path, fingerprint: str):
         self.folder = Path(folder) / hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
 
-    def build(self, rows: Sequence[Row], policy: Policy, rank: int = 0, world: int = 1) -> Built:
+    def build(
+        self, rows: Sequence[Row], policy: Policy, rank: int = 0, world: int = 1, checksums: Checksums | None = None
+    ) -> Built:
         """Encodes those of rows[rank::world] that have no sound file yet. Interrupted, it goes on where it was.
 
-        A bad row doesn't stop the others; it is reported in the result. No collective calls.
+        A bad row doesn't stop the others; it is reported in the result. No collective calls. With checksums, a file whose
+        bytes have changed since they were written is encoded anew.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         digest = cache(file_digest)  # the same video is often in many pairs
@@ -56,8 +61,12 @@ class LatentCache:
             row = rows[index]
             try:
                 name = file_name(row, digest)
-                if not is_sound(self.folder / name, row):
-                    save(self.folder / name, encode(row, policy), row.texts())
+                path = self.folder / name
+                if not is_sound(path, row) or (checksums is not None and not checksums.holds(path)):
+                    save(path, encode(row, policy), row.texts())
+                    built.encoded += 1
+                if checksums is not None:
+                    checksums.record(path)
                 built.names[index] = name
             except (VideoError, OSError) as error:
                 built.problems.append(Problem(row.line, str(error)))
@@ -130,6 +139,7 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+if __name__ == "__main__":  # python -m apo.data.cache
+    from apo.data.precompute import main
+
+    main()

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from apo.data.cache import Built, LatentCache, fingerprint
 from apo.data.cached import CachedDataset, stacked
-from apo.data.manifest import ManifestError, PairRow, Row, check, read
+from apo.data.manifest import Manifest, ManifestError, PairRow, Row, check, read
 from apo.data.video import Spec
 from apo.interfaces import Pair, Policy
 from apo.seeds import generator, rank, world_size
@@ -116,10 +116,26 @@ class StepBatches(Dataset):
         return [self.order(self.pairs, self.seed, position) for position in range(first, first + self.batch_size)]
 
 
-class UserPairs:
+class UserRows:
+    """Rows of the user's manifest, each encoded once into cache_dir."""
+
+    row_type: type[Row]
+    path: Path  # .jsonl or .parquet
+    cache_dir: Path
+
+    def manifest(self) -> Manifest:
+        """The table, typed; no other file is looked at."""
+        return read(self.path, self.row_type)
+
+    def rows(self, spec: Spec) -> list[Row]:
+        """ManifestError with every bad row; see PairData."""
+        return check(self.manifest(), spec)
+
+
+class UserPairs(UserRows):
     """Pairs of a manifest (see `apo.data.manifest.PairRow`), encoded once into cache_dir."""
 
-    gives = "pairs"
+    gives, row_type = "pairs", PairRow
 
     def __init__(self, path: str, cache_dir: str, validation_fraction: float, seed: int):
         """path: .jsonl or .parquet. seed: of the split into training and validation, not of the training."""
@@ -130,12 +146,11 @@ class UserPairs:
 
     def check(self, spec: Spec) -> None:
         """ManifestError with every bad row; see PairData."""
-        check(read(self.path, PairRow), spec)
+        self.rows(spec)
 
     def prepare(self, policy: Policy) -> PairSplit:
         """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""
-        rows = check(read(self.path, PairRow), policy.spec)
-        files = encoded(self.path, rows, self.cache_dir, policy)
+        files = encoded(self.path, self.rows(policy.spec), self.cache_dir, policy)
         return PairDataset(files, policy.max_sequence_length).split(self.validation_fraction, self.seed)
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apo.data.cached import ConditionDataset
-from apo.data.manifest import ImageFile, Row, check, read
-from apo.data.pairs import PairDataset, PairSplit, encoded
+from apo.data.manifest import ImageFile, Row
+from apo.data.pairs import PairDataset, PairSplit, UserRows, encoded
 from apo.data.video import Spec
 from apo.interfaces import Policy
 
@@ -17,10 +17,10 @@ class PromptRow(Row):
     image: ImageFile
 
 
-class UserPrompts:
+class UserPrompts(UserRows):
     """Conditions of a manifest (see `PromptRow`), encoded once into cache_dir."""
 
-    gives = "prompts"
+    gives, row_type = "prompts", PromptRow
 
     def __init__(self, path: str, cache_dir: str):
         """path: .jsonl or .parquet."""
@@ -28,10 +28,10 @@ class UserPrompts:
 
     def check(self, spec: Spec) -> None:
         """ManifestError with every bad row; see PairData."""
-        check(read(self.path, PromptRow), spec)
+        self.rows(spec)
 
     def prepare(self, policy: Policy) -> PairSplit:
         """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""
-        files = encoded(self.path, check(read(self.path, PromptRow), policy.spec), self.cache_dir, policy)
+        files = encoded(self.path, self.rows(policy.spec), self.cache_dir, policy)
         length = policy.max_sequence_length
         return PairSplit(ConditionDataset(files, length), PairDataset([], length))

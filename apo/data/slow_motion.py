@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from apo.data.cache import file_digest
+from apo.data.checksums import file_digest
 from apo.data.manifest import ManifestError, Problem, Row, VideoFile, read
 from apo.data.video import COPY_AGAIN, VideoError, open_stream, probe, rate, timed_frames
 from apo.seeds import generator

@@ -87,6 +87,14 @@ def check_blocks(blocks: Sequence[int], count: int) -> None:
         raise ValueError(f"guidance.blocks={list(blocks)}: there is no block {wrong[0]}; the model has {count}, give 0 to {count - 1}")
 
 
+CODEC_PARTS = ("vae", "text_encoder", "tokenizer", "image_encoder", "image_processor")
+
+
+def codec_fingerprint(folder: Path, dtype: str) -> str:
+    """Of a pipeline's parts around the transformer, loaded in a dtype: what their encodings depend on."""
+    return f"{fingerprint(folder, CODEC_PARTS)}-{dtype}"
+
+
 def fingerprint(folder: Path, parts: tuple[str, ...]) -> str:
     """Hex digest of a pipeline's named parts: file names, sizes and the first MiB of each (headers and weights)."""
     digest = hashlib.sha256()

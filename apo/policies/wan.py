@@ -20,9 +20,7 @@ from apo.flow import denoising_error, to_sigma
 from apo.interfaces import Condition, T
 from apo.policies import lora as adapters
 from apo.policies.codec import WanCodec
-from apo.policies.model import VideoSpec, WanModel, check_blocks, fingerprint
-
-CODEC_PARTS = ("vae", "text_encoder", "tokenizer", "image_encoder", "image_processor")
+from apo.policies.model import VideoSpec, WanModel, check_blocks, codec_fingerprint
 
 
 class WanPolicy(nn.Module):
@@ -46,7 +44,7 @@ class WanPolicy(nn.Module):
         if pipeline.transformer_2 is not None:
             self.experts["transformer_2"] = pipeline.transformer_2
         self._check(pipeline)
-        self.fingerprint = f"{fingerprint(folder, CODEC_PARTS)}-{model.dtype}"
+        self.fingerprint = codec_fingerprint(folder, model.dtype)
         self.base_hash = model.base_hash(folder)
         self.null_text = self.codec.text([model.negative_prompt])
         self.has_reference, self.layers = False, []

@@ -1,0 +1,47 @@
+"""sha256 of a folder's files, so that a disk's silent damage is found before training meets it."""
+
+import hashlib
+import re
+from collections import defaultdict
+from pathlib import Path
+
+LINE = re.compile(r"([0-9a-f]{64})  (.+)")  # as sha256sum writes it
+
+
+def file_digest(path: Path) -> str:
+    """In hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Checksums:
+    """What writers said of their files, one list `<writer>.sha256` each in the folder.
+
+    Two writers may have written one file, each its own bytes (safetensors does not order metadata): either is right.
+    """
+
+    def __init__(self, folder: Path, writer: str):
+        self.list = Path(folder) / f"{writer}.sha256"
+        self.known: dict[str, set[str]] = defaultdict(set)
+        for file in Path(folder).glob("*.sha256"):
+            for digest, name in filter(None, map(parsed, file.read_text().split("\n"))):
+                self.known[name].add(digest)
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file still has bytes that were recorded; of a file that nobody recorded there is nothing to doubt."""
+        return path.name not in self.known or file_digest(path) in self.known[path.name]
+
+    def record(self, path: Path) -> None:
+        """On disk at once: a writer that dies has said of each file whether it is whole."""
+        digest = file_digest(path)
+        if digest in self.known[path.name]:
+            return
+        self.known[path.name].add(digest)
+        with self.list.open("a") as file:
+            file.write(f"\n{digest}  {path.name}\n")  # begins a line even after a writer that died within one
+
+
+def parsed(line: str) -> tuple[str, str] | None:
+    """(digest, name), or None of a line that a dying writer left half."""
+    match = LINE.fullmatch(line)
+    return match.groups() if match else None

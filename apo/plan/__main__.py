@@ -1,0 +1,52 @@
+"""What a training run takes, before anyone pays for it; needs no GPU and no weights.
+
+    python -m apo.plan model=wan22_i2v_a14b trainer.nodes=24 trainer.devices=8 stage=online
+    python -m apo.plan model=wan22_ti2v_5b trainer.nodes=1 trainer.devices=8 plan=h100 plan.utilisation=0.35 batch_size=2
+
+Takes train.py's overrides and those of conf/plan.
+"""
+
+import sys
+
+import apo.quiet  # noqa: F401  isort: skip
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from apo.plan.report import Plan, planned, report
+from apo.policies.model import ROOT
+
+USUAL = {"trainer": "gpu", "ranker": "served", "plan": "h200", "batch_size": "1"}  # at scale, where the command says nothing
+CURRICULUM = (("1 online", "online", 300), ("2 half-online", "half_online", 300), ("3 offline", "offline", 300),
+              ("5 distillation-aware", "offline", 200))  # fmt: skip  # Sec. 4.3
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """train.py's config with the group `plan`."""
+    given = {override.split("=")[0] for override in overrides}
+    overrides = [f"{key}={value}" for key, value in USUAL.items() if key not in given] + overrides
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", [f"+{o}" if o.startswith("plan=") else o for o in overrides])
+
+
+def curriculum(overrides: list[str], known: Plan) -> list[tuple[str, Plan, int]]:
+    """The paper's stages that are preference training, each with its number of steps, on the same cluster."""
+    kept = [o for o in overrides if o.split("=")[0] not in ("stage", "max_steps", "adapter", "data") and not o.startswith("data.")]
+    found, preceding = [], []
+    for name, stage, steps in CURRICULUM:
+        found.append((name, planned(composed([*kept, f"stage={stage}", *preceding]), known), steps))
+        preceding = ["adapter=preceding"]
+    return found
+
+
+def main(overrides: list[str]) -> None:
+    try:
+        plan = planned(composed(overrides))
+        print(report(plan, curriculum(overrides, plan)))
+    except (ValueError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"plan: {error.__cause__ or error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,83 @@
+"""What a Wan model is made of, from its pipeline folder or, where none is on this disk, from what was published."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from apo.policies.model import VideoSpec, WanModel
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """transformer: WanTransformer3DModel's arguments, the same for each expert."""
+
+    transformer: dict
+    experts: int
+    channels: int  # of the latents
+    temporal: int  # pixels per latent, in time and in space
+    spatial: int
+    image_tokens: int = 0  # of the CLIP image encoder (Wan2.1)
+    expand_timesteps: bool = False  # a timestep for each token (TI2V)
+
+    def latent_shape(self, spec: VideoSpec) -> tuple[int, int, int, int]:
+        """(C, F, H, W); ValueError names the nearest size if the VAE or the patches don't divide the video's."""
+        spec.check(self.temporal, self.spatial * self.transformer["patch_size"][1])
+        return self.channels, (spec.frames - 1) // self.temporal + 1, spec.height // self.spatial, spec.width // self.spatial
+
+    def tokens(self, spec: VideoSpec) -> int:
+        _, frames, height, width = self.latent_shape(spec)
+        patch = self.transformer["patch_size"]
+        return (frames // patch[0]) * (height // patch[1]) * (width // patch[2])
+
+    @property
+    def width(self) -> int:
+        return self.transformer["num_attention_heads"] * self.transformer["attention_head_dim"]
+
+
+SHARED = dict(
+    patch_size=(1, 2, 2), attention_head_dim=128, text_dim=4096, freq_dim=256, cross_attn_norm=True,
+    qk_norm="rms_norm_across_heads", eps=1e-6, rope_max_seq_len=1024,
+)  # fmt: skip
+WAN_14B = SHARED | dict(num_attention_heads=40, num_layers=40, ffn_dim=13824, in_channels=36, out_channels=16)
+WAN_5B = SHARED | dict(num_attention_heads=24, num_layers=30, ffn_dim=14336, in_channels=48, out_channels=48)
+
+# The transformer/config.json and vae/config.json of the published folders, after diffusers' scripts/convert_wan_to_diffusers.py
+PUBLISHED = {
+    "Wan-AI/Wan2.2-I2V-A14B-Diffusers": Architecture(WAN_14B, experts=2, channels=16, temporal=4, spatial=8),
+    "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers": Architecture(
+        WAN_14B | dict(image_dim=1280, added_kv_proj_dim=5120), experts=1, channels=16, temporal=4, spatial=8, image_tokens=257
+    ),
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": Architecture(WAN_5B, experts=1, channels=48, temporal=4, spatial=16, expand_timesteps=True),
+}
+
+
+def architecture_of(model: WanModel) -> Architecture:
+    """Of model.path; ValueError if it is neither a folder on this disk nor a model that was published."""
+    if (folder := model.local()) is not None:
+        return read(folder)
+    if model.path not in PUBLISHED:
+        raise ValueError(
+            f"model.path={model.path}: no folder here, and its sizes are not known; give a pipeline folder (config files are "
+            f"enough), or one of {', '.join(PUBLISHED)}"
+        )
+    return PUBLISHED[model.path]
+
+
+def read(folder: Path) -> Architecture:
+    """Of a pipeline folder, from its config files alone."""
+    index, transformer, vae = (json.loads((folder / file).read_text()) for file in ("model_index.json", *CONFIGS))
+    clip = folder / "image_encoder" / "config.json"
+    return Architecture(
+        {key: value for key, value in transformer.items() if not key.startswith("_")},
+        experts=1 + (index.get("transformer_2", [None])[0] is not None), channels=vae["z_dim"],
+        temporal=vae.get("scale_factor_temporal", 4), spatial=vae.get("scale_factor_spatial", 8),
+        image_tokens=clip_tokens(json.loads(clip.read_text())) if clip.is_file() else 0,
+        expand_timesteps=bool(index.get("expand_timesteps")),
+    )  # fmt: skip
+
+
+CONFIGS = ("transformer/config.json", "vae/config.json")
+
+
+def clip_tokens(config: dict) -> int:
+    return (config["image_size"] // config["patch_size"]) ** 2 + 1

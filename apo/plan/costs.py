@@ -1,0 +1,161 @@
+"""From the passes of one expert to a training step's FLOPs, memory and communication on a cluster."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from apo.interfaces import Condition, Guidance, T
+from apo.plan.architecture import Architecture
+from apo.plan.counting import Passes
+from apo.policies.model import VideoSpec
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a step is spread over the cluster. ValueError if the numbers don't divide."""
+
+    nodes: int
+    devices: int  # of a node
+    shard: int  # ranks that hold one copy of the weights together
+    context_parallel: int  # ranks that share a video's tokens
+    checkpointing: bool
+    split_backward: bool
+
+    def __post_init__(self):
+        for key in ("shard", "context_parallel"):
+            if getattr(self, key) < 1 or self.ranks % getattr(self, key):
+                raise ValueError(f"plan.{key}={getattr(self, key)}: give a divisor of the {self.ranks} ranks")
+
+    @property
+    def ranks(self) -> int:
+        return self.nodes * self.devices
+
+    @property
+    def replicas(self) -> int:
+        """Groups of ranks that each have pairs of their own."""
+        return self.ranks // self.context_parallel
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an optimizer step asks of a replica."""
+
+    rows: int  # K
+    pairs: int
+    videos: int  # of a pair that are trained on: 2, or 1 in stage=sft
+    reference: bool
+    adapted_reference: bool  # the reference has an adapter of its own
+    generated: int  # videos
+    at_once: int  # of them
+    solver_steps: int
+    guidance_rows: int  # forwards of a video per solver step
+    judged: int  # pairs of videos that a ranking model compares
+
+
+def step_of(cfg: DictConfig) -> Step:
+    """Of train.py's config."""
+    generated = {"prompts": OmegaConf.select(cfg, "module.pairs.candidates") or 0, "anchors": 1}.get(cfg.stage.data, 0)
+    videos = cfg.batch_size * generated
+    ranker = OmegaConf.select(cfg, "module.pairs.ranker._target_")
+    judged = cfg.batch_size * math.comb(generated, 2) if ranker and not ranker.endswith("OracleRanker") else 0
+    return Step(
+        rows=len(instantiate(cfg.sampler).sample(0, 1)), pairs=cfg.batch_size, videos=2 if cfg.stage.needs_reference else 1,
+        reference=cfg.stage.needs_reference, adapted_reference=cfg.adapter is not None, generated=videos,
+        at_once=min(videos, OmegaConf.select(cfg, "module.pairs.batch_size") or videos),
+        solver_steps=cfg.model.num_inference_steps, guidance_rows=guidance_rows(instantiate(cfg.guidance)), judged=judged,
+    )  # fmt: skip
+
+
+def layout_of(cfg: DictConfig) -> Layout:
+    trainer, plan = cfg.trainer, cfg.plan
+    return Layout(
+        trainer.nodes, trainer.devices, plan.shard, plan.context_parallel, trainer.gradient_checkpointing, plan.split_backward
+    )
+
+
+class Asked:
+    """A policy that counts the videos it is asked to denoise."""
+
+    rows = 0
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        self.rows += len(x_t)
+        return x_t
+
+    def unconditional(self, cond: Condition) -> Condition:
+        return cond
+
+    def skip(self, blocks):
+        return torch.no_grad()  # any context
+
+
+def guidance_rows(guidance: Guidance) -> int:
+    """Forwards of one video per solver step at high noise."""
+    policy, one = Asked(), torch.zeros(1, 1, 1, 1, 1)
+    guidance(policy, one, torch.tensor([float(T)]), Condition([""], one[..., 0, 0], one))
+    return policy.rows
+
+
+def flops(step: Step, passes: Passes, layout: Layout, ranking: float) -> dict[str, float]:
+    """Of one rank's share of an optimizer step. ranking: FLOPs of a judged pair."""
+    trained = step.rows * step.pairs * step.videos
+    reference = passes.forward if step.adapted_reference else passes.base_forward
+    ahead = step.rows * step.pairs if layout.split_backward and step.videos == 2 else 0  # the loser's error, for the winner's backward
+    whole = {
+        "generation": step.generated * step.solver_steps * step.guidance_rows * passes.forward,
+        "ranking": step.judged * ranking,
+        "reference": trained * reference if step.reference else 0.0,
+        "policy forward": (trained + ahead) * passes.forward,
+        "policy backward": trained * (passes.backward + (passes.recomputation if layout.checkpointing else 0)),
+    }
+    return {part: value / layout.context_parallel for part, value in whole.items()}
+
+
+def ranking_flops(cfg: DictConfig) -> float:
+    """2 · parameters · tokens for two videos in each order; attention left out."""
+    ranker, spec = cfg.plan.ranker, cfg.model.spec
+    tokens = 2 * ranker.frames * spec.height * spec.width / ranker.pixels_per_token
+    return 2 * ranker.parameters * tokens * ranker.orders
+
+
+def memory(step: Step, passes: Passes, layout: Layout, experts: int, lora: bool) -> dict[str, float]:
+    """Bytes per rank at the peak, by kind. VAE, text encoder and ranker are elsewhere while the transformer works."""
+    trained = 4 * passes.trained * experts
+    gathered = min(2, layout.shard - 1) * passes.block  # the block in use and the next
+    copies = 1 + step.adapted_reference if lora else 0  # of the adapter, in float32
+    at_once = step.pairs * (1 if layout.split_backward else step.videos)
+    live = passes.live_checkpointed if layout.checkpointing else passes.live_train
+    generating = step.at_once * step.guidance_rows * passes.live_forward
+    return {
+        "weights": experts * passes.weights / layout.shard + gathered + copies * trained / layout.shard,
+        "gradients": trained,  # not sharded before the window's last row
+        "optimizer": 2 * trained / layout.shard,
+        "activations": max(at_once * live, generating) / layout.context_parallel,
+    }
+
+
+def communication(step: Step, passes: Passes, layout: Layout, architecture: Architecture, spec: VideoSpec) -> dict[str, float]:
+    """Bytes that a rank receives in an optimizer step, by purpose."""
+    chunks = math.ceil(step.generated / step.at_once) if step.generated else 0
+    split = layout.split_backward and step.videos == 2
+    gathers = chunks * step.solver_steps + step.rows * (step.reference + (5 if split else 2))
+    others, groups = 1 - 1 / layout.shard, layout.ranks // layout.shard
+    trained = 4 * passes.trained * architecture.experts
+    forwards = step.generated * step.solver_steps * step.guidance_rows
+    forwards += step.rows * step.pairs * (step.videos * (step.reference + 2 + layout.checkpointing) + split)
+    exchange = 4 * 2 * architecture.tokens(spec) * architecture.width / layout.context_parallel * (1 - 1 / layout.context_parallel)
+    return {
+        "weights gathered": gathers * passes.weights * others,
+        "gradients summed": trained * others + 2 * (1 - 1 / groups) * trained / layout.shard,
+        "attention exchanged": forwards * architecture.transformer["num_layers"] * exchange,
+    }
+
+
+def seconds(volumes: dict[str, float], layout: Layout, bandwidth: DictConfig) -> float:
+    """Of a step's communication if none of it were hidden. Groups within a node use its links."""
+    near = {"weights gathered": layout.shard, "attention exchanged": layout.context_parallel, "gradients summed": layout.ranks}
+    return sum(bytes / bandwidth["node" if near[key] <= layout.devices else "network"] for key, bytes in volumes.items())

@@ -1,0 +1,33 @@
+"""Finished adapters of tiny policies, for tests of what is made from them."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from apo import lineage
+from apo.policies.wan import WanPolicy
+from apo.reports import card
+
+ROOT = Path(__file__).parents[1]
+
+
+def finished(folder: Path, policy: WanPolicy, lora: dict, *overrides: str) -> Path:
+    """folder/adapter as train.py leaves it."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", list(overrides))
+    cfg.model = OmegaConf.create(plain(policy.model))
+    cfg.policy.lora = OmegaConf.create(lora)
+    policy.save_adapter(folder / "adapter")
+    made = lineage.of(cfg, folder / "adapter", policy.base_hash, SimpleNamespace(files=[]))
+    card.write(folder / "adapter", made)
+    lineage.write(folder / "adapter", made)
+    return folder / "adapter"
+
+
+def plain(model) -> dict:
+    """What conf/model would say of a WanModel."""
+    fields = {key: value for key, value in vars(replace(model)).items()}
+    return fields | {"_target_": "apo.policies.model.WanModel", "spec": vars(model.spec), "lora_targets": list(model.lora_targets)}

@@ -1,0 +1,208 @@
+"""Predictions against what a real training step of a tiny model does."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from lightning import Trainer
+
+from apo.generate import generate, initial_noise
+from apo.guidance.cfg import CFG
+from apo.guidance.none import NoGuidance
+from apo.interfaces import Pair
+from apo.modules.preference import PreferenceModule
+from apo.objectives.diffusion_dpo import DiffusionDPO
+from apo.pairs.offline import OfflinePairs
+from apo.plan import costs
+from apo.plan.__main__ import composed, curriculum, main
+from apo.plan.architecture import PUBLISHED, architecture_of, read
+from apo.plan.costs import Layout, Step
+from apo.plan.counting import counted, measured, passes
+from apo.plan.report import planned
+from apo.policies.model import VideoSpec
+from tests.builds import SPECS
+from tests.policies.test_wan import LORA, STYLES, inputs, make
+
+PAIRS, ROWS = 2, 3
+ONE = Layout(nodes=1, devices=1, shard=1, context_parallel=1, checkpointing=False, split_backward=False)
+OFFLINE = Step(ROWS, PAIRS, videos=2, reference=True, adapted_reference=False, generated=0, at_once=0, solver_steps=4,
+               guidance_rows=1, judged=0)  # fmt: skip
+SMALL = "model=tiny"
+
+
+@pytest.fixture
+def tiny(request):
+    """style -> (policy, architecture, passes) of a random pipeline."""
+
+    def build(style: str, checkpointing: bool = False, **changes):
+        policy = make(request, style, checkpointing=checkpointing, **changes)
+        architecture = read(policy.model.folder())
+        dtype = getattr(torch, policy.model.dtype)
+        return policy, architecture, passes(architecture, policy.codec.latent_shape, policy.max_sequence_length, LORA, dtype)
+
+    return build
+
+
+def with_gradients(policy) -> None:
+    """As in every window row but the first."""
+    for parameter in policy.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+
+
+def gradients(policy) -> list[torch.Tensor]:
+    return [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
+
+
+@STYLES
+def test_passes_equal_those_of_the_policy_itself(tiny, style):
+    policy, architecture, predicted = tiny(style, dtype="bfloat16")  # so that inputs are cast, and count as alive
+    x_t, t, cond = inputs(policy, style, [950.0])
+    there = [*policy.parameters(), *policy.buffers(), x_t, t, *(v for v in vars(cond).values() if isinstance(v, torch.Tensor))]
+    forward = counted(torch.no_grad()(lambda: policy(x_t, t, cond)), there)
+    with policy.base():
+        base = counted(torch.no_grad()(lambda: policy(x_t, t, cond)), there)
+    with_gradients(policy.train())
+    train = counted(lambda: policy(x_t, t, cond).square().mean().backward(), there + gradients(policy))
+    assert forward.flops == predicted.forward and base.flops == predicted.base_forward
+    assert train.flops == predicted.forward + predicted.backward
+    assert forward.live == pytest.approx(predicted.live_forward, rel=0.02)
+    assert train.live == pytest.approx(predicted.live_train, rel=0.02)
+    expert = policy.experts["transformer"]
+    assert predicted.trained == sum(p.numel() for n, p in expert.named_parameters() if ".policy." in n)
+    assert predicted.weights == sum(p.numel() * p.element_size() for n, p in expert.named_parameters() if "lora_" not in n)
+    assert architecture.latent_shape(policy.spec) == policy.codec.latent_shape
+
+
+def a_real_window(policy) -> PreferenceModule:
+    """A module whose `training_step` runs a window, its trainer and pairs in place."""
+    optimizer = partial(torch.optim.AdamW, lr=1e-3)
+    module = PreferenceModule(
+        OfflinePairs(), instantiate({"_target_": "apo.timesteps.uniform.UniformSampler", "rows": ROWS, "boundary": None, "seed": 0}),
+        DiffusionDPO(500), PAIRS, 0.8, None, policy=policy, optimizer=optimizer, warmup_steps=1, max_grad_norm=1.0, seed=0,
+    )  # fmt: skip
+    module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
+    return module
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_steps_flops_and_memory_are_those_of_a_real_window(tiny, checkpointing):
+    """Wan2.1 style, bfloat16 base under a float32 adapter: reference and policy forwards, backwards, over three rows."""
+    policy, architecture, predicted = tiny("wan21", checkpointing, dtype="bfloat16")
+    layout = replace(ONE, checkpointing=checkpointing)
+    module = a_real_window(policy.train())
+    x_0, _, cond = inputs(policy, "wan21", [950.0] * PAIRS)
+    pair = Pair(x_0, torch.randn_like(x_0), cond)
+    windows = module.sampler.sample(0, PAIRS)
+    with_gradients(policy)
+
+    def window() -> None:
+        for row, t in enumerate(windows):
+            module.loss(pair, t, row).backward()
+            module.meters.clear()
+
+    real = counted(window, [*policy.parameters(), *policy.buffers(), *gradients(policy)])
+    flops = costs.flops(OFFLINE, predicted, layout, 0.0)
+    assert flops["generation"] == flops["ranking"] == 0
+    assert sum(flops.values()) == real.flops
+    memory = costs.memory(OFFLINE, predicted, layout, architecture.experts, True)
+    assert memory["activations"] == pytest.approx(real.live, rel=0.1)
+    held = sum(p.numel() * p.element_size() for p in policy.experts.parameters())
+    assert memory["weights"] == held and memory["optimizer"] == 2 * memory["gradients"] == 8 * predicted.trained
+
+
+def test_many_blocks_are_extrapolated_exactly(tiny):
+    _, architecture, _ = tiny("wan21")
+    deep = replace(architecture, transformer=architecture.transformer | {"num_layers": 6})
+    given = ((16, 3, 8, 12), 512, LORA, torch.bfloat16)
+    assert passes(deep, *given) == measured(deep, 6, *given)
+
+
+def test_checkpointing_lowers_memory_and_raises_flops_as_predicted(tiny):
+    _, _, predicted = tiny("wan22")
+    assert predicted.live_checkpointed < predicted.live_train
+    assert 0 < predicted.recomputation <= predicted.forward
+
+
+@pytest.mark.parametrize("guidance, forwards", [(NoGuidance(), 1), (CFG(2.0, 2.0, 0.9), 2), (CFG(0.0, 0.0, 0.9), 1)])
+def test_generation_costs_its_guided_solver_steps(tiny, guidance, forwards):
+    policy, _, predicted = tiny("wan22")
+    _, _, cond = inputs(policy, "wan22", [950.0, 950.0])
+    real = counted(lambda: generate(policy, guidance, cond, initial_noise(policy, [1, 2])), [])
+    assert costs.guidance_rows(guidance) == forwards
+    step = replace(OFFLINE, generated=2, at_once=2, guidance_rows=forwards)
+    assert costs.flops(step, predicted, ONE, 0.0)["generation"] == real.flops
+
+
+def test_a_split_backward_halves_activations_for_one_forward_a_row_and_pair(tiny):
+    _, architecture, predicted = tiny("wan22")
+    split = replace(ONE, split_backward=True)
+    joint, halved = (costs.memory(OFFLINE, predicted, layout, architecture.experts, True) for layout in (ONE, split))
+    assert halved["activations"] == joint["activations"] / 2
+    more = sum(costs.flops(OFFLINE, predicted, split, 0.0).values()) - sum(costs.flops(OFFLINE, predicted, ONE, 0.0).values())
+    assert more == ROWS * PAIRS * predicted.forward
+
+
+def test_sharding_and_context_parallel_divide_what_they_should(tiny):
+    _, architecture, predicted = tiny("wan22")
+    spec = VideoSpec(**vars(SPECS["wan22"]), fps=8)
+    eight = replace(ONE, devices=8, shard=8, context_parallel=2)
+    one, many = (costs.memory(OFFLINE, predicted, layout, 2, True) for layout in (ONE, eight))
+    assert many["activations"] == one["activations"] / 2 and many["optimizer"] == one["optimizer"] / 8
+    assert many["weights"] == pytest.approx(one["weights"] / 8 + 2 * predicted.block)
+    assert sum(costs.flops(OFFLINE, predicted, eight, 0).values()) == sum(costs.flops(OFFLINE, predicted, ONE, 0).values()) / 2
+    assert eight.replicas == 4
+    alone, shared = (costs.communication(OFFLINE, predicted, layout, architecture, spec) for layout in (ONE, eight))
+    assert set(alone.values()) == {0.0} and min(shared.values()) > 0
+    with pytest.raises(ValueError, match="plan.shard=3: give a divisor of the 8 ranks"):
+        replace(eight, shard=3)
+
+
+def test_the_published_models_have_their_published_sizes():
+    spec = VideoSpec(720, 960, 121, 24)
+    assert PUBLISHED["Wan-AI/Wan2.2-I2V-A14B-Diffusers"].tokens(spec) == 83_700
+    assert PUBLISHED["Wan-AI/Wan2.1-I2V-14B-720P-Diffusers"].latent_shape(spec) == (16, 31, 90, 120)
+    small = PUBLISHED["Wan-AI/Wan2.2-TI2V-5B-Diffusers"]
+    assert small.latent_shape(VideoSpec(704, 960, 121, 24)) == (48, 31, 44, 60)
+    with pytest.raises(ValueError, match="model.spec.height=720: must be a multiple of 32; the nearest is 704"):
+        small.latent_shape(spec)
+    for name, billions in (("wan22_i2v_a14b", 14.289), ("wan21_i2v_14b", 16.395), ("wan22_ti2v_5b", 5.0)):
+        cfg = composed([f"model={name}"])
+        architecture = architecture_of(instantiate(cfg.model))
+        counted = passes(architecture, (architecture.channels, 1, 4, 4), 512, cfg.policy.lora, torch.float32)
+        assert counted.weights / 4e9 == pytest.approx(billions, rel=0.01)
+
+
+def test_the_papers_set_up(capsys):
+    """One A14B pair-timestep and one rollout, against figures that were counted layer by layer on the meta device."""
+    overrides = ["model=wan22_i2v_a14b", "trainer.nodes=24", "trainer.devices=8", "stage=online"]
+    plan = planned(composed(overrides))
+    assert plan.passes.base_forward == pytest.approx(7.82e15, rel=0.02)
+    assert plan.layout.replicas == 192 and plan.step.rows == 5 and plan.step.guidance_rows == 2 and plan.step.judged == 1
+    flops = plan.flops()
+    assert flops["generation"] == pytest.approx(1251e15, rel=0.05) and flops["generation"] / sum(flops.values()) > 0.6
+    assert plan.fits(plan.memory()) and not plan.fits(plan.memory(replace(plan.layout, checkpointing=False)))
+    names = [name for name, _, _ in curriculum(overrides, plan)]
+    assert names == ["1 online", "2 half-online", "3 offline", "5 distillation-aware"]
+    main([*overrides, "plan.utilisation=0.5"])
+    said = capsys.readouterr().out
+    for words in ("83,700 tokens", "192 pairs a step", "It fits", "## Window sizes", "64,000 H200 hours", "50% are reached", "(chosen)"):
+        assert words in said
+
+
+@pytest.mark.parametrize("overrides, said", [
+    (["model=wan22_i2v_a14b", "model.path=someone/else"], "model.path=someone/else: no folder here"),
+    (["model=wan22_ti2v_5b", "model.spec.height=720"], "model.spec.height=720: must be a multiple of 32"),
+    ([SMALL, "plan.context_parallel=3"], "plan.context_parallel=3: give a divisor of the 1 ranks"),
+    ([SMALL, "plan=h300"], "h300"),
+    ([SMALL, "plan.nope=1"], "nope"),
+])  # fmt: skip
+def test_mistakes_name_the_key(overrides, said):
+    with pytest.raises(SystemExit, match=said):
+        main(overrides)
+
+
+def test_a_model_too_large_is_told_so_with_the_layout_that_fits(capsys):
+    main(["model=wan22_i2v_a14b", "plan=h100", "trainer.devices=8", "stage=offline"])
+    assert "**It does not fit**" in capsys.readouterr().out
