@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hydra.utils import instantiate
 
 from apo import evaluation
 from apo.evaluation import EvaluationError, evaluate
+from apo.run import write_lineage
 
 ROOT = Path(__file__).parents[1]
 KEYS = {
@@ -32,7 +34,7 @@ def cfg(tmp_path, monkeypatch):
             if parameter.requires_grad:
                 parameter += 0.02
     policy.save_adapter(tmp_path / "outputs/r/offline/adapter")
-    (tmp_path / "outputs/r/offline/adapter/lineage.json").write_text("{}")
+    write_lineage(train, tmp_path / "outputs/r/offline", policy.base_hash, SimpleNamespace(files=[]))
     return cfg
 
 
@@ -46,6 +48,7 @@ def test_report_pictures_and_comparison(cfg, tmp_path, monkeypatch):
     assert against["run"] == "baseline" and against["win"] + against["tie"] + against["loss"] == 6
     assert (folder / "contact_sheet.png").stat().st_size > 1000 and len(list((folder / "videos").glob("*.mp4"))) == 2
     assert "distortion_rate" in (folder / "report.md").read_text()
+    assert "On 6 held-out conditions" in (folder.parent / "adapter" / "README.md").read_text()
     monkeypatch.setattr(evaluation, "generate", lambda *_: pytest.fail("finished work was done again"))
     assert evaluate(cfg)[0]["metrics"] == report["metrics"]
 
