@@ -9,9 +9,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from apo import evaluation
+from apo import evaluation, lineage
 from apo.evaluation import EvaluationError, evaluate
-from apo.run import write_lineage
 
 ROOT = Path(__file__).parents[1]
 KEYS = {
@@ -33,8 +32,10 @@ def cfg(tmp_path, monkeypatch):
         for parameter in policy.parameters():
             if parameter.requires_grad:
                 parameter += 0.02
-    policy.save_adapter(tmp_path / "outputs/r/offline/adapter")
-    write_lineage(train, tmp_path / "outputs/r/offline", policy.base_hash, SimpleNamespace(files=[]))
+    adapter = tmp_path / "outputs/r/offline/adapter"
+    policy.save_adapter(adapter)
+    made = lineage.of(train, adapter, policy.base_hash, SimpleNamespace(files=[]))
+    lineage.write(adapter, made)
     return cfg
 
 
