@@ -8,6 +8,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import Dataset
 
+from apo.data.checksums import file_digest
+
 FILE = "lineage.json"
 START = "start.json"  # of a run folder: the files of the adapter that it began with
 
@@ -22,7 +24,7 @@ def read(adapter: Path) -> dict:
 def require_whole(adapter: Path) -> None:
     """ValueError unless the files are those that were written with the lineage."""
     for name, recorded in read(adapter)["files"].items():
-        if not (adapter / name).is_file() or digest(adapter / name) != recorded:
+        if not (adapter / name).is_file() or file_digest(adapter / name) != recorded:
             raise ValueError(f"adapter={adapter}: {name} is not the file that {FILE} names; delete its run folder and train it again")
 
 
@@ -104,7 +106,7 @@ def of(cfg: DictConfig, adapter: Path, base_hash: str, dataset: Dataset) -> dict
     return {
         "base": {"path": model_path(cfg), "hash": base_hash}, "preceding": files(cfg),
         "stage": cfg.stage.name, "stages": [*before, cfg.stage.name], "data": data,
-        "files": {path.name: digest(path) for path in sorted(adapter.glob("*.safetensors"))},
+        "files": {path.name: file_digest(path) for path in sorted(adapter.glob("*.safetensors"))},
         "config_hash": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(), "config": config,
     }  # fmt: skip
 
@@ -117,11 +119,6 @@ def write(adapter: Path, lineage: dict) -> None:
 def model_path(cfg: DictConfig) -> str:
     """Of the model that the stage trains."""
     return (cfg.get("vlm") or cfg.model).path
-
-
-def digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def replace(path: Path, content) -> None:

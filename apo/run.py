@@ -92,8 +92,9 @@ def check(cfg: DictConfig, folder: Path) -> None:
     if (saved := folder / "config.yaml").exists():
         before = OmegaConf.to_container(OmegaConf.load(saved), resolve=True)
         now = OmegaConf.to_container(cfg, resolve=True)
-        known = [key for key in now if key in before and key not in FREE]  # a group added since then had no part in the run
-        if changed := [line for key in known for line in differences(before[key], now[key], key)]:
+        # a group added since then had no part in the run: what it builds stands in `module`
+        kept = [key for key in now if key not in FREE and (key in before or not isinstance(now[key], dict))]
+        if changed := [line for key in kept for line in differences(before.get(key), now[key], key)]:
             raise ConfigError(
                 f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): give another run=NAME, "
                 "or delete the folder"

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -25,6 +26,15 @@ def finished(folder: Path, policy: WanPolicy, lora: dict, *overrides: str) -> Pa
     card.write(folder / "adapter", made)
     lineage.write(folder / "adapter", made)
     return folder / "adapter"
+
+
+def of_some_effect(policy: WanPolicy) -> WanPolicy:
+    """The policy, its adapter moved away from zero."""
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter += 0.02
+    return policy
 
 
 def plain(model) -> dict:

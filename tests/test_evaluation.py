@@ -5,12 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from apo import evaluation, lineage
 from apo.evaluation import EvaluationError, evaluate
+from tests.adapters import of_some_effect
 
 ROOT = Path(__file__).parents[1]
 KEYS = {
@@ -27,11 +27,7 @@ def cfg(tmp_path, monkeypatch):
     cfg.model.path = str(ROOT / cfg.model.path)
     train.model.path = cfg.model.path
     monkeypatch.chdir(tmp_path)
-    policy = instantiate(train.policy)
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            if parameter.requires_grad:
-                parameter += 0.02
+    policy = of_some_effect(instantiate(train.policy))
     adapter = tmp_path / "outputs/r/offline/adapter"
     policy.save_adapter(adapter)
     made = lineage.of(train, adapter, policy.base_hash, SimpleNamespace(files=[]))

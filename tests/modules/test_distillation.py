@@ -18,6 +18,7 @@ from apo.pairs.offline import OfflinePairs
 from apo.run import ConfigError, check, train
 from apo.timesteps.apo import APOSampler
 from tests.clips import write_manifest
+from tests.dying import dies_and_resumes
 from tests.modules.test_preference import fit, pair_of
 from tests.policies.test_wan import make, perturbed
 from tests.test_train import adapter, metrics
@@ -115,22 +116,10 @@ def config(home: Path, *more: str) -> DictConfig:
         ])  # fmt: skip
 
 
-def test_a_run_that_dies_resumes_exactly_and_says_what_it_came_from(home, monkeypatch):
+def test_a_run_that_dies_resumes_exactly_and_says_what_it_came_from(home):
     overrides = ["stage=distill", f"adapter={home}/aligned/adapter", "distill.omega=[0.5,2.5]", "distill.lambda_=[0,1]"]
     train(config(home, *overrides), home / "one")
-    step = DistillationModule.training_step
-
-    def dies(module, batch, index):
-        if module.global_step == 5:
-            raise RuntimeError("the machine is gone")
-        step(module, batch, index)
-
-    monkeypatch.setattr(DistillationModule, "training_step", dies)
-    with pytest.raises(RuntimeError, match="the machine is gone"):
-        train(config(home, *overrides), home / "other")
-    assert not (home / "other" / "adapter").exists()
-    monkeypatch.undo()
-    train(config(home, *overrides), home / "other")
+    dies_and_resumes(DistillationModule, lambda folder: train(config(home, *overrides), folder), home / "other")
     rows = metrics(home / "one")
     assert metrics(home / "other") == rows and len(rows) == 6
     assert adapter(home / "other") == adapter(home / "one") and len(adapter(home / "one")) == 2

@@ -18,6 +18,7 @@ from apo.modules.ranker import RankerModule
 from apo.rankers.answer import swapped
 from apo.rankers.vlm import WEIGHTS, RankingVLM, TrainableVLM
 from apo.run import ConfigError, check, train
+from tests.dying import dies_and_resumes
 from tests.rankers.tiny import LORA, tiny_base, world_pairs
 
 ROOT = Path(__file__).parents[2]
@@ -56,21 +57,9 @@ def test_it_overfits_a_handful_of_pairs_with_all_weights(home):
     Qwen3VLForConditionalGeneration.from_pretrained(home / "whole" / "adapter")  # the result is a model of its own
 
 
-def test_a_run_that_dies_resumes_exactly(home, monkeypatch):
+def test_a_run_that_dies_resumes_exactly(home):
     train(config(home), home / "one")
-    step = RankerModule.training_step
-
-    def dies(module, batch, index):
-        if module.global_step == 5:
-            raise RuntimeError("the machine is gone")
-        step(module, batch, index)
-
-    monkeypatch.setattr(RankerModule, "training_step", dies)
-    with pytest.raises(RuntimeError, match="the machine is gone"):
-        train(config(home), home / "other")
-    assert not (home / "other" / "adapter").exists()
-    monkeypatch.undo()
-    train(config(home), home / "other")
+    dies_and_resumes(RankerModule, lambda folder: train(config(home), folder), home / "other")
     assert metrics(home / "other") == metrics(home / "one") and len(metrics(home / "one")) == 6
     assert (home / "other/adapter" / WEIGHTS).read_bytes() == (home / "one/adapter" / WEIGHTS).read_bytes()
     assert metrics(home / "one")[2]["val/accuracy"] and not metrics(home / "one")[1]["val/accuracy"]

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from apo.reports import distill, sheets
+from tests.adapters import of_some_effect
 
 ROOT = Path(__file__).parents[2]
 FEW = ["conditions.count=3", "batch_size=2", "model.num_inference_steps=4", "trainer.threads=1"]
@@ -23,11 +24,7 @@ def home(tmp_path, monkeypatch):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", ["policy.lora.rank=2", "stage=distill"])
     monkeypatch.chdir(tmp_path)
-    policy = instantiate(cfg.policy)
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            if parameter.requires_grad:
-                parameter += 0.02
+    policy = of_some_effect(instantiate(cfg.policy))
     config = {"guidance": OmegaConf.to_container(cfg.guidance, resolve=True), "adapter": "outputs/r/seed_0/offline/adapter"}
     for stage in ("online", "half_online", "offline", "distill", "distill_dpo"):
         folder = tmp_path / "outputs" / "r" / "seed_0" / stage / "adapter"
