@@ -1,5 +1,6 @@
 """The world's exact judge: what a video shows, measured from its pixels, its prompt and its first frame."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -74,22 +75,27 @@ def measure(videos: Tensor, prompts: list[str], frames: Tensor) -> Measurement:
 
     ValueError for a prompt that is not of the grammar.
     """
+    order, parts = [], []
+    for chunk, meanings, track in tracks(videos, prompts, frames):
+        order += chunk
+        parts.append(judge(track, meanings))
+    inverse = torch.tensor(order, device=videos.device).argsort()
+    return Measurement(**{f.name: torch.cat([getattr(p, f.name) for p in parts])[inverse] for f in fields(Measurement)})
+
+
+def tracks(videos: Tensor, prompts: list[str], frames: Tensor) -> Iterator[tuple[list[int], list[Meaning], Track]]:
+    """The places, meanings and track of a chunk of the videos at a time, in any order; arguments as for `measure`."""
     meanings = [parse(prompt) for prompt in prompts]
     groups: dict[str | None, list[int]] = {}
     for index, meaning in enumerate(meanings):
         groups.setdefault(meaning.photo, []).append(index)
-    order, parts = [], []
     for name, members in groups.items():
         for chunk in (members[i : i + CHUNK] for i in range(0, len(members), CHUNK)):
             subjects, clips, first = [meanings[i] for i in chunk], videos[chunk].float(), frames[chunk].float()
             if name is None:
-                track = track_digits(clips, subjects, first, THRESHOLDS.mass)
+                yield chunk, subjects, track_digits(clips, subjects, first, THRESHOLDS.mass)
             else:
-                track = track_scenes(clips, name, first)
-            order += chunk
-            parts.append(judge(track, subjects))
-    inverse = torch.tensor(order, device=videos.device).argsort()
-    return Measurement(**{f.name: torch.cat([getattr(p, f.name) for p in parts])[inverse] for f in fields(Measurement)})
+                yield chunk, subjects, track_scenes(clips, name, first)
 
 
 def judge(track: Track, meanings: list[Meaning]) -> Measurement:
@@ -153,5 +159,10 @@ def first_cause(past: Tensor) -> Tensor:
 def severity(past: Tensor) -> Tensor:
     """(n,) in [0, 1]: the mean over frames of (1 + e) / 2, with e in (0, 1] the frame's worst excess; 0 for a frame
     without. One flawed frame of nine has at least 1/18, so that any flaw is told from none."""
+    return severities(past).mean(1)
+
+
+def severities(past: Tensor) -> Tensor:
+    """(n, F) in [0, 1], of each frame."""
     worst = past.amax(1).clamp(max=1)
-    return ((1 + worst) / 2 * (worst > 0)).mean(1)
+    return (1 + worst) / 2 * (worst > 0)

@@ -47,34 +47,38 @@ def build_expert(folder: Path, name: str, start: Path | None = None) -> None:
     transformer.fit(name, folder, model, clips).save_pretrained(folder / name)
 
 
-def side_by_side(steps: list[str]) -> None:
+def side_by_side(steps: list[str], folder: Path) -> None:
     """Steps that don't depend on each other: one process and one thread each."""
-    jobs = [subprocess.Popen([sys.executable, "-m", "apo.world.build", "--step", step]) for step in steps]
+    program = [sys.executable, "-m", "apo.world.build", "--folder", str(folder)]
+    jobs = [subprocess.Popen([*program, "--step", step]) for step in steps]
     if any([job.wait() for job in jobs]):
         raise SystemExit("a step of the build stopped; run the same command again to continue")
 
 
-def build(folder: Path) -> None:
+def build(folder: Path, checkpoint: Path) -> None:
     build_vae(folder)
-    side_by_side([f"clips-{part}" for part in range(PARTS)])
-    side_by_side(list(transformer.SPANS))
+    side_by_side([f"clips-{part}" for part in range(PARTS)], folder)
+    side_by_side(list(transformer.SPANS), folder)
     tokenizer, encoder = build_text(folder / "text")
     experts = [WanTransformer3DModel.from_pretrained(folder / name) for name in ("high", "low")]
     vae = AutoencoderKLWan.from_pretrained(folder / "vae")
-    assemble(CHECKPOINT, vae, tokenizer, encoder, *experts, flow_shift=FLOW_SHIFT)
-    print(f"world: {CHECKPOINT}")
+    assemble(checkpoint, vae, tokenizer, encoder, *experts, flow_shift=FLOW_SHIFT)
+    print(f"world: {checkpoint}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("outputs/world"))
-    parser.add_argument("--step", choices=["all", *(f"clips-{part}" for part in range(PARTS)), *transformer.SPANS], default="all")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="where the finished pipeline goes")
+    parser.add_argument("--step", choices=["all", "vae", *(f"clips-{part}" for part in range(PARTS)), *transformer.SPANS], default="all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--start", type=Path, help="a folder with experts to start from, instead of from scratch")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.step == "all":
-        build(args.folder)
+        build(args.folder, args.checkpoint)
+    elif args.step == "vae":
+        build_vae(args.folder)
     elif args.step in transformer.SPANS:
         build_expert(args.folder, args.step, args.start)
     else:
