@@ -46,6 +46,8 @@ table1: install ## Table 1 and the window ablations on the world: all arms, thre
 online: install ## online and half-online stages on the world, with annotators that err: three seeds
 	$(BIN)/python train.py -m paper=online $(ARGS)
 	$(BIN)/python evaluate.py run=online stage='ranker*' videos=0
+	$(BIN)/python train.py -m paper=online_vlm $(ARGS)
+	$(BIN)/python evaluate.py run=online_vlm stage='seed_*' videos=0
 	$(BIN)/python train.py -m paper=half_online $(ARGS)
 	for seed in 0 1 2; do $(BIN)/python evaluate.py run=half_online stage=seed_$$seed videos=0 \
 		against=outputs/online/ranker.error_rate_0.0-seed_$$seed || exit 1; done

@@ -10,6 +10,7 @@ from apo.reports.arms import Arm, collect, percent, spread
 
 RUNS = {  # run folder -> its title, and what its arms are compared with
     "online": ("Online", "the baseline"),
+    "online_vlm": ("Online, ranked by the world's trained Qwen3-VL rankers", "the baseline"),
     "half_online": ("Half-online, from the online result of the same seed", "that online result"),
     "online_no_window": ("Online, one row per optimizer step", "the baseline"),
 }

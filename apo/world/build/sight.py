@@ -24,7 +24,7 @@ from apo.world.rankings import GENERATED, Place, WorldRankings
 from apo.world.render import render
 from apo.world.tracking import Track
 
-STEPS, BATCH, RATE, SEED = 3600, 16, 2e-3, 23
+STEPS, BATCH, RATE, SEED = 3000, 16, 2e-3, 23
 LAYER = -2  # of the hidden states that the head reads; the last layer compares what it finds there
 SCENES = 0.25  # of the batches
 FIRST_RENDERED = 10**6  # conditions of the rendered pairs: others than the adapters'
