@@ -11,12 +11,12 @@ from apo.interfaces import Condition, Guidance
 from apo.policies.wan import WanPolicy
 
 
-def solver(policy: WanPolicy) -> SchedulerMixin:
-    """A fresh copy of the pipeline's scheduler on the grid of `model.shift` and `model.num_inference_steps`.
+def solver(policy: WanPolicy, num_inference_steps: int | None = None) -> SchedulerMixin:
+    """A fresh copy of the pipeline's scheduler on the grid of `model.shift` and so many steps; None: `model.num_inference_steps`.
 
     The shift always comes from our config: converted checkpoints carry 3.0 whatever the model wants.
     """
-    kind, shift, steps = type(policy.scheduler), policy.model.shift, policy.model.num_inference_steps
+    kind, shift, steps = type(policy.scheduler), policy.model.shift, num_inference_steps or policy.model.num_inference_steps
     if kind is FlowMatchEulerDiscreteScheduler:
         scheduler = kind.from_config(policy.scheduler.config, shift=shift)
         # set_timesteps(steps) alone would apply the shift twice
@@ -35,10 +35,11 @@ def initial_noise(policy: WanPolicy, seeds: Sequence[int]) -> Tensor:
 
 @torch.no_grad()
 def generate(
-    policy: WanPolicy, guidance: Guidance, cond: Condition, noise: Tensor, progress: str | None = None
-) -> Tensor:
+    policy: WanPolicy, guidance: Guidance, cond: Condition, noise: Tensor, progress: str | None = None,
+    num_inference_steps: int | None = None,
+) -> Tensor:  # fmt: skip
     """Latents x_0 (B, C, F, H, W) from noise x_T of the same shape; `progress` names a progress bar."""
-    scheduler, x_t = solver(policy), noise.to(cond.image.device, torch.float32)
+    scheduler, x_t = solver(policy, num_inference_steps), noise.to(cond.image.device, torch.float32)
     known = cond.image[:, :1] if policy.codec.expand_timesteps else None
     for t in tqdm(scheduler.timesteps.cpu(), progress, disable=progress is None, leave=False):
         velocity = guidance(policy, x_t, t.float().expand(len(x_t)), cond)

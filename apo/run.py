@@ -81,10 +81,13 @@ def check(cfg: DictConfig, folder: Path) -> None:
         data = instantiate(cfg.data)
         require_kind(cfg, data.gives)
         data.check(model.spec)
-        if OmegaConf.select(cfg, "module.pairs.ranker") is not None:
-            instantiate(cfg.module.pairs.ranker).check()
+        if OmegaConf.select(cfg, "module.pairs") is not None:
+            pairs = instantiate(cfg.module.pairs)
+            if hasattr(pairs, "ranker"):
+                pairs.ranker.check()
         if cfg.get("vlm") is not None:
             check_vlm(cfg)
+        check_windows(cfg)
     except Exception as error:  # hydra wraps what a constructor raises; the cause has the field and the remedy
         raise ConfigError(str(error.__cause__ or error)) from error
     if cfg.policy.lora is None and cfg.stage.needs_reference:
@@ -99,6 +102,19 @@ def check(cfg: DictConfig, folder: Path) -> None:
                 f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): give another run=NAME, "
                 "or delete the folder"
             )
+
+
+def windows_per_pair(cfg: DictConfig) -> int:
+    return OmegaConf.select(cfg, "module.windows_per_pair") or 1
+
+
+def check_windows(cfg: DictConfig) -> None:
+    """ValueError unless what happens every N steps happens when a pair has gone through all its windows."""
+    windows = windows_per_pair(cfg)
+    for name in ("max_steps", "checkpoint_every_n_steps", "sample_every_n_steps", "validate_every_n_steps"):
+        if cfg[name] % windows:
+            whole = cfg[name] // windows * windows or windows
+            raise ValueError(f"{name}={cfg[name]} is no multiple of module.windows_per_pair={windows}: give {name}={whole}")
 
 
 def check_vlm(cfg: DictConfig) -> None:
@@ -171,13 +187,13 @@ def loggers(cfg: DictConfig, folder: Path) -> list:
 
 
 class StepSampler(Sampler):
-    """Steps from the trainer's current one on: the data of a step depends on the step alone."""
+    """Steps from the trainer's current one on, every `stride`th: the data of a step depends on the step alone."""
 
-    def __init__(self, trainer: L.Trainer, max_steps: int):
-        self.trainer, self.max_steps = trainer, max_steps
+    def __init__(self, trainer: L.Trainer, max_steps: int, stride: int):
+        self.trainer, self.max_steps, self.stride = trainer, max_steps, stride
 
     def __iter__(self):
-        return iter(range(self.trainer.global_step, self.max_steps))
+        return iter(range(self.trainer.global_step, self.max_steps, self.stride))
 
     def __len__(self) -> int:
         return self.max_steps
@@ -194,4 +210,5 @@ class StepData(L.LightningDataModule):
         self.trainer.loggers[0].rewind(self.trainer.global_step)
         place = rank(), world_size()
         steps = StepBatches(self.split.train, self.cfg.batch_size, self.cfg.max_steps, self.cfg.seed, *place, self.split.order)
-        return DataLoader(steps, batch_size=None, sampler=StepSampler(self.trainer, self.cfg.max_steps))
+        sampler = StepSampler(self.trainer, self.cfg.max_steps, windows_per_pair(self.cfg))
+        return DataLoader(steps, batch_size=None, sampler=sampler)

@@ -1,6 +1,7 @@
 """Every option of every group composes, and what it names exists."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -8,7 +9,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from apo.run import ConfigError, check
+from apo.run import ConfigError, StepSampler, check
 from tests.data.clips import write_jsonl
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +117,9 @@ def test_arms_cost_the_same():
     (["stage=online", "model=tiny_wan21", "data=prompts", "data.path={manifest}"], "ranker=oracle needs videos of the world"),
     (["stage=online", "ranker.error_rate=0.7"], "ranker.error_rate=0.7"),
     (["stage=online", "policy.lora=null"], "policy.lora=null"),
+    (["stage=online", "module.pairs.candidates=1"], "module.pairs.candidates=1"),
+    (["stage=online", "module.pairs.rollout.cache_threshold=-1"], "rollout.cache_threshold=-1"),
+    (["stage=online", "module.windows_per_pair=4"], "checkpoint_every_n_steps=10 is no multiple of module.windows_per_pair=4: give .*=8"),
 ])  # fmt: skip
 def test_mistakes_are_found_without_a_model(overrides, said, tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
@@ -145,3 +149,8 @@ def test_a_group_that_is_newer_than_a_run_is_no_other_setting(tmp_path):
     del saved.distill
     OmegaConf.save(saved, tmp_path / "config.yaml", resolve=True)
     check(composed("seed=0"), tmp_path)
+
+
+def test_a_pair_used_for_several_windows_is_drawn_at_every_so_many_steps():
+    assert list(StepSampler(SimpleNamespace(global_step=4), 10, stride=2)) == [4, 6, 8]
+    assert list(StepSampler(SimpleNamespace(global_step=0), 3, stride=1)) == [0, 1, 2]

@@ -140,7 +140,7 @@ def test_a_ranker_that_dies_stops_an_online_run_and_the_same_command_resumes_it(
 
 def test_two_online_processes_equal_one_with_twice_the_batch(command, on_policy):
     same = ("stage=online", "max_steps=2", "max_grad_norm=1e9", "optimizer._target_=torch.optim.SGD", "~optimizer.betas",
-            "optimizer.lr=1e-3", "module.pairs.batch_size=2")  # fmt: skip
+            "optimizer.lr=1e-3", "module.pairs.rollout.batch_size=2")  # fmt: skip
     execute(on_policy("online_one", "batch_size=4", *same))
     execute(on_policy("online_two", "batch_size=2", *same, "trainer=ddp"))
     one, two = metrics(command.home / "online_one"), metrics(command.home / "online_two")

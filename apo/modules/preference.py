@@ -39,15 +39,19 @@ class PreferenceModule(PolicyModule):
     split: the share of T where the meters' high regime begins.
     reference_update_every_n_steps: how often the reference becomes the current policy (OnlineVPO, Zhang et al., 2024); None
     keeps the preceding stage as it is (Section 3.3).
+    windows_per_pair: optimizer steps that a pair is used for, each with a window and noise of its own; the paper's is 1.
     """
 
     def __init__(
         self, pairs: PairSource, sampler: TimestepSampler, objective: PreferenceObjective, batch_size: int, split: float,
-        reference_update_every_n_steps: int | None, **kwargs,
+        reference_update_every_n_steps: int | None, windows_per_pair: int = 1, **kwargs,
     ):  # fmt: skip
         super().__init__(**kwargs)
         self.pairs, self.sampler, self.objective = pairs, sampler, objective
         self.batch_size, self.split, self.reference_update_every_n_steps = batch_size, split, reference_update_every_n_steps
+        self.windows_per_pair = windows_per_pair
+        if windows_per_pair < 1:
+            raise ValueError(f"module.windows_per_pair={windows_per_pair}: give at least 1")
         if reference_update_every_n_steps is not None:
             if reference_update_every_n_steps < 1:
                 raise ValueError(f"module.reference_update_every_n_steps={reference_update_every_n_steps}: give at least 1, or null")
@@ -59,16 +63,21 @@ class PreferenceModule(PolicyModule):
         return moves or super().is_kept(key, parameter)
 
     def training_step(self, batch, _):
-        every = self.reference_update_every_n_steps
-        if every is not None and self.global_step and self.global_step % every == 0:
-            self.policy.update_reference()  # before the step, so that a run resumed here does it too
         pair = self.pairs(batch, self.policy, self.global_step)
         for key, value in self.pairs.meters.items():
             self.meters[key].append(value)
-        with self.timed("optimize"):
-            for row, t in enumerate(self.sampler.sample(self.global_step, self.batch_size)):
-                self.manual_backward(self.loss(pair, t, row))
-        self.optim_step()
+        for _ in range(self.windows_per_pair):
+            self.follow()
+            with self.timed("optimize"):
+                for row, t in enumerate(self.sampler.sample(self.global_step, self.batch_size)):
+                    self.manual_backward(self.loss(pair, t, row))
+            self.optim_step()
+
+    def follow(self) -> None:
+        """Moves the reference if it is time to; before the step, so that a run resumed here does it too."""
+        every = self.reference_update_every_n_steps
+        if every is not None and self.global_step and self.global_step % every == 0:
+            self.policy.update_reference()
 
     def loss(self, pair: Pair, t: Tensor, row: int) -> Tensor:
         """Eqs. 1-2 at timesteps t (B,), the mean over pairs."""

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from apo.data.anchors import Anchor
-from apo.interfaces import Guidance, Pair
-from apo.pairs.rollout import rollout, timed
+from apo.interfaces import Pair
+from apo.pairs.rollout import Rollout, timed
 from apo.policies.wan import WanPolicy
 from apo.seeds import rank
 
@@ -13,12 +13,11 @@ from apo.seeds import rank
 class HalfOnlinePairs:
     """A positive anchor is chosen and the generation rejected; a negative anchor is rejected and the generation chosen.
 
-    Seeds depend on (seed, step, place in the global batch) alone. guidance: of the generations.
-    batch_size: videos generated at once; None for the whole batch.
+    Seeds depend on (seed, step, place in the global batch) alone. rollout: how they are generated.
     """
 
-    def __init__(self, guidance: Guidance, batch_size: int | None, seed: int):
-        self.guidance, self.batch_size, self.seed = guidance, batch_size, seed
+    def __init__(self, rollout: Rollout, seed: int):
+        self.rollout, self.seed = rollout, seed
         self.meters: dict[str, Tensor] = {}
 
     def __call__(self, batch: Anchor, policy: WanPolicy, step: int) -> Pair:
@@ -27,6 +26,6 @@ class HalfOnlinePairs:
         first = rank() * len(batch.positive)
         keys = [(self.seed, step, first + i) for i in range(len(batch.positive))]
         with timed(self.meters, "time/generate"):
-            generated = rollout(policy, self.guidance, batch.cond, keys, self.batch_size)
+            generated = self.rollout(policy, batch.cond, keys)
         anchor, positive = batch.video.to(generated), batch.positive[:, None, None, None, None]
         return Pair(torch.where(positive, anchor, generated), torch.where(positive, generated, anchor), batch.cond)

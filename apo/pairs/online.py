@@ -7,8 +7,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from apo.interfaces import Condition, Guidance, Pair, Ranker
-from apo.pairs.rollout import decoded, largest, rollout, rows, timed
+from apo.interfaces import Condition, Pair, Ranker
+from apo.pairs.rollout import Rollout, largest, rows, timed
 from apo.policies.wan import WanPolicy
 from apo.rankers.answer import swapped
 from apo.seeds import rank
@@ -42,18 +42,14 @@ class OnlinePairs:
 
     Seeds depend on (seed, step, place in the global batch, candidate, attempt) alone: a resumed run, and any number of
     ranks, generates the same. Pairs of less confidence than min_confidence are generated anew from other noise, in at most
-    max_attempts rounds in all; each keeps its most confident attempt.
-
-    guidance: of the generations; need not be the one that the policy is evaluated with.
-    batch_size: videos generated or decoded at once; None for all of a round.
+    max_attempts rounds in all; each keeps its most confident attempt. rollout: how the candidates are generated.
     """
 
     def __init__(
-        self, ranker: Ranker, guidance: Guidance, candidates: int, min_confidence: float, max_attempts: int,
-        batch_size: int | None, seed: int,
+        self, ranker: Ranker, rollout: Rollout, candidates: int, min_confidence: float, max_attempts: int, seed: int,
     ):  # fmt: skip
-        self.ranker, self.guidance, self.candidates = ranker, guidance, candidates
-        self.min_confidence, self.max_attempts, self.batch_size, self.seed = min_confidence, max_attempts, batch_size, seed
+        self.ranker, self.rollout, self.candidates = ranker, rollout, candidates
+        self.min_confidence, self.max_attempts, self.seed = min_confidence, max_attempts, seed
         self.meters: dict[str, Tensor] = {}
         if candidates < 2:
             raise ValueError(f"module.pairs.candidates={candidates}: a pair needs at least 2")
@@ -89,8 +85,8 @@ class OnlinePairs:
         keys = [(self.seed, step, first + i, candidate, attempt) for candidate in range(self.candidates) for i in places]
         with timed(self.meters, "time/generate"):
             cond = rows(batch, list(places))
-            latents = rollout(policy, self.guidance, rows(cond, list(range(count)) * self.candidates), keys, self.batch_size)
-            videos = decoded(policy, latents, self.batch_size).unflatten(0, (self.candidates, count))
+            latents = self.rollout(policy, rows(cond, list(range(count)) * self.candidates), keys)
+            videos = self.rollout.decode(policy, latents).unflatten(0, (self.candidates, count))
         with timed(self.meters, "time/rank"):
             return self.judge(latents.unflatten(0, (self.candidates, count)), videos, cond)
 

@@ -65,8 +65,9 @@ def step_of(cfg: DictConfig) -> Step:
     return Step(
         rows=len(instantiate(cfg.sampler).sample(0, 1)), pairs=cfg.batch_size, videos=2 if cfg.stage.needs_reference else 1,
         reference=cfg.stage.needs_reference, adapted_reference=cfg.adapter is not None, generated=videos,
-        at_once=min(videos, OmegaConf.select(cfg, "module.pairs.batch_size") or videos),
-        solver_steps=cfg.model.num_inference_steps, guidance_rows=guidance_rows(instantiate(cfg.guidance)), judged=judged,
+        at_once=min(videos, OmegaConf.select(cfg, "module.pairs.rollout.batch_size") or videos),
+        solver_steps=OmegaConf.select(cfg, "module.pairs.rollout.num_inference_steps") or cfg.model.num_inference_steps,
+        guidance_rows=guidance_rows(instantiate(cfg.guidance)), judged=judged,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
+from diffusers import FirstBlockCacheConfig, WanImageToVideoPipeline, WanTransformer3DModel
 from peft import LoraConfig
 from torch import Tensor, nn
 
@@ -166,6 +166,21 @@ class WanPolicy(nn.Module):
                 for index in blocks:
                     block = expert.blocks[index]
                     stack.enter_context(patch.object(block, "forward", partial(skipping, block.forward, start)))
+            yield
+
+    @contextmanager
+    def cached(self, threshold: float | None) -> Iterator[None]:
+        """Inside, a forward leaves out all blocks but the first if that one's residual differs by less than the share
+        `threshold` from the last whole forward's: diffusers' First Block Cache, fresh each time. None: no cache.
+
+        For passes without gradients that follow one trajectory, each in one forward of the same shape. The decision is the
+        batch's, so ranks that share a model's weights may not use it.
+        """
+        with ExitStack() as stack:
+            for expert in self.experts.values() if threshold is not None else ():
+                expert.enable_cache(FirstBlockCacheConfig(threshold))
+                stack.callback(expert.disable_cache)
+                stack.enter_context(expert.cache_context("rollout"))
             yield
 
     def unconditional(self, cond: Condition) -> Condition:

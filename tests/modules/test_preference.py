@@ -171,3 +171,22 @@ def test_a_sources_meters_are_logged_with_the_step(request, tmp_path):
     rows = fit(model, pair_of(model.policy), 2, tmp_path)
     assert [float(row["time/generate"]) for row in rows] == [2.0, 2.0]
     assert_close([float(row["rank/confidence"]) for row in rows], [0.5, 0.6])
+
+
+def test_a_pair_goes_through_as_many_windows_as_set(request, tmp_path):
+    class Counted(OfflinePairs):
+        calls = 0
+
+        def __call__(self, *args):
+            self.calls += 1
+            return super().__call__(*args)
+
+    pairs = Counted()
+    model = module(request, pairs=pairs, windows_per_pair=2)
+    rows = fit(model, pair_of(model.policy), 4, tmp_path)
+    assert pairs.calls == 2 and [int(row["step"]) for row in rows] == [0, 1, 2, 3]
+    single = module(request)
+    same = fit(single, pair_of(single.policy), 4, tmp_path / "single")  # the same pair each step: nothing else differs
+    assert [(row["train/loss"], row["train/t_mean"]) for row in same] == [(row["train/loss"], row["train/t_mean"]) for row in rows]
+    with pytest.raises(ValueError, match="windows_per_pair=0"):
+        module(request, windows_per_pair=0)

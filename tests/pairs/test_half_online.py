@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from apo.data.anchors import Anchor
 from apo.guidance.none import NoGuidance
 from apo.pairs.half_online import HalfOnlinePairs
-from apo.pairs.rollout import rollout
+from apo.pairs.rollout import Rollout
 from apo.pairs.world_anchors import WorldAnchors, sorted_out
 from apo.world import flaws, render
 from apo.world.grammar import describe
@@ -36,9 +36,9 @@ def batch_of(split, positions=range(5)) -> Anchor:
 def test_the_order_of_a_pair_follows_its_anchors_label(policy, anchors):
     batch = batch_of(anchors[1])
     assert batch.positive.any() and not batch.positive.all()
-    source = HalfOnlinePairs(NoGuidance(), batch_size=None, seed=3)
+    source = HalfOnlinePairs(Rollout(NoGuidance()), seed=3)
     pair = source(batch, policy, 7)
-    made = rollout(policy, NoGuidance(), batch.cond, [(3, 7, i) for i in range(5)], None)
+    made = Rollout(NoGuidance())(policy, batch.cond, [(3, 7, i) for i in range(5)])
     for i, positive in enumerate(batch.positive.tolist()):
         anchor, generated = (pair.chosen, pair.rejected) if positive else (pair.rejected, pair.chosen)
         assert torch.equal(anchor[i], batch.video[i])
@@ -50,7 +50,7 @@ def test_the_order_of_a_pair_follows_its_anchors_label(policy, anchors):
 
 def test_the_counterpart_is_the_active_policys_and_of_the_step(policy, anchors):
     batch = batch_of(anchors[1])
-    source = HalfOnlinePairs(NoGuidance(), batch_size=2, seed=3)
+    source = HalfOnlinePairs(Rollout(NoGuidance(), batch_size=2), seed=3)
     one = source(batch, policy, 7).rejected[batch.positive]
     assert torch.equal(source(batch, policy, 7).rejected[batch.positive], one)
     assert (source(batch, policy, 8).rejected[batch.positive] - one).abs().max() > 0.1
@@ -61,7 +61,7 @@ def test_the_counterpart_is_the_active_policys_and_of_the_step(policy, anchors):
 
 
 def test_a_ranks_counterparts_are_those_of_its_place_in_the_batch(policy, anchors, monkeypatch):
-    batch, source = batch_of(anchors[1], range(4)), HalfOnlinePairs(NoGuidance(), batch_size=2, seed=3)
+    batch, source = batch_of(anchors[1], range(4)), HalfOnlinePairs(Rollout(NoGuidance(), batch_size=2), seed=3)
     whole = source(batch, policy, 7)
     half = batch_of(anchors[1], range(2, 4))
     monkeypatch.setattr("apo.pairs.half_online.rank", lambda: 1)

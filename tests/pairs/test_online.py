@@ -12,7 +12,7 @@ from apo.guidance.cfg import CFG
 from apo.guidance.none import NoGuidance
 from apo.interfaces import Verdict
 from apo.pairs.online import OnlinePairs, RankerFailed
-from apo.pairs.rollout import rollout, rows
+from apo.pairs.rollout import Rollout, rows
 from apo.rankers.oracle import OracleRanker
 from apo.world.oracle import measure
 from tests.pairs.conftest import adapted, composed
@@ -21,7 +21,7 @@ from tests.pairs.rankers import BrighterWins, brightness
 
 def source(**changes) -> OnlinePairs:
     settings = dict(
-        ranker=BrighterWins(), guidance=NoGuidance(), candidates=2, min_confidence=0.0, max_attempts=3, batch_size=None, seed=0
+        ranker=BrighterWins(), rollout=Rollout(NoGuidance()), candidates=2, min_confidence=0.0, max_attempts=3, seed=0
     )
     return OnlinePairs(**(settings | changes))
 
@@ -39,7 +39,7 @@ def batches(policy, size: int, rank: int = 0, world: int = 1) -> StepBatches:
 def test_candidates_come_from_the_active_policy_and_are_not_encoded_again(policy, batch):
     pair = source()(batch, policy, 5)
     keys = [[(0, 5, i, candidate, 0) for i in range(3)] for candidate in range(2)]
-    made = torch.stack([rollout(policy, NoGuidance(), batch, some, None) for some in keys])
+    made = torch.stack([Rollout(NoGuidance())(policy, batch, some) for some in keys])
     for i in range(3):
         chosen, rejected = (which(range(2), key=lambda c: brightness(policy.decode(made[c, i, None]))[0]) for which in (max, min))
         assert_close(pair.chosen[i], made[chosen, i], atol=1e-4, rtol=1e-4)
@@ -54,7 +54,7 @@ def test_a_step_generates_the_same_again_and_another_step_something_else(policy,
     again, other, seed = source()(batch, policy, 5), source()(batch, policy, 6), source(seed=1)(batch, policy, 5)
     assert torch.equal(again.chosen, pair.chosen) and torch.equal(again.rejected, pair.rejected)
     assert min((x.chosen - pair.chosen).abs().max() for x in (other, seed)) > 0.1
-    few_at_once = source(batch_size=2)(batch, policy, 5)
+    few_at_once = source(rollout=Rollout(NoGuidance(), batch_size=2))(batch, policy, 5)
     assert_close(few_at_once.chosen, pair.chosen, atol=1e-4, rtol=1e-4)
 
 
@@ -69,12 +69,12 @@ def test_the_training_mode_and_the_frozen_parts_are_left_as_they_were(policy, ba
 
 
 def test_the_guidance_of_the_candidates_is_the_sources_own(policy, batch):
-    plain, guided = source()(batch, policy, 1), source(guidance=CFG(0.5, 0.5, 0.9))(batch, policy, 1)
+    plain, guided = source()(batch, policy, 1), source(rollout=Rollout(CFG(0.5, 0.5, 0.9)))(batch, policy, 1)
     assert (plain.chosen - guided.chosen).abs().max() > 0.01
 
 
 def test_swapping_the_candidates_swaps_the_verdict_and_leaves_the_pair(policy, batch):
-    latents = torch.stack([rollout(policy, NoGuidance(), batch, [(9, i, c) for i in range(3)], None) for c in range(2)])
+    latents = torch.stack([Rollout(NoGuidance())(policy, batch, [(9, i, c) for i in range(3)]) for c in range(2)])
     videos = torch.stack([policy.decode(x) for x in latents])
     settings = dict(similar=0.05, seed=0, spec=policy.spec)
     for ranker in (OracleRanker(error_rate=0.0, **settings), OracleRanker(error_rate=0.4, **settings), BrighterWins()):
@@ -89,7 +89,7 @@ def test_of_many_candidates_the_best_and_the_worst_make_the_pair(policy, batch):
     ranker = BrighterWins()
     pair = source(ranker=ranker, candidates=4)(batch, policy, 2)
     assert len(ranker.seen) == 6
-    made = [rollout(policy, NoGuidance(), batch, [(0, 2, i, candidate, 0) for i in range(3)], None) for candidate in range(4)]
+    made = [Rollout(NoGuidance())(policy, batch, [(0, 2, i, candidate, 0) for i in range(3)]) for candidate in range(4)]
     light = torch.stack([brightness(policy.decode(x)) for x in made])
     assert_close(brightness(policy.decode(pair.chosen)), light.amax(0), atol=0.05, rtol=0)
     assert_close(brightness(policy.decode(pair.rejected)), light.amin(0), atol=0.05, rtol=0)
@@ -179,7 +179,7 @@ def as_rank(rank: int, folder) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     policy = adapted(instantiate(composed("stage=online").policy))
     ranker = BrighterWins(sure=3.0)
-    pairs = source(ranker=ranker, min_confidence=0.9, max_attempts=3, batch_size=2)
+    pairs = source(ranker=ranker, min_confidence=0.9, max_attempts=3, rollout=Rollout(NoGuidance(), batch_size=2))
     batch = batches(policy, 2, rank, 2)[0]
     pair = pairs(batch, policy, 0)
     torch.save((pair.chosen, pair.rejected, batch.prompt, ranker.seen), folder / f"{rank}.pt")
@@ -195,7 +195,7 @@ def test_two_ranks_rank_disjoint_conditions_and_make_the_pairs_of_one(policy, tm
     assert one[2] + other[2] == batch.prompt and len(set(batch.prompt)) == 4
     assert {p for call in one[3] for p in call} == set(one[2]) and {p for call in other[3] for p in call} == set(other[2])
     assert [len(call) for call in one[3]] == [len(call) for call in other[3]]  # as many videos on each, in every round
-    pairs = source(ranker=BrighterWins(sure=3.0), min_confidence=0.9, max_attempts=3, batch_size=2)
+    pairs = source(ranker=BrighterWins(sure=3.0), min_confidence=0.9, max_attempts=3, rollout=Rollout(NoGuidance(), batch_size=2))
     weak = (pairs.attempt(batch, policy, 0, 0, range(4)).confidence < 0.9).view(2, 2).sum(1)
     assert weak[0] != weak[1]  # one rank generates more than it needs
     whole = pairs(batch, policy, 0)
