@@ -101,7 +101,8 @@ class PairSource(Protocol):
     meters: dict[str, Tensor]  # scalars of the last call, logged with the step: time/generate, time/rank, rank/...
 
     def __call__(self, batch, policy: Policy, step: int) -> Pair:
-        """Exactly B pairs, no gradient."""
+        """Exactly B pairs, no gradient. A source that remembers something between steps has `state()`, the same on all ranks,
+        and `load(state)`."""
 
 
 class Ranker(Protocol):

@@ -118,18 +118,19 @@ def on_policy(command):
     return build
 
 
-def test_a_ranker_that_dies_stops_an_online_run_and_the_same_command_resumes_it(command, on_policy):
+@pytest.mark.parametrize("stage, done", [("online", 3), ("online_ahead", 4)])  # ahead, the answer is asked for a step later
+def test_a_ranker_that_dies_stops_an_online_run_and_the_same_command_resumes_it(command, on_policy, stage, done):
     # an error rate and a moving reference, so that a resume has to repeat those too
-    online = ("stage=online", "ranker.error_rate=0.3", "module.reference_update_every_n_steps=3")
-    mortal = ("ranker._target_=tests.pairs.rankers.MortalOracle", f"+ranker.mark={command.home}/mark", "+ranker.call=4")
-    execute(on_policy("online", *online))
-    whole, killed = command.home / "online", command.home / "mortal"
-    result = subprocess.run(on_policy("mortal", *online, *mortal), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    online = (f"stage={stage}", "ranker.error_rate=0.3", "module.reference_update_every_n_steps=3")
+    mortal = ("ranker._target_=tests.pairs.rankers.MortalOracle", f"+ranker.mark={command.home}/{stage}_mark", "+ranker.call=4")
+    execute(on_policy(stage, *online))
+    whole, killed = command.home / stage, command.home / f"mortal_{stage}"
+    result = subprocess.run(on_policy(killed.name, *online, *mortal), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode != 0
     assert "RankerFailed: the ranker gave no verdict (ConnectionError: the server is gone)" in result.stderr
     saved = torch.load(killed / "checkpoints" / "last.ckpt", weights_only=False)
-    assert saved["global_step"] == 3 and not (killed / "adapter").exists()  # though one was due at 4
-    execute(on_policy("mortal", *online, *mortal))
+    assert saved["global_step"] == done and not (killed / "adapter").exists()  # though at 3 none was due
+    execute(on_policy(killed.name, *online, *mortal))
     assert metrics(killed) == metrics(whole) and len(metrics(whole)) == 6
     assert adapter(killed) == adapter(whole) and len(adapter(whole)) == 2
     with (whole / "metrics.csv").open() as file:

@@ -57,6 +57,14 @@ class PreferenceModule(PolicyModule):
                 raise ValueError(f"module.reference_update_every_n_steps={reference_update_every_n_steps}: give at least 1, or null")
             self.policy.keep_reference()
 
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        if hasattr(self.pairs, "state"):
+            checkpoint["pairs"] = self.pairs.state()
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if hasattr(self.pairs, "load"):
+            self.pairs.load(checkpoint["pairs"])
+
     def is_kept(self, key: str, parameter: nn.Parameter) -> bool:
         """What is trained, and a reference that moves."""
         moves = self.reference_update_every_n_steps is not None and f".{REFERENCE}." in key

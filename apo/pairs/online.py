@@ -21,6 +21,15 @@ class RankerFailed(RuntimeError):
 
 
 @dataclass
+class Drafts:
+    """N candidates of each of B conditions."""
+
+    latents: Tensor  # (N, B, C, F, H, W)
+    videos: Tensor  # (N, B, frames, 3, height, width) uint8
+    cond: Condition
+
+
+@dataclass
 class Judged:
     """The best and the worst candidate of each of B conditions."""
 
@@ -35,6 +44,10 @@ class Judged:
             if other.confidence[j] > self.confidence[i]:
                 for name, mine in vars(self).items():
                     mine[i] = getattr(other, name)[j]
+
+    def meters(self) -> dict[str, Tensor]:
+        """rank/distortion: the share of the pairs that distortion decided."""
+        return {"rank/confidence": self.confidence.float().mean(), "rank/distortion": (self.label <= 2).float().mean()}
 
 
 class OnlinePairs:
@@ -72,31 +85,37 @@ class OnlinePairs:
                 break
             best.put(weak, self.attempt(batch, policy, step, attempts, (weak + [0] * count)[:count]))
             attempts += 1
-        self.meters |= {
-            "rank/confidence": best.confidence.float().mean(),
-            "rank/distortion": (best.label <= 2).float().mean(),  # share of the pairs that distortion decided
-            "rank/attempts": torch.tensor(float(attempts)),
-        }
+        self.meters |= best.meters() | {"rank/attempts": torch.tensor(float(attempts))}
         return Pair(best.chosen, best.rejected, batch)
 
     def attempt(self, batch: Condition, policy: WanPolicy, step: int, attempt: int, places: Sequence[int]) -> Judged:
         """New candidates for the conditions at `places` of this rank's batch, compared."""
+        drafts = self.generate(batch, policy, step, attempt, places)
+        with timed(self.meters, "time/rank"):
+            return self.judge(drafts.latents, drafts.videos, drafts.cond)
+
+    def generate(self, batch: Condition, policy: WanPolicy, step: int, attempt: int, places: Sequence[int]) -> Drafts:
+        """New candidates for the conditions at `places` of this rank's batch."""
         first, count = rank() * len(batch.prompt), len(places)
         keys = [(self.seed, step, first + i, candidate, attempt) for candidate in range(self.candidates) for i in places]
         with timed(self.meters, "time/generate"):
             cond = rows(batch, list(places))
             latents = self.rollout(policy, rows(cond, list(range(count)) * self.candidates), keys)
-            videos = self.rollout.decode(policy, latents).unflatten(0, (self.candidates, count))
-        with timed(self.meters, "time/rank"):
-            return self.judge(latents.unflatten(0, (self.candidates, count)), videos, cond)
+            videos = self.rollout.decode(policy, latents)
+        shape = (self.candidates, count)
+        return Drafts(latents.unflatten(0, shape), videos.unflatten(0, shape), cond)
 
     def judge(self, latents: Tensor, videos: Tensor, cond: Condition) -> Judged:
         """latents (N, B, C, F, H, W) and videos (N, B, frames, 3, height, width) of N candidates: every two are compared."""
+        return self.decide(latents, agreed(*self.ask(videos, cond), cond.image.device))
+
+    def decide(self, latents: Tensor, verdicts: list[tuple]) -> Judged:
+        """Best and worst of N candidates (N, B, C, F, H, W) by the verdicts on every two."""
         count, size = latents.shape[:2]
         better = torch.zeros(count, count, size)  # probability that candidate i is better than j
         label = torch.zeros(count, count, size, dtype=torch.long)
         wins = torch.zeros(count, size)
-        for i, j, verdict in self.verdicts(videos, cond):
+        for i, j, verdict in verdicts:
             first_wins, confidence = verdict.first_wins.cpu(), verdict.confidence.cpu().float()
             better[i, j] = torch.where(first_wins, confidence, 1 - confidence)
             better[j, i] = 1 - better[i, j]
@@ -108,15 +127,20 @@ class OnlinePairs:
         each = torch.arange(size)
         return Judged(latents[best, each], latents[worst, each], label[best, worst, each], better[best, worst, each])
 
-    def verdicts(self, videos: Tensor, cond: Condition) -> list[tuple]:
-        """(i, j, verdict of candidate i against j) for every two. No rank goes on alone if the ranker fails on another."""
-        found, failure = [], None
+    def ask(self, videos: Tensor, cond: Condition) -> tuple[list[tuple], Exception | None]:
+        """(i, j, verdict of candidate i against j) for every two, and what the ranker raised."""
+        found = []
         try:
             for i, j in combinations(range(len(videos)), 2):
                 found.append((i, j, self.ranker(videos[i], videos[j], cond)))
         except Exception as error:  # whatever a server, a model or a file may raise
-            failure = error
-        if largest(int(failure is not None), cond.image.device):
-            what = f"{type(failure).__name__}: {failure}" if failure else "on another rank, see its log"
-            raise RankerFailed(f"the ranker gave no verdict ({what}); no step was taken: the same command continues") from failure
-        return found
+            return found, error
+        return found, None
+
+
+def agreed(found: list[tuple], failure: Exception | None, device: torch.device) -> list[tuple]:
+    """What was found, unless the ranker failed on any rank: then RankerFailed on all, so that none goes on alone."""
+    if largest(int(failure is not None), device):
+        what = f"{type(failure).__name__}: {failure}" if failure else "on another rank, see its log"
+        raise RankerFailed(f"the ranker gave no verdict ({what}); no step was taken: the same command continues") from failure
+    return found

@@ -54,6 +54,7 @@ class Step:
     solver_steps: int
     guidance_rows: int  # forwards of a video per solver step
     judged: int  # pairs of videos that a ranking model compares
+    windows: int = 1  # optimizer steps that generated videos are used for
 
 
 def step_of(cfg: DictConfig) -> Step:
@@ -68,6 +69,7 @@ def step_of(cfg: DictConfig) -> Step:
         at_once=min(videos, OmegaConf.select(cfg, "module.pairs.rollout.batch_size") or videos),
         solver_steps=OmegaConf.select(cfg, "module.pairs.rollout.num_inference_steps") or cfg.model.num_inference_steps,
         guidance_rows=guidance_rows(instantiate(cfg.guidance)), judged=judged,
+        windows=OmegaConf.select(cfg, "module.windows_per_pair") or 1,
     )  # fmt: skip
 
 
@@ -107,8 +109,8 @@ def flops(step: Step, passes: Passes, layout: Layout, ranking: float) -> dict[st
     reference = passes.forward if step.adapted_reference else passes.base_forward
     ahead = step.rows * step.pairs if layout.split_backward and step.videos == 2 else 0  # the loser's error, for the winner's backward
     whole = {
-        "generation": step.generated * step.solver_steps * step.guidance_rows * passes.forward,
-        "ranking": step.judged * ranking,
+        "generation": step.generated * step.solver_steps * step.guidance_rows * passes.forward / step.windows,
+        "ranking": step.judged * ranking / step.windows,
         "reference": trained * reference if step.reference else 0.0,
         "policy forward": (trained + ahead) * passes.forward,
         "policy backward": trained * (passes.backward + (passes.recomputation if layout.checkpointing else 0)),
@@ -143,10 +145,10 @@ def communication(step: Step, passes: Passes, layout: Layout, architecture: Arch
     """Bytes that a rank receives in an optimizer step, by purpose."""
     chunks = math.ceil(step.generated / step.at_once) if step.generated else 0
     split = layout.split_backward and step.videos == 2
-    gathers = chunks * step.solver_steps + step.rows * (step.reference + (5 if split else 2))
+    gathers = chunks * step.solver_steps / step.windows + step.rows * (step.reference + (5 if split else 2))
     others, groups = 1 - 1 / layout.shard, layout.ranks // layout.shard
     trained = 4 * passes.trained * architecture.experts
-    forwards = step.generated * step.solver_steps * step.guidance_rows
+    forwards = step.generated * step.solver_steps * step.guidance_rows / step.windows
     forwards += step.rows * step.pairs * (step.videos * (step.reference + 2 + layout.checkpointing) + split)
     exchange = 4 * 2 * architecture.tokens(spec) * architecture.width / layout.context_parallel * (1 - 1 / layout.context_parallel)
     return {

@@ -135,6 +135,14 @@ def test_generation_costs_its_guided_solver_steps(tiny, guidance, forwards):
     assert costs.flops(step, predicted, ONE, 0.0)["generation"] == real.flops
 
 
+def test_a_pair_for_two_windows_halves_what_generation_and_ranking_cost(tiny):
+    _, _, predicted = tiny("wan22")
+    once, twice = (costs.flops(replace(OFFLINE, generated=4, at_once=4, judged=2, windows=windows), predicted, ONE, 1e9) for windows in (1, 2))
+    assert {part: once[part] / value for part, value in twice.items() if value} == {
+        part: 2 if part in ("generation", "ranking") else 1 for part, value in twice.items() if value
+    }
+
+
 def test_a_split_backward_halves_activations_for_one_forward_a_row_and_pair(tiny):
     _, architecture, predicted = tiny("wan22")
     split = replace(ONE, split_backward=True)

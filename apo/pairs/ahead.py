@@ -1,0 +1,79 @@
+"""Online pairs one step ahead: the ranker looks at a step's candidates while the policy trains on those of the step before."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from apo.guidance.cfg import joined
+from apo.interfaces import Condition, Pair
+from apo.pairs.online import Drafts, OnlinePairs, agreed
+from apo.pairs.rollout import rows, timed
+from apo.policies.wan import WanPolicy
+from apo.seeds import rank, world_size
+
+
+class AheadPairs(OnlinePairs):
+    """Online pairs of which the policy that generated them is one step behind; nobody waits for a ranker that is quick enough.
+
+    The first pairs of a run are used for its first two steps. Not in the paper. ValueError for a min_confidence: a pair that
+    is to be generated anew has no step left for it.
+    """
+
+    def __init__(self, min_confidence: float, **settings):
+        super().__init__(min_confidence=min_confidence, **settings)
+        if min_confidence > 0:
+            raise ValueError(f"module.pairs.min_confidence={min_confidence}: one step ahead no pair is generated anew; set it 0")
+        self.pool = ThreadPoolExecutor(1, "ranker")
+        self.waiting: tuple[Drafts, Future] | None = None
+        self.left: tuple[Tensor, Condition] | None = None  # by a checkpoint, not yet decoded
+
+    def __call__(self, batch: Condition, policy: WanPolicy, step: int) -> Pair:
+        """Exactly B pairs, those of the step before. RankerFailed on every rank if the ranker raised on one."""
+        self.meters = {}
+        if self.left is not None:
+            latents, cond = self.left
+            latents, cond = latents.to(batch.image.device), cond.map(lambda value: value.to(batch.image.device))
+            self.submit(Drafts(latents, self.rollout.decode(policy, latents.flatten(0, 1)).unflatten(0, latents.shape[:2]), cond))
+            self.left = None
+        before = self.waiting
+        drafts = self.generate(batch, policy, step, 0, range(len(batch.prompt)))
+        if before is None:
+            self.submit(drafts)
+            before = self.waiting
+        used, answer = before
+        with timed(self.meters, "time/rank"):  # of which the policy had to wait
+            judged = self.decide(used.latents, agreed(*answer.result(), batch.image.device))
+        if used is not drafts:
+            self.submit(drafts)
+        self.meters |= judged.meters()
+        return Pair(judged.chosen, judged.rejected, used.cond)
+
+    def submit(self, drafts: Drafts) -> None:
+        self.waiting = drafts, self.pool.submit(self.ask, drafts.videos, drafts.cond)
+
+    @torch.no_grad()
+    def ask(self, videos: Tensor, cond: Condition) -> tuple[list[tuple], Exception | None]:
+        return super().ask(videos, cond)
+
+    def state(self) -> tuple[Tensor, Condition] | None:
+        """Latents (N, B, C, F, H, W) and conditions of all ranks' candidates that wait; ranking them again is cheap."""
+        if self.waiting is None:
+            return self.left
+        drafts = self.waiting[0]
+        mine = drafts.latents.cpu(), drafts.cond.map(Tensor.cpu)
+        every = [mine]
+        if world_size() > 1:
+            every = [None] * world_size()
+            dist.all_gather_object(every, mine)
+        return torch.cat([latents for latents, _ in every], 1), joined(*(cond for _, cond in every))
+
+    def load(self, state: tuple[Tensor, Condition] | None) -> None:
+        """Takes this rank's share of what `state` gave, whatever the number of ranks was."""
+        if state is None:
+            return
+        latents, cond = state
+        size = latents.shape[1] // world_size()
+        mine = list(range(rank() * size, (rank() + 1) * size))
+        self.left = latents[:, mine], rows(cond, mine)
