@@ -34,6 +34,10 @@ world: install ## build the shipped checkpoint from scratch (hours; resumable)
 ranker-world: install ## train the world's two tiny Qwen3-VL rankers from scratch, and judge them (hours; resumable)
 	$(BIN)/python -m apo.world.build.ranker
 	$(BIN)/python -m apo.reports.ranker ranker=by_domain
+	$(BIN)/python -m apo.reports.ranker --name no_slow_motion ranker=by_domain \
+		ranker.rankers.digit.adapter=outputs/ranker_world/digit_control/adapter \
+		ranker.rankers.scene.adapter=outputs/ranker_world/scene_control/adapter
+	$(BIN)/python -m apo.reports.ranker --name base ranker=qwen3_vl
 
 bench: install ## optimizer step against its bare forward and backward passes
 	$(BIN)/python -m apo.reports.bench

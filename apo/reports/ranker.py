@@ -1,7 +1,7 @@
 """How well a ranker agrees with the oracle on the world's held-out pairs (Appendix C.3):
 
     python -m apo.reports.ranker ranker=by_domain
-    python -m apo.reports.ranker --name no_slow_motion ranker=qwen3_vl ranker.path=outputs/ranker_world/base_without_slow_motion/adapter
+    python -m apo.reports.ranker --name base ranker=qwen3_vl
 """
 
 import argparse
