@@ -55,7 +55,7 @@ online: install ## online and half-online stages on the world, with annotators t
 	$(BIN)/python train.py -m paper=half_online $(ARGS)
 	for seed in 0 1 2; do $(BIN)/python evaluate.py run=half_online stage=seed_$$seed videos=0 \
 		against=outputs/online/ranker.error_rate_0.0-seed_$$seed || exit 1; done
-	$(BIN)/python train.py run=online_no_window hydra.run.dir=outputs/online_no_window/seed_0 stage=online ablation=no_window max_steps=300 \
+	$(BIN)/python train.py run=online_no_window hydra.run.dir=outputs/online_no_window/seed_0 stage=online ablation=no_window max_steps=200 \
 		sample_every_n_steps=0 $(ARGS)
 	$(BIN)/python evaluate.py run=online_no_window stage=seed_0 videos=0
 	$(BIN)/python -m apo.reports.online
