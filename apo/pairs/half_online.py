@@ -27,5 +27,6 @@ class HalfOnlinePairs:
         keys = [(self.seed, step, first + i) for i in range(len(batch.positive))]
         with timed(self.meters, "time/generate"):
             generated = self.rollout(policy, batch.cond, keys)
+        self.meters |= self.rollout.meters
         anchor, positive = batch.video.to(generated), batch.positive[:, None, None, None, None]
         return Pair(torch.where(positive, anchor, generated), torch.where(positive, generated, anchor), batch.cond)

@@ -102,6 +102,7 @@ class OnlinePairs:
             cond = rows(batch, list(places))
             latents = self.rollout(policy, rows(cond, list(range(count)) * self.candidates), keys)
             videos = self.rollout.decode(policy, latents)
+        self.meters |= self.rollout.meters
         shape = (self.candidates, count)
         return Drafts(latents.unflatten(0, shape), videos.unflatten(0, shape), cond)
 

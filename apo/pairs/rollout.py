@@ -1,6 +1,7 @@
 """What on-policy pair sources share: generation by the active policy, timings, agreement between ranks."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ class Rollout:
     cache_threshold: First Block Cache (`WanPolicy.cached`); None computes every block at every step. A cache decides for a
     whole batch, so the videos hang on batch_size and on the number of ranks, too.
     batch_size: videos generated or decoded at once; None for all. ValueError names a setting that can't be.
+    meters: generate/blocks, the share of the transformer's blocks that the last call computed.
     """
 
     guidance: Guidance
@@ -33,6 +35,7 @@ class Rollout:
     batch_size: int | None = None
 
     def __post_init__(self):
+        self.meters: dict[str, Tensor] = {}
         name = "module.pairs.rollout"
         if self.num_inference_steps is not None and self.num_inference_steps < 1:
             raise ValueError(f"{name}.num_inference_steps={self.num_inference_steps}: give at least 1, or null for the model's")
@@ -48,14 +51,16 @@ class Rollout:
         Ranks must ask for equally many videos, since sharded weights need all ranks.
         """
         size, shape = self.batch_size or len(keys), policy.codec.latent_shape
-        parts = []
+        parts, blocks = [], Counter()
         with evaluating(policy):
             for start in range(0, len(keys), size):
                 part = list(range(start, min(start + size, len(keys))))
                 noise = torch.stack([torch.randn(shape, generator=generator(NOISE, *keys[i])) for i in part])
-                with policy.cached(self.cache_threshold):
+                with policy.cached(self.cache_threshold) as counted:
                     made = generate(policy, self.guidance, rows(cond, part), noise, num_inference_steps=self.num_inference_steps)
                 parts.append(made)
+                blocks += counted
+        self.meters = {"generate/blocks": torch.tensor(blocks["computed"] / blocks["due"])}
         return torch.cat(parts)
 
     def decode(self, policy: WanPolicy, latents: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ One class for Wan2.1 I2V (image encoder, one expert), Wan2.2 I2V-A14B (two exper
 Wan2.2 TI2V-5B (the first latent frame is the condition, with t = 0 per token).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -169,19 +170,25 @@ class WanPolicy(nn.Module):
             yield
 
     @contextmanager
-    def cached(self, threshold: float | None) -> Iterator[None]:
+    def cached(self, threshold: float | None) -> Iterator[Counter]:
         """Inside, a forward leaves out all blocks but the first if that one's residual differs by less than the share
         `threshold` from the last whole forward's: diffusers' First Block Cache, fresh each time. None: no cache.
 
         For passes without gradients that follow one trajectory, each in one forward of the same shape. The decision is the
-        batch's, so ranks that share a model's weights may not use it.
+        batch's, so ranks that share a model's weights may not use it. Gives the numbers of blocks "computed" and "due".
         """
+        blocks = Counter()
         with ExitStack() as stack:
-            for expert in self.experts.values() if threshold is not None else ():
-                expert.enable_cache(FirstBlockCacheConfig(threshold))
-                stack.callback(expert.disable_cache)
-                stack.enter_context(expert.cache_context("rollout"))
-            yield
+            for expert in self.experts.values():
+                for block in expert.blocks:
+                    stack.enter_context(patch.object(block, "forward", partial(counting, block.forward, blocks, "computed")))
+                if threshold is not None:
+                    expert.enable_cache(FirstBlockCacheConfig(threshold))
+                    stack.callback(expert.disable_cache)
+                    stack.enter_context(expert.cache_context("rollout"))
+                for block in expert.blocks:
+                    stack.enter_context(patch.object(block, "forward", partial(counting, block.forward, blocks, "due")))
+            yield blocks
 
     def unconditional(self, cond: Condition) -> Condition:
         """The same condition with the negative prompt's text."""
@@ -212,6 +219,12 @@ class WanPolicy(nn.Module):
     @property
     def max_sequence_length(self) -> int:
         return self.model.max_sequence_length
+
+
+def counting(forward: Callable, blocks: Counter, kind: str, *args, **kwargs):
+    """A transformer block's `forward`, counted."""
+    blocks[kind] += 1
+    return forward(*args, **kwargs)
 
 
 def skipping(forward: Callable, start: int, hidden: Tensor, text: Tensor, time: Tensor, rotary: tuple) -> Tensor:

@@ -11,7 +11,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from apo.evaluators.intervals import Interval, wilson
-from apo.reports.curves import rows_per_step
+from apo.plan.costs import Step, step_of
 
 PASSES = 4  # of a window row over 2B latents: reference forward 1, policy forward 1, backward 2
 
@@ -64,8 +64,16 @@ class Arm:
             seconds = metrics.filter(like="time/").sum()
             self.seconds.append(float(seconds.sum()))
             self.time = {key: self.time.get(key, 0.0) + value for key, value in seconds.rename(lambda k: k[5:]).items()}
-            self.forward_equivalents.append(len(metrics) * rows_per_step(folder) * PASSES)
-            self.batch_size = OmegaConf.load(folder / "config.yaml").batch_size
+            cfg = OmegaConf.load(folder / "config.yaml")
+            self.forward_equivalents.append(round(len(metrics) * forwards(step_of(cfg), metrics)))
+            self.batch_size = cfg.batch_size
+
+
+def forwards(step: Step, metrics: pd.DataFrame) -> float:
+    """What an optimizer step costs, in forwards of the 2B latents of its pairs; pairs generated anew are not counted."""
+    blocks = metrics["generate/blocks"].mean() if "generate/blocks" in metrics else 1.0
+    generated = step.generated * step.solver_steps * step.guidance_rows * blocks / step.windows
+    return step.rows * PASSES + generated / (2 * step.pairs)
 
 
 def collect(run: Path, pattern: str, remedy: str) -> tuple[dict[str, Arm], list[str]]:

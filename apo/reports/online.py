@@ -12,6 +12,7 @@ RUNS = {  # run folder -> its title, and what its arms are compared with
     "online": ("Online", "the baseline"),
     "online_vlm": ("Online, ranked by the world's trained Qwen3-VL rankers", "the baseline"),
     "half_online": ("Half-online, from the online result of the same seed", "that online result"),
+    "cheaper": ("Cheaper candidates, at the cost of the online stage's forwards or less", "the baseline"),
     "online_no_window": ("Online, one row per optimizer step", "the baseline"),
 }
 PATTERN, REMEDY = r"(.*?)-?seed_(\d+)", "`make online` trains and evaluates them"
@@ -21,25 +22,27 @@ instruction following won 86, tied 148 and lost 22 comparisons by people."""
 
 
 def markdown(arms: dict[str, Arm], against: str) -> str:
-    """Rates over seeds, outcomes against `against` summed over seeds, and the shares of an optimizer step's time."""
+    """Rates over seeds, outcomes against `against` summed over seeds, cost, and the shares of an optimizer step's time."""
     head = ["", "distorted, % [pooled]", "dynamic degree, px/frame", "instruction, % [pooled]", "clean: win/tie/loss",
-            "following: win/tie/loss", "s a step", "generate, %", "rank, %", "optimize, %", "seeds"]  # fmt: skip
+            "following: win/tie/loss", "forward-equivalents", "s a step", "generate, %", "rank, %", "optimize, %", "seeds"]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, arm in arms.items():
         total = sum(arm.time.values())
         cells = [
-            TITLES.get(name, name.replace("ranker.error_rate_", "annotator's error rate ")),
+            TITLES.get(name, name.replace("ranker.error_rate_", "annotator's error rate ").removeprefix("cheaper_").replace("_", " ")),
             f"{spread([100 * v for v in arm.distortion_rate], '{:.1f}')} {percent(arm.pooled)}",
             spread(arm.dynamic_degree),
             f"{spread([100 * v for v in arm.instruction_following], '{:.1f}')} {percent(wilson(arm.followed, arm.videos))}",
             f"{arm.win}/{arm.tie}/{arm.loss}" if arm.seeds else "",
             "{win}/{tie}/{loss}".format(**arm.following) if arm.seeds else "",
+            spread(arm.forward_equivalents, "{:.0f}").removesuffix(" ± 0") if arm.seeds else "",
             f"{total / sum(arm.steps):.2f}" if total else "",
             *(f"{100 * arm.time.get(kind, 0) / total:.0f}" if total else "" for kind in ("generate", "rank", "optimize")),
             str(len(arm.seeds) or ""),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"Win/tie/loss on the same conditions and noise, against {against}, all seeds."])
+    return "\n".join([*lines, "", f"Win/tie/loss on the same conditions and noise, against {against}, all seeds. "
+                       "Forward-equivalents: of a run, in forwards of its batch of pairs."])
 
 
 def draw(arms: dict[str, Arm], path: Path) -> None:

@@ -56,7 +56,7 @@ def test_the_counterpart_is_the_active_policys_and_of_the_step(policy, anchors):
     assert (source(batch, policy, 8).rejected[batch.positive] - one).abs().max() > 0.1
     with policy.reference():
         assert (source(batch, policy, 7).rejected[batch.positive] - one).abs().max() > 0.01
-    assert source.meters.keys() == {"time/generate", "rank/positive"}
+    assert source.meters.keys() == {"time/generate", "rank/positive", "generate/blocks"}
     assert_close(source.meters["rank/positive"], batch.positive.float().mean())
 
 

@@ -146,7 +146,7 @@ def test_what_took_time_and_how_sure_the_ranker_was_are_metered(policy, batch):
     settings = composed("stage=online")
     pairs = source(ranker=instantiate(settings.ranker))
     pair = pairs(batch, policy, 0)
-    assert pairs.meters.keys() == {"time/generate", "time/rank", "rank/confidence", "rank/distortion", "rank/attempts"}
+    assert pairs.meters.keys() == {"generate/blocks", "time/generate", "time/rank", "rank/confidence", "rank/distortion", "rank/attempts"}
     assert pairs.meters["time/generate"] > pairs.meters["time/rank"] > 0
     chosen, rejected = (measure(policy.decode(x), batch.prompt, batch.frame).severity for x in (pair.chosen, pair.rejected))
     assert (chosen <= rejected + 0.05).all()

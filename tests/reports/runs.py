@@ -11,6 +11,11 @@ SAMPLERS = {  # rows per optimizer step -> a sampler's config
     5: {"_target_": "apo.timesteps.uniform.UniformSampler", "rows": 5, "boundary": 0.9, "seed": 0},
 }
 
+OFFLINE = {
+    "stage": {"name": "offline", "data": "pairs", "needs_reference": True}, "adapter": None, "batch_size": 8,
+    "guidance": {"_target_": "apo.guidance.none.NoGuidance"}, "model": {"num_inference_steps": 10},
+}  # fmt: skip
+
 
 def curves(steps: int, rows: int, seed: int = 0) -> pd.DataFrame:
     """A falling, noisy loss and its company; runs of one row a step see each regime in some steps only."""
@@ -31,7 +36,7 @@ def training(folder: Path, steps: int = 60, rows: int = 5, **config) -> Path:
     """A run folder with metrics.csv and config.yaml (JSON is YAML)."""
     folder.mkdir(parents=True)
     curves(steps, rows).to_csv(folder / "metrics.csv", index=False)
-    (folder / "config.yaml").write_text(json.dumps({"sampler": SAMPLERS[rows], "batch_size": 8} | config))
+    (folder / "config.yaml").write_text(json.dumps(OFFLINE | {"sampler": SAMPLERS[rows]} | config))
     return folder
 
 

@@ -25,7 +25,7 @@ def test_a_card_is_written_with_the_lineage_and_tells_it(adapter):
     front = yaml.safe_load(text.split("---")[1])
     assert front["library_name"] == "diffusers" and "lora" in front["tags"] and "base_model" not in front  # a local folder
     assert lineage["base"]["hash"] in text and all(digest in text for digest in lineage["files"].values())
-    assert "| online | 7 | 8 | 0.0003 | 500 | APOSampler | 0 |" in text
+    assert "| online | 7 | 8 | 0.0008 | 500 | APOSampler | 0 |" in text
     assert "rank 4, alpha 4" in text and "at t >= 900" in text and "Not evaluated yet" in text
     assert set(adapter.iterdir()) == {adapter / name for name in ("README.md", "lineage.json", *lineage["files"])}
 

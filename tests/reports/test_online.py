@@ -1,8 +1,11 @@
 """The report of the online stages: seeds pooled, time in shares, what is missing named."""
 
+import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
-from apo.reports import online
+from apo.plan.costs import step_of
+from apo.reports import arms, online
 from apo.reports.arms import collect
 from tests.reports import runs
 
@@ -30,5 +33,20 @@ def test_the_command_writes_table_and_figure(folder, monkeypatch, capsys):
     text = capsys.readouterr().out
     row = next(line for line in text.splitlines() if "error rate 0.0" in line)
     assert "15.0 ± 7.1" in row and "60/120/20" in row and "| 2.50 | 0 | 0 | 100 | 2 |" in row
+    assert row.count("| 800 |") == 1  # 40 steps of 5 rows, 4 forwards each
     assert "outputs/half_online is not there" in text and "ranker.error_rate_0.3-seed_1" in text
     assert (folder / "label_noise.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("changes, forwards", [
+    ({}, 10), ({"rollout": {"num_inference_steps": 5}}, 5), ({"rollout": {"num_inference_steps": None}}, 10), ({"candidates": 4}, 20),
+])  # fmt: skip
+def test_generation_counts_in_forwards_of_the_pairs(tmp_path, changes, forwards):
+    online = {"stage": {"name": "online", "data": "prompts", "needs_reference": True}, "module": {"pairs": {"candidates": 2} | changes}}
+    folder = runs.training(tmp_path / "run", 40, **online)
+    cfg, metrics = OmegaConf.load(folder / "config.yaml"), pd.read_csv(folder / "metrics.csv")
+    assert arms.forwards(step_of(cfg), metrics) == 5 * 4 + forwards
+    metrics["generate/blocks"] = 0.5
+    assert arms.forwards(step_of(cfg), metrics) == 5 * 4 + forwards / 2
+    cfg.module.windows_per_pair = 2
+    assert arms.forwards(step_of(cfg), metrics) == 5 * 4 + forwards / 4
