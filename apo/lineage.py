@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -122,6 +123,6 @@ def model_path(cfg: DictConfig) -> str:
 
 
 def replace(path: Path, content) -> None:
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")  # processes of one run write the same
     temporary.write_text(json.dumps(content, indent=1))
     os.replace(temporary, path)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -20,11 +21,14 @@ from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgressBar, W
 from apo.modules.loggers import MetricsCSV
 from apo.modules.preemption import REQUEUE, StopWhenTold
 from apo.modules.ranker import HeldOutRankings
+from apo.modules.sharded import ShardedStrategy, group_size
 from apo.rankers.folders import check_paths
 from apo.reports import card
 from apo.seeds import rank, world_size
 
-FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps")  # may change between start and resume
+# may change between start and resume; pairs per step may not, whatever the number of processes
+FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps", "policy.gradient_checkpointing",
+        "policy.shard", "module.split_backward", "batch_size", "module.batch_size")  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -69,6 +73,7 @@ def check(cfg: DictConfig, folder: Path) -> None:
         key = sorted(missing)[0]
         raise ConfigError(f"{key} is not set: add {key}=... to the command")
     try:
+        check_trainer(cfg)
         model = instantiate(cfg.model)
         model.check()
         lineage.require_start(cfg, None if "vlm" in cfg or model.local() is None else model.base_hash(model.local()))
@@ -97,11 +102,36 @@ def check(cfg: DictConfig, folder: Path) -> None:
         now = OmegaConf.to_container(cfg, resolve=True)
         # a group added since then had no part in the run: what it builds stands in `module`
         kept = [key for key in now if key not in FREE and (key in before or not isinstance(now[key], dict))]
-        if changed := [line for key in kept for line in differences(before.get(key), now[key], key)]:
+        changed = differences(pairs_per_step(before), pairs_per_step(now), "batch_size x trainer.devices x trainer.nodes")
+        if changed := changed + [line for key in kept for line in differences(before.get(key), now[key], key)]:
             raise ConfigError(
                 f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): give another run=NAME, "
                 "or delete the folder"
             )
+        whole = [config["trainer"].get("shard") is None for config in (before, now)]
+        if whole[0] != whole[1] and (folder / "checkpoints" / "last.ckpt").exists():
+            raise ConfigError(
+                f"trainer.shard={now['trainer'].get('shard')}: the checkpoint in {folder} is of "
+                + ("whole weights: continue without trainer=fsdp" if whole[0] else "sharded weights: continue with trainer=fsdp")
+                + ", on any number of processes"
+            )
+
+
+def check_trainer(cfg: DictConfig) -> None:
+    """ValueError for what is wrong with the number of processes and what they share."""
+    trainer = cfg.trainer
+    if (trainer.shard is None) == (trainer.strategy == "fsdp"):
+        needed = "node, all or a number of processes" if trainer.shard is None else "null; or give trainer=fsdp"
+        raise ValueError(f"trainer.shard={trainer.shard}: trainer.strategy={trainer.strategy} needs {needed}")
+    if trainer.shard is not None:
+        group_size(trainer.shard, trainer.nodes, trainer.devices)
+        if "vlm" in cfg:
+            raise ValueError("trainer=fsdp shards Wan's transformers, and stage=ranker trains a ranking model: use trainer=ddp")
+
+
+def pairs_per_step(cfg: dict) -> int:
+    """Of all processes together."""
+    return cfg["batch_size"] * cfg["trainer"]["devices"] * cfg["trainer"]["nodes"]
 
 
 def windows_per_pair(cfg: DictConfig) -> int:
@@ -137,20 +167,22 @@ def require_kind(cfg: DictConfig, gives: str) -> None:
 
 
 def differences(before, now, key: str) -> list[str]:
-    """The leaves in which two plain configs differ, each as 'key: before -> now'."""
+    """The leaves in which two plain configs differ, each as 'key: before -> now', but for what is FREE."""
+    if key in FREE:
+        return []
     if isinstance(before, dict) and isinstance(now, dict):
         return [d for k in before | now for d in differences(before.get(k), now.get(k), f"{key}.{k}")]
     return [] if before == now else [f"{key}: {before} -> {now}"]
 
 
 def remember(cfg: DictConfig, folder: Path) -> None:
+    """Every process writes the same, since none knows its rank yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    if rank() == 0:
-        temporary = folder / "config.yaml.tmp"
-        OmegaConf.save(cfg, temporary, resolve=True)
-        if not (folder / lineage.START).exists():
-            lineage.begin(cfg, folder)
-        os.replace(temporary, folder / "config.yaml")
+    temporary = folder / f"config.yaml.{secrets.token_hex(4)}.tmp"
+    OmegaConf.save(cfg, temporary, resolve=True)
+    if not (folder / lineage.START).exists():
+        lineage.begin(cfg, folder)
+    os.replace(temporary, folder / "config.yaml")
 
 
 def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit) -> L.Trainer:
@@ -168,6 +200,9 @@ def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit) -> L.Trainer:
     strategy = cfg.trainer.strategy
     if strategy == "ddp":  # a window row trains one expert, so the other one's parameters are unused in that backward
         strategy = DDPStrategy(find_unused_parameters=True, process_group_backend=cfg.trainer.backend)
+    if strategy == "fsdp":
+        shard = group_size(cfg.trainer.shard, cfg.trainer.nodes, cfg.trainer.devices)
+        strategy = ShardedStrategy(shard, cfg.trainer.nodes * cfg.trainer.devices, cfg.trainer.backend)
     return L.Trainer(
         accelerator=cfg.trainer.accelerator, devices=cfg.trainer.devices, num_nodes=cfg.trainer.nodes, strategy=strategy,
         max_steps=cfg.max_steps, max_epochs=-1, log_every_n_steps=1, default_root_dir=folder, callbacks=callbacks,

@@ -4,6 +4,7 @@ import csv
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -38,9 +39,10 @@ def adapter(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "adapter").glob("*.safetensors")}
 
 
-def wait_for_steps(process: subprocess.Popen, folder: Path, rows: int) -> None:
+def wait_for_steps(process: subprocess.Popen | BaseProcess, folder: Path, rows: int) -> None:
     """Until the run has that many rows of metrics."""
     deadline = time.time() + 900
     while not ((folder / "metrics.csv").exists() and len(metrics(folder)) >= rows):
-        assert process.poll() is None and time.time() < deadline
+        code = process.exitcode if isinstance(process, BaseProcess) else process.poll()
+        assert code is None and time.time() < deadline
         time.sleep(0.02)

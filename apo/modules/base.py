@@ -3,7 +3,7 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import lightning as L
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from apo.modules.optim import clipped_norm
+from apo.modules.optim import average_gradients, clipped_norm, require_same_experts
 from apo.policies.wan import WanPolicy
 from apo.seeds import generator, rank
 
@@ -35,6 +35,10 @@ class PolicyModule(L.LightningModule):
         self.warmup_steps, self.max_grad_norm, self.seed, self.decay_steps = warmup_steps, max_grad_norm, seed, decay_steps
         self.meters: dict[str, list[Tensor]] = defaultdict(list)
 
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            self.policy.shard(self.trainer.strategy.mesh)
+
     def configure_optimizers(self):
         optimizer = self.make_optimizer([p for p in self.policy.parameters() if p.requires_grad])
         return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)]
@@ -51,6 +55,19 @@ class PolicyModule(L.LightningModule):
     def is_kept(self, key: str, parameter: nn.Parameter) -> bool:
         """Whether checkpoints hold a parameter: what is trained."""
         return parameter.requires_grad
+
+    def rows(self) -> Iterator[tuple[int, Tensor, bool]]:
+        """The step's window: row, its timesteps (B,), and whether it is the last of the window that trains its expert."""
+        window = self.sampler.sample(self.global_step, self.batch_size)
+        experts = [self.policy.expert(t) for t in window]
+        require_same_experts(experts, list(self.policy.experts.values()), window)
+        for row, t in enumerate(window):
+            yield row, t, experts[row] not in experts[row + 1 :]
+
+    def backward_at(self, loss: Tensor, t: Tensor, last: bool) -> None:
+        """Adds the gradient of a loss at timesteps t (B,); no other follows in this step through the same expert if `last`."""
+        average_gradients(self.policy.expert(t), last)
+        self.manual_backward(loss)
 
     def noise(self, like: Tensor, row: int) -> Tensor:
         """ε (B, C, F, H, W) of a window row, one generator per pair of the global batch: any number of ranks draws the same."""

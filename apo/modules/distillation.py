@@ -40,19 +40,19 @@ class DistillationModule(PolicyModule):
         pair = self.pairs(batch, self.policy, self.global_step)
         for key, value in self.pairs.meters.items():
             self.meters[key].append(value)
-        for row, t in enumerate(self.sampler.sample(self.global_step, self.batch_size)):
-            self.row(pair, t, row)
+        for row, t, last in self.rows():
+            self.row(pair, t, row, last)
         self.optim_step()
 
-    def row(self, pair: Pair, t: Tensor, row: int) -> None:
-        """Forward and backward of a window row: t (B,), one for each pair."""
+    def row(self, pair: Pair, t: Tensor, row: int, last: bool) -> None:
+        """Forward and backward of a window row: t (B,), one for each pair. last: see `backward_at`."""
         guidance = self.distill.at(self.global_step, row)
         # the teacher comes first: switching adapters between forward and backward breaks gradient checkpointing
         with self.timed("teacher"):
             x_t, t, cond, target = self.taught(pair, t, self.noise(pair.chosen, row), guidance)
         with self.timed("optimize"):
             loss = self.policy.error(x_t, t, cond, target).mean()
-            self.manual_backward(loss)
+            self.backward_at(loss, t, last)
         regime = "loss_high" if t.mean() >= self.split * T else "loss_low"
         values = {"loss": loss.detach(), regime: loss.detach(), "t_mean": t.mean()}
         for key, value in values.items():

@@ -77,8 +77,8 @@ class PreferenceModule(PolicyModule):
         for _ in range(self.windows_per_pair):
             self.follow()
             with self.timed("optimize"):
-                for row, t in enumerate(self.sampler.sample(self.global_step, self.batch_size)):
-                    self.manual_backward(self.loss(pair, t, row))
+                for row, t, last in self.rows():
+                    self.backward_at(self.loss(pair, t, row), t, last)
             self.optim_step()
 
     def follow(self) -> None:

@@ -16,11 +16,11 @@ class SFTModule(PolicyModule):
     def training_step(self, batch: Pair, _):
         pair = self.pairs(batch, self.policy, self.global_step)
         with self.timed("optimize"):
-            for row, t in enumerate(self.sampler.sample(self.global_step, self.batch_size)):
+            for row, t, last in self.rows():
                 x_0, noise = pair.chosen, self.noise(pair.chosen, row)
                 x_t = noised(x_0, noise, t.to(x_0.device))
                 loss = self.policy.error(x_t, t, pair.cond, velocity(x_0, noise)).mean()
-                self.manual_backward(loss)
+                self.backward_at(loss, t, last)
                 self.meters["train/loss"].append(loss.detach())
                 self.meters["train/t_mean"].append(t.mean().to(loss))
                 regime = "loss_high" if t.mean() >= self.split * T else "loss_low"

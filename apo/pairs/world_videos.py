@@ -55,7 +55,7 @@ class WorldVideos(ABC):
         """Generates what the cache lacks; any number of processes may ask at once, one of them builds."""
         folder = self.folder(policy)
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"), self.generating(policy), evaluating(policy):
+        with FileLock(folder / "lock"), policy.whole(), self.generating(policy), evaluating(policy):
             return self.build(policy, folder)
 
     def generating(self, policy: WanPolicy) -> AbstractContextManager:

@@ -16,6 +16,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from apo.policies.sharding import seemingly_on_cpu, whole
+from apo.seeds import rank
+
 FILES = {"transformer": "high_noise.safetensors", "transformer_2": "low_noise.safetensors"}
 POLICY, REFERENCE = "policy", "reference"
 
@@ -24,7 +27,8 @@ def add_lora(expert: WanTransformer3DModel, config: LoraConfig, name: str, seed:
     """Adds a float32 adapter; its initial value depends on `seed` alone, and B = 0, so the output is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        expert.add_adapter(config, adapter_name=name)
+        with seemingly_on_cpu(expert):
+            expert.add_adapter(config, adapter_name=name)
     for key, parameter in expert.named_parameters():
         if f".{name}." in key:
             parameter.data = parameter.data.float()
@@ -65,10 +69,16 @@ def using(layers: list[BaseTunerLayer], name: str | None) -> Iterator[None]:
 
 
 def save_lora(experts: dict[str, WanTransformer3DModel], folder: Path, name: str = POLICY) -> None:
-    """One file per expert that `pipeline.load_lora_weights(folder, weight_name=...)` reads; equal weights, equal bytes."""
+    """One file per expert that `pipeline.load_lora_weights(folder, weight_name=...)` reads; equal weights, equal bytes.
+
+    Every rank must ask, since sharded weights need all of them; the first one writes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for key, expert in experts.items():
-        state = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(expert, adapter_name=name).items()}
+        state = get_peft_model_state_dict(expert, adapter_name=name)
+        state = {k: whole(v).detach().cpu().contiguous() for k, v in state.items()}
+        if rank() > 0:
+            continue
         config = {k: sorted(v) if isinstance(v, set) else v for k, v in expert.peft_config[name].to_dict().items()}
         packed = json.dumps({f"transformer.{k}": v for k, v in config.items()}, sort_keys=True, indent=1)
         # one entry alone: safetensors writes several in an order that changes from process to process

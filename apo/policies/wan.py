@@ -16,10 +16,12 @@ import torch
 from diffusers import FirstBlockCacheConfig, WanImageToVideoPipeline, WanTransformer3DModel
 from peft import LoraConfig
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from apo.flow import denoising_error, to_sigma
 from apo.interfaces import Condition, T
 from apo.policies import lora as adapters
+from apo.policies import sharding
 from apo.policies.codec import WanCodec
 from apo.policies.model import VideoSpec, WanModel, check_blocks, codec_fingerprint
 
@@ -29,21 +31,27 @@ class WanPolicy(nn.Module):
 
     lora: rank, alpha, targets of the adapter; None trains all transformer weights (and has no reference).
     adapter: folder of the preceding stage's adapter, from which `policy` starts and which `reference` keeps.
+    shard: conf/trainer's; None reads all weights now, anything else waits for `shard`.
     """
 
     def __init__(
-        self, model: WanModel, lora: dict | None, adapter: str | None, seed: int, gradient_checkpointing: bool
-    ):
+        self, model: WanModel, lora: dict | None, adapter: str | None, seed: int, gradient_checkpointing: bool,
+        shard: int | str | None = None,
+    ):  # fmt: skip
         super().__init__()
         folder = model.folder()
         dtype = {"default": getattr(torch, model.dtype), "vae": torch.float32, "image_encoder": torch.float32}
-        pipeline = WanImageToVideoPipeline.from_pretrained(folder, dtype=dtype)
+        later = {} if shard is None else dict.fromkeys(adapters.FILES)
+        pipeline = WanImageToVideoPipeline.from_pretrained(folder, dtype=dtype, **later)
         pipeline.set_progress_bar_config(disable=True)
         self.model, self.scheduler = model, pipeline.scheduler
         self.codec = WanCodec(pipeline, model.spec, model.max_sequence_length)
-        self.experts = nn.ModuleDict({"transformer": pipeline.transformer})
-        if pipeline.transformer_2 is not None:
-            self.experts["transformer_2"] = pipeline.transformer_2
+        self.experts = nn.ModuleDict()
+        for part in adapters.FILES:
+            if part in later and (folder / part).is_dir():
+                self.experts[part] = sharding.without_data(folder / part, dtype["default"])
+            elif getattr(pipeline, part) is not None:
+                self.experts[part] = getattr(pipeline, part)
         self._check(pipeline)
         self.fingerprint = codec_fingerprint(folder, model.dtype)
         self.base_hash = model.base_hash(folder)
@@ -59,7 +67,7 @@ class WanPolicy(nn.Module):
                 expert.enable_gradient_checkpointing()
 
     def _check(self, pipeline: WanImageToVideoPipeline) -> None:
-        config, vae = pipeline.transformer.config, pipeline.vae.config
+        config, vae = self.experts["transformer"].config, pipeline.vae.config
         self.model.spec.check(vae.scale_factor_temporal, vae.scale_factor_spatial * config.patch_size[1])
         if (self.model.boundary is None) != (len(self.experts) == 1):
             raise ValueError(
@@ -84,6 +92,21 @@ class WanPolicy(nn.Module):
             parameter.requires_grad_(f".{adapters.POLICY}." in key)
         self.layers = adapters.tuner_layers(self.experts.values())
         adapters.switch(self.layers, adapters.POLICY)
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Reads the weights, spread over the processes of `mesh` (see `apo.policies.sharding.shard`)."""
+        for part, expert in self.experts.items():
+            sharding.shard(expert, mesh, self.model.folder() / part)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Inside, this process can run the policy by itself, also before `shard`. For models that fit it."""
+        waiting = {part: expert for part, expert in self.experts.items() if expert.device.type == "meta"}
+        for part, expert in waiting.items():
+            sharding.fill(expert, self.model.folder() / part, "cpu")
+        yield
+        for expert in waiting.values():
+            sharding.empty(expert)
 
     def keep_reference(self) -> None:
         """Makes sure that the reference has weights of its own, which `update_reference` can move; its output stays."""
