@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from apo.plan.report import Plan, planned, report
 from apo.policies.model import ROOT
 
-USUAL = {"trainer": "gpu", "ranker": "served", "plan": "h200", "batch_size": "1"}  # at scale, where the command says nothing
+USUAL = {"trainer": "fsdp", "ranker": "served", "plan": "h200", "batch_size": "1"}  # at scale, where the command says nothing
 CURRICULUM = (("1 online", "online", 300), ("2 half-online", "half_online", 300), ("3 offline", "offline", 300),
               ("5 distillation-aware", "offline", 200))  # fmt: skip  # Sec. 4.3
 

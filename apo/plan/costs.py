@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from apo.interfaces import Condition, Guidance, T
+from apo.modules.sharded import group_size
 from apo.plan.architecture import Architecture
 from apo.plan.counting import Passes
 from apo.policies.model import VideoSpec
@@ -75,8 +76,9 @@ def step_of(cfg: DictConfig) -> Step:
 
 def layout_of(cfg: DictConfig) -> Layout:
     trainer, plan = cfg.trainer, cfg.plan
+    shard = 1 if plan.shard is None else group_size(plan.shard, trainer.nodes, trainer.devices)
     return Layout(
-        trainer.nodes, trainer.devices, plan.shard, plan.context_parallel, trainer.gradient_checkpointing, plan.split_backward
+        trainer.nodes, trainer.devices, shard, plan.context_parallel, trainer.gradient_checkpointing, plan.split_backward
     )
 
 
@@ -145,7 +147,7 @@ def communication(step: Step, passes: Passes, layout: Layout, architecture: Arch
     """Bytes that a rank receives in an optimizer step, by purpose."""
     chunks = math.ceil(step.generated / step.at_once) if step.generated else 0
     split = layout.split_backward and step.videos == 2
-    gathers = chunks * step.solver_steps / step.windows + step.rows * (step.reference + (5 if split else 2))
+    gathers = chunks * step.solver_steps / step.windows + step.rows * (2 * step.reference + 5 if split else step.reference + 2)
     others, groups = 1 - 1 / layout.shard, layout.ranks // layout.shard
     trained = 4 * passes.trained * architecture.experts
     forwards = step.generated * step.solver_steps * step.guidance_rows / step.windows

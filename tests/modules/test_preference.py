@@ -14,10 +14,12 @@ from apo.modules.optim import NonFiniteGradient, clipped_norm
 from apo.modules.preference import PreferenceModule
 from apo.modules.sft import SFTModule
 from apo.objectives.diffusion_dpo import DiffusionDPO
+from apo.objectives.dpop import DPOPositive
+from apo.objectives.ipo import IPO
 from apo.pairs.offline import OfflinePairs
 from apo.timesteps.apo import APOSampler
 from apo.timesteps.uniform import UniformSampler
-from tests.policies.test_wan import frame, make
+from tests.policies.test_wan import frame, make, perturbed
 
 
 def module(request, **changes) -> PreferenceModule:
@@ -79,6 +81,29 @@ def test_gradients_are_summed_over_the_window(request):
         if ours is not None:
             assert_close(ours, expected.expand_as(ours))
     assert any(ours is not None and ours.abs().sum() > 0 for ours in accumulated)
+
+
+@pytest.mark.parametrize("objective", [DiffusionDPO(500), IPO(500), DPOPositive(500, 5.0)], ids=["dpo", "ipo", "dpop"])
+def test_the_split_backward_is_the_joint_one(request, objective):
+    found = []
+    for split in (False, True):
+        model = module(request, objective=objective, split_backward=split)
+        model.__class__ = type("Still", (type(model),), {"global_step": 0, "manual_backward": lambda self, loss: loss.backward()})
+        perturbed(model.policy, 0.03)
+        pair = pair_of(model.policy)
+        for row, t, last in model.rows():
+            if split:
+                model.backward_in_turn(pair, t, row, last)
+            else:
+                model.backward_at(model.loss(pair, t, row), t, last)
+        found.append(({n: p.grad for n, p in model.policy.named_parameters() if p.grad is not None}, model.meters))
+    (joint, meters), (split, same) = found
+    assert joint.keys() == split.keys() and len(joint) > 20
+    for name in joint:
+        assert_close(split[name], joint[name], rtol=1e-4, atol=1e-5 * joint[name].abs().max().item())
+    assert meters.keys() == same.keys() and min(abs(value) for value in meters["train/margin"]) > 1e-6
+    for key in meters:
+        assert_close(torch.stack(same[key]), torch.stack(meters[key]), rtol=1e-3, atol=1e-5)
 
 
 def test_both_experts_learn_and_the_base_does_not(request, tmp_path):

@@ -186,6 +186,7 @@ def test_the_papers_set_up(capsys):
     overrides = ["model=wan22_i2v_a14b", "trainer.nodes=24", "trainer.devices=8", "stage=online"]
     plan = planned(composed(overrides))
     assert plan.passes.base_forward == pytest.approx(7.82e15, rel=0.02)
+    assert plan.layout.shard == 8 and plan.layout.split_backward
     assert plan.layout.replicas == 192 and plan.step.rows == 5 and plan.step.guidance_rows == 2 and plan.step.judged == 1
     flops = plan.flops()
     assert flops["generation"] == pytest.approx(1251e15, rel=0.05) and flops["generation"] / sum(flops.values()) > 0.6
@@ -201,7 +202,8 @@ def test_the_papers_set_up(capsys):
 @pytest.mark.parametrize("overrides, said", [
     (["model=wan22_i2v_a14b", "model.path=someone/else"], "model.path=someone/else: no folder here"),
     (["model=wan22_ti2v_5b", "model.spec.height=720"], "model.spec.height=720: must be a multiple of 32"),
-    ([SMALL, "plan.context_parallel=3"], "plan.context_parallel=3: give a divisor of the 1 ranks"),
+    ([SMALL, "plan.context_parallel=3"], "plan.context_parallel=3: give a divisor of the 2 ranks"),
+    ([SMALL, "trainer.shard=3"], "trainer.shard=3: give node, all or a divisor of the 1 x 2 processes"),
     ([SMALL, "plan=h300"], "h300"),
     ([SMALL, "plan.nope=1"], "nope"),
 ])  # fmt: skip

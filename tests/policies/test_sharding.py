@@ -19,7 +19,6 @@ from tests import ranks
 from tests.modules.test_preference import module
 from tests.policies.test_wan import STYLES, inputs, make
 
-
 # of outputs and gradients: where weights lie in memory decides which kernels multiply them
 CLOSE = {"float32": {"rtol": 1e-4, "atol": 1e-5}, "bfloat16": {"rtol": 5e-2, "atol": 3e-2}}
 

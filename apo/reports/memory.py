@@ -1,0 +1,74 @@
+"""Peak memory of a window row with chosen and rejected together and in turn: `python -m apo.reports.memory batch_size=8`.
+
+Takes train.py's overrides. What operations of this process have made and still hold is counted exactly, weights and
+gradients left out; on a GPU its allocator's own peak stands beside it.
+"""
+
+import sys
+from collections.abc import Callable
+
+import apo.quiet  # noqa: F401  isort: skip
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from apo.interfaces import Pair
+from apo.modules.preference import PreferenceModule
+from apo.plan.counting import Live
+from apo.policies.model import ROOT
+
+BAR = 0.6  # of the joint backward's peak
+
+
+class Still(PreferenceModule):
+    """At its first step, outside of a trainer."""
+
+    global_step = 0
+
+    def manual_backward(self, loss) -> None:
+        loss.backward()
+
+
+def peaks(module: PreferenceModule, pair: Pair, step: Callable[[], None]) -> dict[str, float]:
+    """MiB above what is there before `step`, by name of the count."""
+    held = [*module.parameters(), *module.buffers(), *(p.grad for p in module.parameters() if p.grad is not None)]
+    held += [pair.chosen, pair.rejected, *(value for value in vars(pair.cond).values() if isinstance(value, torch.Tensor))]
+    before = 0
+    if pair.chosen.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    with Live(held) as live:
+        step()
+    module.meters.clear()
+    found = {"tensors alive": live.peak / 2**20}
+    if pair.chosen.is_cuda:
+        found["allocated on the GPU"] = (torch.cuda.max_memory_allocated() - before) / 2**20
+    return found
+
+
+def main(overrides: list[str]) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", ["stage=offline", *overrides])
+    if cfg.trainer.threads:
+        torch.set_num_threads(cfg.trainer.threads)
+    module = instantiate(cfg.module, _target_="apo.reports.memory.Still")
+    module.to("cuda" if cfg.trainer.accelerator == "gpu" else "cpu").train()
+    policy, draw = module.policy, torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (cfg.batch_size, 3, policy.spec.height, policy.spec.width), dtype=torch.uint8, generator=draw)
+    cond = policy.encode_condition([""] * cfg.batch_size, frames)
+    latents = [torch.randn(cfg.batch_size, *policy.codec.latent_shape, generator=draw).to(cond.image) for _ in range(2)]
+    pair = Pair(*latents, cond)
+    for parameter in policy.parameters():  # as in every row but the first
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    row, t, last = next(module.rows())
+    joint = peaks(module, pair, lambda: module.backward_at(module.loss(pair, t, row), t, last))
+    split = peaks(module, pair, lambda: module.backward_in_turn(pair, t, row, last))
+    print(f"{cfg.model.path}, {cfg.batch_size} pairs, gradient_checkpointing={cfg.trainer.gradient_checkpointing}")
+    for name in joint:
+        ratio = split[name] / joint[name]
+        verdict = "met" if ratio <= BAR else "MISSED"
+        print(f"{name}, MiB: {joint[name]:.1f} together, {split[name]:.1f} in turn: {ratio:.3f} of it, bar {BAR} {verdict}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
