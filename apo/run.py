@@ -97,6 +97,10 @@ def check(cfg: DictConfig, folder: Path) -> None:
         raise ConfigError(str(error.__cause__ or error)) from error
     if cfg.policy.lora is None and cfg.stage.needs_reference:
         raise ConfigError("policy.lora=null trains all weights and leaves no frozen reference: preference stages need LoRA")
+    if cfg.ema_decay is not None and (not 0 < cfg.ema_decay < 1 or cfg.policy.lora is None or "vlm" in cfg):
+        raise ConfigError(
+            f"ema_decay={cfg.ema_decay}: give a number in (0, 1), for the adapter of a stage that trains Wan; or leave it null"
+        )
     if (saved := folder / "config.yaml").exists():
         before = OmegaConf.to_container(OmegaConf.load(saved), resolve=True)
         now = OmegaConf.to_container(cfg, resolve=True)

@@ -120,6 +120,13 @@ def test_arms_cost_the_same():
     (["stage=online", "module.pairs.candidates=1"], "module.pairs.candidates=1"),
     (["stage=online", "module.pairs.rollout.cache_threshold=-1"], "rollout.cache_threshold=-1"),
     (["stage=online", "module.windows_per_pair=4"], "checkpoint_every_n_steps=10 is no multiple of module.windows_per_pair=4: give .*=8"),
+    (["ema_decay=1.0"], "ema_decay=1.0: give a number in"),
+    (["stage=sft", "policy.lora=null", "ema_decay=0.9"], "ema_decay=0.9"),
+    (["trainer=fsdp", "trainer.shard=3", "trainer.devices=8"], "trainer.shard=3: give node, all or a divisor of the 1 x 8 processes"),
+    (["trainer=fsdp", "trainer.shard=nodes"], "trainer.shard=nodes: give node, all or a divisor of the 1 x 2 processes"),
+    (["trainer=fsdp", "trainer.shard=null"], "trainer.shard=None: trainer.strategy=fsdp needs node, all or a number"),
+    (["trainer.shard=node"], "trainer.shard=node: trainer.strategy=auto needs null; or give trainer=fsdp"),
+    (["trainer=fsdp", "stage=ranker"], "trainer=fsdp shards Wan's transformers"),
 ])  # fmt: skip
 def test_mistakes_are_found_without_a_model(overrides, said, tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
@@ -142,6 +149,20 @@ def test_a_folder_of_another_run_is_not_overwritten(tmp_path):
     with pytest.raises(ConfigError, match="seed: 0 -> 1"):
         check(composed("seed=1"), tmp_path)
     check(composed("seed=0", "trainer.threads=1", "logger=csv"), tmp_path)
+
+
+def test_a_run_may_go_on_with_other_processes_but_not_with_other_pairs_or_the_other_kind_of_checkpoint(tmp_path):
+    two = ("trainer=fsdp", "trainer.devices=2", "batch_size=4")
+    OmegaConf.save(composed(*two), tmp_path / "config.yaml", resolve=True)
+    check(composed("trainer=fsdp", "trainer.devices=4", "batch_size=2", "trainer.shard=2"), tmp_path)
+    check(composed("batch_size=8"), tmp_path)
+    with pytest.raises(ConfigError, match="batch_size x trainer.devices x trainer.nodes: 8 -> 16"):
+        check(composed("trainer=fsdp", "trainer.devices=4", "batch_size=4"), tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    check(composed("trainer=fsdp", "trainer.devices=1", "batch_size=8"), tmp_path)
+    with pytest.raises(ConfigError, match="trainer.shard=None: .* is of sharded weights: continue with trainer=fsdp"):
+        check(composed("batch_size=8"), tmp_path)
 
 
 def test_a_group_that_is_newer_than_a_run_is_no_other_setting(tmp_path):

@@ -14,7 +14,7 @@ from tests.clips import write_manifest
 from tests.commands import adapter, execute, metrics, short, wait_for_steps
 
 # a large eps keeps Adam from blowing up the rounding of gradients near zero
-SAME = ("max_steps=10", "checkpoint_every_n_steps=2", "optimizer.lr=1", "+optimizer.eps=1.0", "max_grad_norm=0.6")
+SAME = ("max_steps=10", "checkpoint_every_n_steps=2", "optimizer.lr=1", "+optimizer.eps=1.0", "max_grad_norm=0.6", "ema_decay=0.5")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
             assert_close(float(a[key]), float(b[key]), rtol=3e-4, atol=1e-6)
     for name in ("high_noise.safetensors", "low_noise.safetensors"):
         a, b = (load_file(folder / "adapter" / name) for folder in (ours, theirs))
-        assert a.keys() == b.keys() and max(value.abs().max() for key, value in b.items() if "lora_B" in key) > 0.05
+        assert a.keys() == b.keys() and max(value.abs().max() for key, value in b.items() if "lora_B" in key) > 0.02
         for key in b:
             assert_close(a[key], b[key], rtol=1e-3, atol=3e-5)
 

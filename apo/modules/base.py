@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from apo.modules.optim import average_gradients, clipped_norm, require_same_experts
+from apo.policies.lora import AVERAGE
 from apo.policies.wan import WanPolicy
 from apo.seeds import generator, rank
 
@@ -20,19 +21,23 @@ class PolicyModule(L.LightningModule):
     """Trains `policy`. Everything random is drawn from (seed, step, row, pair), so a resumed run repeats itself.
 
     optimizer: parameters -> Optimizer. max_grad_norm: global clipping norm. decay_steps: the learning rate falls to zero over
-    so many steps, on a cosine; None keeps it.
+    so many steps, on a cosine; None keeps it. ema_decay: of the adapter's moving average, which is then what the run leaves; None
+    for none.
     """
 
     strict_loading = False  # checkpoints hold the trained parameters only
 
     def __init__(
         self, policy: WanPolicy, optimizer: Callable[[Iterable], Optimizer], warmup_steps: int, max_grad_norm: float, seed: int,
-        decay_steps: int | None = None,
+        decay_steps: int | None = None, ema_decay: float | None = None,
     ):  # fmt: skip
         super().__init__()
         self.automatic_optimization = False
         self.policy, self.make_optimizer = policy, optimizer
         self.warmup_steps, self.max_grad_norm, self.seed, self.decay_steps = warmup_steps, max_grad_norm, seed, decay_steps
+        self.ema_decay = ema_decay
+        if ema_decay is not None:
+            self.policy.keep_average()
         self.meters: dict[str, list[Tensor]] = defaultdict(list)
 
     def configure_model(self) -> None:
@@ -53,8 +58,8 @@ class PolicyModule(L.LightningModule):
         return {key: value for key, value in super().state_dict(*args, **kwargs).items() if key in kept}
 
     def is_kept(self, key: str, parameter: nn.Parameter) -> bool:
-        """Whether checkpoints hold a parameter: what is trained."""
-        return parameter.requires_grad
+        """Whether checkpoints hold a parameter: what is trained, and its average."""
+        return parameter.requires_grad or f".{AVERAGE}." in key
 
     def rows(self) -> Iterator[tuple[int, Tensor, bool]]:
         """The step's window: row, its timesteps (B,), and whether it is the last of the window that trains its expert."""
@@ -85,6 +90,8 @@ class PolicyModule(L.LightningModule):
             norm = clipped_norm(self.policy.parameters(), self.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
+            if self.ema_decay is not None:
+                self.policy.update_average(self.ema_decay)
             self.lr_schedulers().step()
         self.meters["train/grad_norm"].append(norm.detach())
         metrics = {key: torch.stack(values).mean() for key, values in self.meters.items() if not key.startswith("time/")}

@@ -20,7 +20,7 @@ from apo.policies.sharding import seemingly_on_cpu, whole
 from apo.seeds import rank
 
 FILES = {"transformer": "high_noise.safetensors", "transformer_2": "low_noise.safetensors"}
-POLICY, REFERENCE = "policy", "reference"
+POLICY, REFERENCE, AVERAGE = "policy", "reference", "average"
 
 
 def add_lora(expert: WanTransformer3DModel, config: LoraConfig, name: str, seed: int) -> None:
@@ -55,6 +55,14 @@ def copy(layers: list[BaseTunerLayer], source: str, target: str) -> None:
     for layer in layers:
         for part in (layer.lora_A, layer.lora_B):
             part[target].weight.copy_(part[source].weight)
+
+
+@torch.no_grad()
+def approach(layers: list[BaseTunerLayer], source: str, target: str, share: float) -> None:
+    """Moves the weights of adapter `target` by a share of the way to those of adapter `source`."""
+    for layer in layers:
+        for part in (layer.lora_A, layer.lora_B):
+            part[target].weight.lerp_(part[source].weight, share)
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class WanPolicy(nn.Module):
         self.fingerprint = codec_fingerprint(folder, model.dtype)
         self.base_hash = model.base_hash(folder)
         self.null_text = self.codec.text([model.negative_prompt])
-        self.has_reference, self.layers = False, []
+        self.has_reference, self.has_average, self.layers = False, False, []
         self.requires_grad_(False)
         if lora is None:
             self.experts.requires_grad_(True)
@@ -117,6 +117,18 @@ class WanPolicy(nn.Module):
                 adapters.add_lora(expert, expert.peft_config[adapters.POLICY], adapters.REFERENCE, 0)
             self.has_reference = True
             self._train_policy_alone()
+
+    def keep_average(self) -> None:
+        """Adds an adapter that begins as the policy is now, follows it by `update_average`, and is what `save_adapter` writes."""
+        for expert in self.experts.values():
+            adapters.add_lora(expert, expert.peft_config[adapters.POLICY], adapters.AVERAGE, 0)
+        self._train_policy_alone()
+        adapters.copy(self.layers, adapters.POLICY, adapters.AVERAGE)
+        self.has_average = True
+
+    def update_average(self, decay: float) -> None:
+        """average ← decay · average + (1 − decay) · policy."""
+        adapters.approach(self.layers, adapters.POLICY, adapters.AVERAGE, 1 - decay)
 
     def update_reference(self) -> None:
         """From now on the reference is the policy as it is; needs a reference with weights of its own."""
@@ -228,8 +240,8 @@ class WanPolicy(nn.Module):
         return self.codec.condition(prompt, frame)
 
     def save_adapter(self, folder) -> None:
-        """Writes the policy's LoRA, one diffusers-format file per expert."""
-        adapters.save_lora(dict(self.experts), Path(folder))
+        """Writes the policy's LoRA, or its average if that is kept, one diffusers-format file per expert; every rank must ask."""
+        adapters.save_lora(dict(self.experts), Path(folder), adapters.AVERAGE if self.has_average else adapters.POLICY)
 
     def load_adapter(self, folder) -> None:
         """Reads what `save_adapter` wrote; FileNotFoundError or ValueError says what does not fit."""

@@ -17,6 +17,7 @@ from apo.objectives.diffusion_dpo import DiffusionDPO
 from apo.objectives.dpop import DPOPositive
 from apo.objectives.ipo import IPO
 from apo.pairs.offline import OfflinePairs
+from apo.policies.lora import AVERAGE, POLICY
 from apo.timesteps.apo import APOSampler
 from apo.timesteps.uniform import UniformSampler
 from tests.policies.test_wan import frame, make, perturbed
@@ -100,7 +101,7 @@ def test_the_split_backward_is_the_joint_one(request, objective):
     (joint, meters), (split, same) = found
     assert joint.keys() == split.keys() and len(joint) > 20
     for name in joint:
-        assert_close(split[name], joint[name], rtol=1e-4, atol=1e-5 * joint[name].abs().max().item())
+        assert (split[name] - joint[name]).norm() < 3e-4 * joint[name].norm(), name  # beta enlarges the errors' rounding
     assert meters.keys() == same.keys() and min(abs(value) for value in meters["train/margin"]) > 1e-6
     for key in meters:
         assert_close(torch.stack(same[key]), torch.stack(meters[key]), rtol=1e-3, atol=1e-5)
@@ -184,6 +185,33 @@ def test_a_reference_that_may_move_is_at_first_the_preceding_stage(request):
     assert {k for k, p in moving.named_parameters() if p.requires_grad} == {k for k, p in still.named_parameters() if p.requires_grad}
     with pytest.raises(ValueError, match="module.reference_update_every_n_steps=0"):
         module(request, reference_update_every_n_steps=0)
+
+
+def test_an_average_follows_the_adapter_and_is_what_is_saved(request, tmp_path):
+    model, plain = module(request, ema_decay=0.75), module(request)
+    policy, follow, passed = model.policy, model.policy.update_average, []
+
+    def weights(name: str) -> dict[str, torch.Tensor]:
+        found = policy.experts.named_parameters()
+        return {key.replace(f".{name}.", "."): value.detach().clone() for key, value in found if f".{name}." in key}
+
+    expected = weights(POLICY)
+    policy.update_average = lambda decay: (follow(decay), passed.append(weights(POLICY)))
+    pair = pair_of(policy)
+    fit(model, pair, 3, tmp_path / "averaged")
+    for now in passed:
+        expected = {key: 0.75 * value + 0.25 * now[key] for key, value in expected.items()}
+    assert len(passed) == 3 and any(value.abs().max() > 1e-4 for key, value in expected.items() if "lora_B" in key)
+    for key, value in weights(AVERAGE).items():
+        assert_close(value, expected[key])
+    fit(plain, pair, 3, tmp_path / "plain")
+    for (key, ours), theirs in zip(weights(POLICY).items(), [p for p in plain.policy.parameters() if p.requires_grad], strict=True):
+        assert torch.equal(ours, theirs), key
+    policy.save_adapter(tmp_path)
+    again = make(request, "wan22", adapter=str(tmp_path)).experts.named_parameters()
+    saved = {key.replace(".policy.", "."): value for key, value in again if ".policy." in key}
+    assert saved.keys() == expected.keys() and all(torch.equal(saved[key], value) for key, value in weights(AVERAGE).items())
+    assert {key for key in model.state_dict() if ".average." in key} == {k.replace(".policy.", ".average.") for k in plain.state_dict()}
 
 
 def test_a_sources_meters_are_logged_with_the_step(request, tmp_path):
