@@ -26,9 +26,9 @@ from apo.rankers.folders import check_paths
 from apo.reports import card
 from apo.seeds import rank, world_size
 
-# may change between start and resume; pairs per step may not, whatever the number of processes
-FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps", "policy.gradient_checkpointing",
-        "policy.shard", "module.split_backward", "batch_size", "module.batch_size")  # fmt: skip
+# may change between start and resume, here and in `module`; pairs per step may not, whatever the number of processes
+FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps", "batch_size", "split_backward",
+        "policy.gradient_checkpointing", "policy.shard")  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -172,7 +172,7 @@ def require_kind(cfg: DictConfig, gives: str) -> None:
 
 def differences(before, now, key: str) -> list[str]:
     """The leaves in which two plain configs differ, each as 'key: before -> now', but for what is FREE."""
-    if key in FREE:
+    if key.removeprefix("module.") in FREE:
         return []
     if isinstance(before, dict) and isinstance(now, dict):
         return [d for k in before | now for d in differences(before.get(k), now.get(k), f"{key}.{k}")]

@@ -4,8 +4,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -14,7 +16,8 @@ from tests.clips import write_manifest
 from tests.commands import adapter, execute, metrics, short, wait_for_steps
 
 # a large eps keeps Adam from blowing up the rounding of gradients near zero
-SAME = ("max_steps=10", "checkpoint_every_n_steps=2", "optimizer.lr=1", "+optimizer.eps=1.0", "max_grad_norm=0.6", "ema_decay=0.5")
+SAME = ("max_steps=10", "checkpoint_every_n_steps=2", "optimizer.lr=1", "+optimizer.eps=1.0", "max_grad_norm=0.6", "ema_decay=0.5",
+        "sample_every_n_steps=10")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,8 @@ def test_two_processes_equal_one(one, two):
     assert_same_run(two, one)
     assert len(metrics(one)) == 10 and {row["train/loss_high"] != "" for row in metrics(one)} == {True}
     assert len(list((two / "checkpoints").glob("step_*"))) <= 2
+    sheets = [np.asarray(Image.open(run / "samples" / "step_000010" / "contact_sheet.png")).astype(int) for run in (one, two)]
+    assert abs(sheets[0] - sheets[1]).mean() < 0.5
 
 
 def test_a_killed_rank_ends_the_run_and_others_continue_it_in_any_number(home, overrides, one, two):

@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from statistics import fmean
 
 import lightning as L
 import torch
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from apo.modules.optim import average_gradients, clipped_norm, require_same_experts
 from apo.policies.lora import AVERAGE
 from apo.policies.wan import WanPolicy
-from apo.seeds import generator, rank
+from apo.seeds import gathered, generator, rank
 
 
 class PolicyModule(L.LightningModule):
@@ -101,14 +102,16 @@ class PolicyModule(L.LightningModule):
         self.meters.clear()
 
     def record(self, metrics: dict[str, Tensor]) -> None:
-        """Writes scalars, averaged over ranks, to every logger under the optimizer step just taken.
+        """Writes scalars, averaged over the ranks that have them, to every logger under the optimizer step just taken.
 
         Not by self.log, which writes a value again at each later step that has none of its own.
         """
-        values = torch.stack([value.detach().float().to(self.device) for value in metrics.values()])
-        values = self.trainer.strategy.reduce(values, reduce_op="mean").tolist()
+        values = torch.stack([value.detach().float().to(self.device) for value in metrics.values()]).tolist()
+        every = gathered(dict(zip(metrics, values)))  # a row may be of the high regime on one rank, of the low one on another
+        keys = dict.fromkeys(key for values in every for key in values)
+        averaged = {key: fmean(values[key] for values in every if key in values) for key in keys}
         for logger in self.loggers:
-            logger.log_metrics(dict(zip(metrics, values)), step=self.global_step - 1)
+            logger.log_metrics(averaged, step=self.global_step - 1)
 
     @contextmanager
     def timed(self, name: str):
