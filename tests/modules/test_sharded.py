@@ -7,7 +7,6 @@ import lightning as L
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.testing import assert_close
 
 from apo.guidance.none import NoGuidance
 from apo.interfaces import Pair
@@ -83,9 +82,9 @@ def test_two_processes_equal_one(wan22_folder, tmp_path):
             assert max(float(row["rank/attempts"]) for row in found[1]) > 1
         for name in ("high_noise.safetensors", "low_noise.safetensors"):
             ours, theirs = (load_file(tmp_path / world / kind / name) for world in ("two", "one"))
-            assert any(value.abs().max() > 1e-3 for key, value in theirs.items() if "lora_B" in key), kind
-            for key in theirs:
-                assert_close(ours[key], theirs[key], rtol=2e-3, atol=1e-4)
+            moved = max(value.abs().max() for key, value in theirs.items() if "lora_B" in key)  # from zero
+            assert moved > 1e-5 and ours.keys() == theirs.keys()
+            assert all((ours[key] - theirs[key]).abs().max() < 0.01 * moved for key in theirs), kind
 
 
 @pytest.mark.parametrize("shard, size", [("node", 4), ("all", 8), (2, 2)])
