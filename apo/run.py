@@ -131,6 +131,11 @@ def check_trainer(cfg: DictConfig) -> None:
         group_size(trainer.shard, trainer.nodes, trainer.devices)
         if "vlm" in cfg:
             raise ValueError("trainer=fsdp shards Wan's transformers, and stage=ranker trains a ranking model: use trainer=ddp")
+        if (threshold := OmegaConf.select(cfg, "module.pairs.rollout.cache_threshold")) is not None:
+            raise ValueError(
+                f"module.pairs.rollout.cache_threshold={threshold}: each rank would leave out other blocks of the weights "
+                "that trainer=fsdp shares; set it null"
+            )
 
 
 def pairs_per_step(cfg: dict) -> int:

@@ -127,6 +127,7 @@ def test_arms_cost_the_same():
     (["trainer=fsdp", "trainer.shard=null"], "trainer.shard=None: trainer.strategy=fsdp needs node, all or a number"),
     (["trainer.shard=node"], "trainer.shard=node: trainer.strategy=auto needs null; or give trainer=fsdp"),
     (["trainer=fsdp", "stage=ranker"], "trainer=fsdp shards Wan's transformers"),
+    (["trainer=fsdp", "stage=online", "module.pairs.rollout.cache_threshold=0.1"], "cache_threshold=0.1: each rank would leave out"),
 ])  # fmt: skip
 def test_mistakes_are_found_without_a_model(overrides, said, tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
