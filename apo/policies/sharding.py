@@ -19,14 +19,13 @@ INDEX, WEIGHTS = "diffusion_pytorch_model.safetensors.index.json", "diffusion_py
 
 def without_data(folder: Path, dtype: torch.dtype) -> WanTransformer3DModel:
     """The transformer of a folder on the meta device, its parameters in the types that from_pretrained(dtype=dtype) gives them."""
-    config = WanTransformer3DModel.load_config(folder)
     with torch.device("meta"):
-        expert = WanTransformer3DModel.from_config(config).eval()
+        expert = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(folder)).eval()
     for name, parameter in expert.named_parameters():
         exempt = set(expert._keep_in_fp32_modules) & set(name.split("."))
         parameter.data = parameter.data.to(torch.float32 if exempt else dtype)
-    rope = type(expert.rope), expert.config.attention_head_dim, expert.config.patch_size, expert.config.rope_max_seq_len
-    expert.rope = rope[0](*rope[1:])  # its buffers are in no file
+    config = expert.config
+    expert.rope = type(expert.rope)(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)  # its buffers are in no file
     return expert
 
 
