@@ -99,3 +99,11 @@ def test_one_domain_can_be_chosen_and_another_is_refused(make):
     assert set(make(domain="scene", generated_share=0.0, count=10).prepare(None).train.domains) == {"scene"}
     with pytest.raises(Exception, match="data.domain=cars: the world has digit, scene"):
         make(domain="cars")
+
+
+def test_a_slowed_video_has_the_quality_of_its_original_and_loses_to_it(split):
+    rows = [row for _, row in split.train.rows if row["same_frames"]]
+    assert rows
+    for row in rows:
+        assert row["severity"] == [0, 0] and row["label"] == (3 if row["first"] == row["original"] else 4)
+        assert (row["speed"][0] > row["speed"][1]) == (row["label"] == 3)
