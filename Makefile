@@ -60,6 +60,11 @@ online: install ## online and half-online stages on the world, with annotators t
 	$(BIN)/python evaluate.py run=online_no_window stage=seed_0 videos=0
 	$(BIN)/python -m apo.reports.online
 
+cheaper: install ## what cheaper candidates cost in quality: cached blocks, fewer solver steps, two windows a pair, ranking ahead
+	$(BIN)/python train.py -m paper=cheaper $(ARGS)
+	$(BIN)/python evaluate.py run=cheaper stage='cheaper_*' videos=0
+	$(BIN)/python -m apo.reports.online
+
 search: install ## the hyperparameters of Table 1's arms, by the same search for each on validation conditions
 	$(BIN)/python -m apo.reports.search
 
@@ -98,4 +103,4 @@ rsro: install ## what random shift and offset are worth after distillation: two 
 lint: install ## ruff
 	$(BIN)/ruff check .
 
-.PHONY: help install demo test real world ranker-world bench table1 online search curriculum curriculum-quick rsro lint
+.PHONY: help install demo test real world ranker-world bench table1 online cheaper search curriculum curriculum-quick rsro lint

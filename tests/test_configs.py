@@ -117,6 +117,7 @@ def test_arms_cost_the_same():
     (["stage=online", "model=tiny_wan21", "data=prompts", "data.path={manifest}"], "ranker=oracle needs videos of the world"),
     (["stage=online", "ranker.error_rate=0.7"], "ranker.error_rate=0.7"),
     (["stage=online", "policy.lora=null"], "policy.lora=null"),
+    (["stage=online", "ranker=by_domain", "ranker.domains.default=people"], "domain='people'"),
     (["stage=online", "module.pairs.candidates=1"], "module.pairs.candidates=1"),
     (["stage=online", "module.pairs.rollout.cache_threshold=-1"], "rollout.cache_threshold=-1"),
     (["stage=online", "module.windows_per_pair=4"], "checkpoint_every_n_steps=10 is no multiple of module.windows_per_pair=4: give .*=8"),

@@ -1,7 +1,7 @@
 """Slow-motion negatives from the user's own videos (Appendix C.1), for training a ranker to see motion:
 
     python -m apo.data.slow_motion --manifest videos.jsonl --out outputs/slow_motion --factor 2 4
-    python train.py stage=ranker data=rankings data.path=outputs/slow_motion/rankings.jsonl
+    python train.py stage=ranker_8b data=rankings data.path=outputs/slow_motion/rankings.jsonl model=wan22_i2v_a14b trainer=gpu
 
 videos.jsonl (or Parquet) has a row per video: {"prompt": "...", "video": "a.mp4"}, optionally domain and
 segment: [start_s, end_s]. Of each, the beginning is shown `factor` times slower: the rest of the frames is dropped, and

@@ -1,7 +1,6 @@
 """What every trained stage shares: a policy, one optimizer, manual optimisation, checkpoints of the trained part only."""
 
 import math
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from apo.modules.optim import average_gradients, clipped_norm, require_same_expe
 from apo.policies.lora import AVERAGE
 from apo.policies.wan import WanPolicy
 from apo.seeds import gathered, generator, rank
+from apo.timing import clock
 
 
 class PolicyModule(L.LightningModule):
@@ -116,6 +116,6 @@ class PolicyModule(L.LightningModule):
     @contextmanager
     def timed(self, name: str):
         """Adds the seconds spent inside to time/<name> of this step."""
-        began = time.perf_counter()
+        began = clock()
         yield
-        self.meters[f"time/{name}"].append(torch.tensor(time.perf_counter() - began))
+        self.meters[f"time/{name}"].append(torch.tensor(clock() - began))

@@ -10,7 +10,7 @@ from torch import Tensor
 from apo.interfaces import Condition, Pair, Ranker
 from apo.pairs.rollout import Rollout, largest, rows, timed
 from apo.policies.wan import WanPolicy
-from apo.rankers.answer import swapped
+from apo.rankers.answer import require_verdict, swapped
 from apo.seeds import rank
 
 LEAST = 1e-6  # weight of a win without any confidence: the winner of two still wins
@@ -133,7 +133,7 @@ class OnlinePairs:
         found = []
         try:
             for i, j in combinations(range(len(videos)), 2):
-                found.append((i, j, self.ranker(videos[i], videos[j], cond)))
+                found.append((i, j, require_verdict(self.ranker(videos[i], videos[j], cond), len(videos[i]))))
         except Exception as error:  # whatever a server, a model or a file may raise
             return found, error
         return found, None

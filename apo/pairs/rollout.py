@@ -1,6 +1,5 @@
 """What on-policy pair sources share: generation by the active policy, timings, agreement between ranks."""
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from apo.generate import generate
 from apo.interfaces import Condition, Guidance
 from apo.policies.wan import WanPolicy
 from apo.seeds import generator, world_size
+from apo.timing import clock
 
 NOISE = 0x0111E  # keeps the generations' noise apart from the training noise of the same seed and step
 
@@ -89,9 +89,9 @@ def evaluating(policy: WanPolicy) -> Iterator[None]:
 @contextmanager
 def timed(meters: dict[str, Tensor], key: str) -> Iterator[None]:
     """Adds the seconds spent inside to a meter."""
-    began = time.perf_counter()
+    began = clock()
     yield
-    meters[key] = meters.get(key, torch.zeros(())) + (time.perf_counter() - began)
+    meters[key] = meters.get(key, torch.zeros(())) + (clock() - began)
 
 
 def largest(value: int, device: torch.device) -> int:

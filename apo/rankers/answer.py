@@ -46,6 +46,18 @@ def parse_label(text: str) -> int:
     return int(found[1])
 
 
+def require_verdict(given: Verdict, size: int) -> Verdict:
+    """The verdict, if it is one on `size` pairs; ValueError says what was got instead."""
+    label, confidence = given.label.cpu(), given.confidence.cpu()
+    if label.shape != (size,) or confidence.shape != (size,):
+        raise ValueError(f"the ranker judged {tuple(label.shape)} pairs with {tuple(confidence.shape)} confidences where there are {size}")
+    if wrong := sorted(set(label.tolist()) - {1, 2, 3, 4}):
+        raise ValueError(f"the ranker gave label {wrong[0]} where one of 1, 2, 3, 4 was asked for")
+    if not ((confidence >= 0) & (confidence <= 1)).all():  # neither is true of NaN
+        raise ValueError(f"the ranker gave confidences {confidence.tolist()[:8]} where numbers in [0, 1] were asked for")
+    return given
+
+
 def swapped(label: Tensor) -> Tensor:
     """Labels in 1..4 of the same pairs with the two videos exchanged."""
     return torch.tensor(SWAP, device=label.device)[label - 1] + 1
@@ -62,6 +74,8 @@ def verdict(probabilities: Tensor) -> Verdict:
     The winner is the video with more probability on its two labels, since that is what preference training uses; the
     label is the likelier of its two. Confidence is the winner's probability, in [0.5, 1].
     """
+    if not probabilities.isfinite().all():
+        raise ValueError(f"the ranking model gave probabilities that are no numbers: {probabilities.tolist()[:4]}")
     sides = probabilities.unflatten(1, (2, 2)).sum(1)  # (B, 2): first wins (labels 1, 3), second wins (2, 4)
     confidence, winner = sides.max(1)
     more_motion = probabilities.unflatten(1, (2, 2))[torch.arange(len(sides)), :, winner].argmax(1)

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from apo.interfaces import Condition
+from apo.rankers.answer import prompt_text
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,11 @@ class DomainRule:
         """The domain of each of B conditions."""
         given = cond.domain or [""] * len(cond.prompt)
         return [domain or self.of_prompt(prompt) for domain, prompt in zip(given, cond.prompt)]
+
+    def check(self) -> None:
+        """ValueError for a domain that has no ranking prompt."""
+        for domain in (*self.rules.values(), self.default):
+            prompt_text(domain)
 
     def of_prompt(self, prompt: str) -> str:
         return next((domain for pattern, domain in self.rules.items() if re.search(pattern, prompt)), self.default)

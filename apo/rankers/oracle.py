@@ -16,8 +16,8 @@ NOTICEABLE = 0.25  # px/frame: a difference in motion that the oracle's tests ca
 class OracleRanker:
     """The less severely distorted video wins (labels 1, 2); of two alike the one that moves more (3, 4).
 
-    error_rate: share of the pairs, in [0, 0.5], whose winner is exchanged; a pair's own content and `seed` decide, so that
-    a resumed run errs on the same pairs, whichever video comes first.
+    error_rate: share of the pairs, in [0, 0.5], whose winner is exchanged; prompt, first frame, how bright each video is and
+    `seed` decide, so that a resumed run errs on the same pairs, whichever video comes first.
     similar: severities (`apo.world.oracle.severity`, in [0, 1]) that differ by no more are alike.
     spec: of the videos that are to be judged (`model.spec`).
     """
@@ -52,7 +52,10 @@ class OracleRanker:
         coin = [self.draw(prompt.encode(), content(frame)) < 0.5 for prompt, frame in zip(cond.prompt, cond.frame)]
         tie = brighter == torch.tensor(coin, device=brighter.device)
         first_wins = torch.where(alike, torch.where(faster == 0, tie, faster > 0), worse < 0)
-        draws = [self.draw(*sorted(map(content, pair))) for pair in zip(first, second)]
+        draws = [
+            self.draw(prompt.encode(), content(frame), *sorted(map(brightness, pair)))
+            for prompt, frame, *pair in zip(cond.prompt, cond.frame, first, second)
+        ]
         errs = torch.tensor(draws, device=worse.device) < self.error_rate
         label = torch.where(first_wins, 1, 2) + 2 * alike
         seen = torch.where(alike, (faster.abs() / NOTICEABLE).clamp(max=1), 1.0)
@@ -62,6 +65,11 @@ class OracleRanker:
         """A number in [0, 1) that depends on the parts and the seed alone."""
         digest = hashlib.sha256(b"\0".join([str(self.seed).encode(), *parts])).digest()
         return int.from_bytes(digest[:6]) / 2**48
+
+
+def brightness(video: Tensor) -> bytes:
+    """To a quarter of a level: other batches and other ranks round some pixels differently, but hardly their mean."""
+    return str(round(4 * video.double().mean().item())).encode()
 
 
 def content(pixels: Tensor) -> bytes:

@@ -29,6 +29,7 @@ class Qwen3VLRanker:
     def check(self) -> None:
         """ValueError names what is missing and the remedy; loads nothing."""
         check_paths("ranker", self.path, self.adapter)
+        self.domains.check()
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         result = verdict(self.probabilities(first, second, self.domains(cond)))

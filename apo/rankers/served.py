@@ -66,6 +66,7 @@ class ServedRanker:
 
     def check(self) -> None:
         """ValueError if the server can't be reached or doesn't serve the model, with the remedy. Asks it for one token."""
+        self.domains.check()
         client = self.client.with_options(max_retries=0)
         hello = [{"role": "user", "content": "Answer with one digit: 1"}]
         try:
@@ -108,13 +109,11 @@ class ServedRanker:
         return order_averaged(answers[::2], answers[1::2]) if self.swap_averaging else answers
 
     def ask_all(self, questions: list[list[dict]]) -> list[Tensor]:
-        with ThreadPoolExecutor(self.max_concurrency) as pool:
-            asked = [pool.submit(self.ask, content) for content in questions]
-            try:
-                return [future.result() for future in asked]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)  # one is lost: don't wait for the others' retries
-                raise
+        pool = ThreadPoolExecutor(self.max_concurrency)
+        try:
+            return [future.result() for future in [pool.submit(self.ask, content) for content in questions]]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # if one is lost, the others' retries are not waited for
 
     def ask(self, content: list[dict]) -> Tensor:
         """(4,) probabilities of the labels. ValueError if the server refuses the question or answers something else."""

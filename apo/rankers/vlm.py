@@ -21,6 +21,7 @@ from apo.rankers.folders import SETTINGS, local_folder, model_folder
 
 PREFIX = "base_model.model."  # of peft's own files, so that peft and vLLM read ours
 WEIGHTS = "adapter_model.safetensors"
+LEAST = 1e-3  # probability of all four labels together
 TRAINED = "trained"  # the adapter that stage=ranker trains
 
 
@@ -56,8 +57,13 @@ class RankingVLM(nn.Module):
         return self.model(**inputs, logits_to_keep=1).logits[:, -1].float()
 
     def probabilities(self, first: Tensor, second: Tensor, domains: Sequence[str]) -> Tensor:
-        """(B, 4) of the labels 1..4, among themselves."""
-        return self(first, second, domains)[:, self.answers].softmax(-1)
+        """(B, 4) of the labels 1..4, among themselves. ValueError for an answer that is almost surely none of them."""
+        every = self(first, second, domains).softmax(-1)
+        given = every[:, self.answers]
+        if (doubtful := (given.sum(1) < LEAST).nonzero().flatten().tolist()):
+            answer = self.processor.tokenizer.decode(every[doubtful[0]].argmax())
+            raise ValueError(f"{self.path} answered {answer!r} where one of 1, 2, 3, 4 was asked for: is it a model for this prompt?")
+        return given / given.sum(1, keepdim=True)
 
     def inputs(self, first: Tensor, second: Tensor, domains: Sequence[str]):
         """The processor's batch: left-padded tokens, patches of both videos of each pair in turn."""

@@ -12,10 +12,10 @@ RUNS = {  # run folder -> its title, and what its arms are compared with
     "online": ("Online", "the baseline"),
     "online_vlm": ("Online, ranked by the world's trained Qwen3-VL rankers", "the baseline"),
     "half_online": ("Half-online, from the online result of the same seed", "that online result"),
-    "cheaper": ("Cheaper candidates, at the cost of the online stage's forwards or less", "the baseline"),
+    "cheaper": ("Cheaper candidates, for at most the online stage's forwards (`make cheaper`)", "the baseline"),
     "online_no_window": ("Online, one row per optimizer step", "the baseline"),
 }
-PATTERN, REMEDY = r"(.*?)-?seed_(\d+)", "`make online` trains and evaluates them"
+PATTERN, REMEDY = r"(.*?)-?seed_(\d+)", "`make online` or, of cheaper candidates, `make cheaper` trains and evaluates them"
 TITLES = {"baseline": "Pre-trained", "": "all seeds"}
 PAPER = """The paper (Section 4.3): distorted 14.0 % before and 7.5 % after the online stage, 7.5 % after the half-online one, whose
 instruction following won 86, tied 148 and lost 22 comparisons by people."""

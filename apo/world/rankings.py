@@ -67,6 +67,11 @@ class WorldRankings:
             raise ValueError(f"data.domain={domain}: the world has {', '.join(DOMAINS)}, or null for both")
         if not 0 <= generated_share <= 1:
             raise ValueError(f"data.generated_share={generated_share}: give a share in [0, 1]")
+        if min_confidence > 1 - annotator.error_rate:
+            raise ValueError(
+                f"data.min_confidence={min_confidence}: an annotator with error_rate={annotator.error_rate} is never surer than "
+                f"{1 - annotator.error_rate:g}: give that or less"
+            )
         if candidates < 2:
             raise ValueError(f"data.candidates={candidates}: a pair takes at least 2")
 

@@ -167,6 +167,15 @@ def test_a_ranker_that_fails_is_named(policy, batch):
     assert policy.training
 
 
+def test_a_verdict_that_is_none_is_a_failure_of_the_ranker(policy, batch):
+    class Fifth(BrighterWins):
+        def __call__(self, first, second, cond):
+            return Verdict(torch.full((len(first),), 5), torch.ones(len(first)))
+
+    with pytest.raises(RankerFailed, match="gave label 5 where one of 1, 2, 3, 4"):
+        source(ranker=Fifth())(batch, policy, 0)
+
+
 @pytest.mark.parametrize("key, value", [("candidates", 1), ("min_confidence", 1.5), ("max_attempts", 0)])
 def test_settings_are_checked(key, value):
     with pytest.raises(ValueError, match=f"module.pairs.{key}={value}"):

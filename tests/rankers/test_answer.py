@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from apo.interfaces import Condition
-from apo.rankers.answer import PROMPTS, SWAP, order_averaged, parse_label, prompt_text, standard_frames, swapped, verdict
+from apo.interfaces import Condition, Verdict
+from apo.rankers.answer import PROMPTS, SWAP, order_averaged, parse_label, prompt_text, require_verdict, standard_frames, swapped, verdict
 from apo.rankers.domains import DomainRule
 
 
@@ -28,6 +28,22 @@ def test_the_winner_is_the_side_with_more_probability_and_the_label_its_likelier
     found = verdict(probabilities([0.4, 0.3, 0.0, 0.3], [0.1, 0.1, 0.7, 0.1], [0.0, 0.9, 0.0, 0.1]))
     assert found.label.tolist() == [2, 3, 2]  # 0.6 of the first row is for the second video, though label 1 is likeliest
     assert_close(found.confidence, torch.tensor([0.6, 0.8, 1.0]))
+
+
+def test_what_is_no_verdict_is_an_error_that_says_what_was_got():
+    sure = torch.ones(2)
+    good = Verdict(torch.tensor([1, 4]), sure)
+    assert require_verdict(good, 2) is good
+    for label in (0, 5):
+        with pytest.raises(ValueError, match=f"gave label {label} where one of 1, 2, 3, 4"):
+            require_verdict(Verdict(torch.tensor([1, label]), sure), 2)
+    for value in (2.5, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="where numbers in .0, 1. were asked for"):
+            require_verdict(Verdict(good.label, torch.tensor([1.0, value])), 2)
+    with pytest.raises(ValueError, match="judged .2,. pairs .* where there are 3"):
+        require_verdict(good, 3)
+    with pytest.raises(ValueError, match="probabilities that are no numbers"):
+        verdict(probabilities([float("nan")] * 4))
 
 
 def test_exchanging_the_videos_exchanges_labels_and_keeps_confidence():

@@ -107,3 +107,9 @@ def test_a_slowed_video_has_the_quality_of_its_original_and_loses_to_it(split):
     for row in rows:
         assert row["severity"] == [0, 0] and row["label"] == (3 if row["first"] == row["original"] else 4)
         assert (row["speed"][0] > row["speed"][1]) == (row["label"] == 3)
+
+
+def test_an_annotator_who_errs_is_never_as_sure_as_asked(make):
+    with pytest.raises(Exception, match="data.min_confidence=1.0: an annotator with error_rate=0.1 is never surer than 0.9"):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            instantiate(compose("train", ["data=world_rankings", "data.annotator.error_rate=0.1"]).data)

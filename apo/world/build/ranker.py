@@ -24,7 +24,7 @@ from apo.world.build.vlm import build_vlm
 ROOT = Path(__file__).parents[3]
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints" / "ranker"
 RUNS = Path("outputs/ranker_world")
-COUNTS = {"digit": 12000, "scene": 6000}  # pairs of the adapters, half of them from the baseline's videos
+COUNTS = {"digit": 12000, "scene": 6000}  # pairs to draw from, half of them of the baseline's videos; an adapter sees 3,200
 TARGETS = "vlm.lora.targets=[q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj,qkv,proj,linear_fc1,linear_fc2]"
 ADAPTER = ["stage=ranker", f"vlm.path={RUNS}/base", TARGETS, "vlm.autocast=bfloat16", "optimizer.lr=1e-3", "warmup_steps=50"]
 ADAPTER += ["max_steps=400", "checkpoint_every_n_steps=50", "validate_every_n_steps=200"]
