@@ -86,7 +86,8 @@ def report_on(judge: "Judge", ours: Arm, theirs: Arm | None) -> dict:
     report, reference = results[-1], results[0] if len(both) > 1 else None
     if reference is not None:
         report["against"] = {"run": theirs.name} | compared(report["rows"], reference["rows"])
-        write(theirs.folder / judge.subfolder, reference)
+        if not reported(theirs.folder / judge.subfolder, reference):
+            write(theirs.folder / judge.subfolder, reference)
     folder = ours.folder / judge.subfolder
     judge.draw(both, results, folder)
     print(write(folder, report, reference))
@@ -230,6 +231,12 @@ def write(folder: Path, report: dict, against: dict | None = None) -> str:
     text = "\n".join(lines)
     replace(folder / "report.md", text + "\n")
     return text
+
+
+def reported(folder: Path, result: dict) -> bool:
+    """Whether there is a report of this result already, perhaps with a comparison of its own."""
+    path = folder / "report.json"
+    return path.exists() and json.loads(path.read_text())["metrics"] == result["metrics"]
 
 
 def shown(interval: dict) -> str:

@@ -1,6 +1,7 @@
 """evaluate.py on the shipped baseline and a barely trained adapter."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,6 +49,10 @@ def test_report_pictures_and_comparison(cfg, tmp_path, monkeypatch):
     assert "On 6 held-out conditions" in (folder.parent / "adapter" / "README.md").read_text()
     monkeypatch.setattr(evaluation, "generate", lambda *_: pytest.fail("finished work was done again"))
     assert evaluate(cfg)[0]["metrics"] == report["metrics"]
+    shutil.copytree(folder.parent, tmp_path / "outputs/r/next")
+    cfg.arm, cfg.against = "next", "offline"
+    assert evaluate(cfg)[0]["against"]["run"] == "offline"
+    assert json.loads((folder / "report.json").read_text()) == saved  # being compared with leaves its own comparison
 
 
 def test_an_interrupted_evaluation_reuses_what_it_generated(cfg, monkeypatch):

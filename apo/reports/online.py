@@ -70,7 +70,11 @@ def main() -> None:
         if not run.is_dir():
             parts.append(f"## {title}\n\noutputs/{name} is not there: {REMEDY}")
             continue
-        arms, waiting = collect(run, PATTERN, REMEDY)
+        try:
+            arms, waiting = collect(run, PATTERN, REMEDY)
+        except FileNotFoundError as error:
+            parts.append(f"## {title}\n\n{error}")
+            continue
         parts.append(f"## {title}\n\n{markdown(arms, against)}")
         if waiting:
             parts.append(f"Not evaluated yet: {', '.join(waiting)}.")
