@@ -210,17 +210,20 @@ class WanPolicy(nn.Module):
         `threshold` from the last whole forward's: diffusers' First Block Cache, fresh each time. None: no cache.
 
         For passes without gradients that follow one trajectory, each in one forward of the same shape. The decision is the
-        batch's, so ranks that share a model's weights may not use it. Gives the numbers of blocks "computed" and "due".
+        batch's, so ranks that share a model's weights may not use it. Gives the
+        numbers of blocks "computed" and "due", or one of each without a cache.
         """
+        if threshold is None:
+            yield Counter(computed=1, due=1)
+            return
         blocks = Counter()
         with ExitStack() as stack:
             for expert in self.experts.values():
                 for block in expert.blocks:
                     stack.enter_context(patch.object(block, "forward", partial(counting, block.forward, blocks, "computed")))
-                if threshold is not None:
-                    expert.enable_cache(FirstBlockCacheConfig(threshold))
-                    stack.callback(expert.disable_cache)
-                    stack.enter_context(expert.cache_context("rollout"))
+                expert.enable_cache(FirstBlockCacheConfig(threshold))
+                stack.callback(expert.disable_cache)
+                stack.enter_context(expert.cache_context("rollout"))
                 for block in expert.blocks:
                     stack.enter_context(patch.object(block, "forward", partial(counting, block.forward, blocks, "due")))
             yield blocks

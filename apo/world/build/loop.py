@@ -16,6 +16,15 @@ def warmup_cosine(step: int, steps: int, warmup: int = 100) -> float:
     return min((step + 1) / warmup, 1.0) * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())
 
 
+def muon_and_adamw(model: nn.Module, matrices: list[nn.Parameter], rate: float, decay: float = 0.0) -> list[torch.optim.Optimizer]:
+    """Muon, with weight decay, for some matrices of a model; AdamW for the rest."""
+    rest = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
+    return [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
 def train(
     name: str, folder: Path, model: nn.Module, optimizers: list, steps: int, loss_at: Callable[[int], torch.Tensor],
     extra: dict[str, nn.Module] | None = None, after: Callable[[int], None] = lambda step: None, save_every: int = 100,

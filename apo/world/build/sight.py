@@ -15,18 +15,17 @@ from torch import Tensor, nn
 from apo.interfaces import Condition
 from apo.rankers.answer import frame_places
 from apo.rankers.vlm import TrainableVLM
-from apo.world.build.loop import train
+from apo.world.build.loop import muon_and_adamw, train
 from apo.world.build.vlm import TEMPORAL
 from apo.world.candidates import DOMAINS, clip_of, rendered
 from apo.world.grammar import describe
 from apo.world.oracle import THRESHOLDS, excess, severities, tracks
-from apo.world.rankings import GENERATED, Place, WorldRankings
+from apo.world.rankings import GENERATED, SCENES, Place, WorldRankings
 from apo.world.render import render
 from apo.world.tracking import Track
 
 STEPS, BATCH, RATE, SEED = 3000, 16, 2e-3, 23
 LAYER = -2  # of the hidden states that the head reads; the last layer compares what it finds there
-SCENES = 0.25  # of the batches
 FIRST_RENDERED = 10**6  # conditions of the rendered pairs: others than the adapters'
 SEEN = ("severity", "similarity", "mass", "spill", "colour", "local", "background", "brightness", "down", "right")
 SAVE_EVERY = 50  # steps
@@ -115,10 +114,6 @@ def build(folder: Path, init: Path, source: WorldRankings, conditions: dict[str,
     torch.manual_seed(SEED)
     model, pairs = Sight(vlm), Pairs(source, conditions, frames)
     matrices = [p for name, p in vlm.model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    rest = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
-    optimizers = [
-        torch.optim.Muon(matrices, lr=RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=RATE, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
+    optimizers = muon_and_adamw(model, matrices, RATE, decay=0.01)
     train("base", folder, model, optimizers, steps, lambda step: model.loss(pairs(step)), save_every=SAVE_EVERY)
     vlm.save_adapter(folder / "base")

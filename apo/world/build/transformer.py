@@ -20,7 +20,7 @@ from tqdm import tqdm
 from apo.flow import noised, shift_sigma, velocity
 from apo.interfaces import T
 from apo.world import flaws, render
-from apo.world.build.loop import train
+from apo.world.build.loop import muon_and_adamw, train
 from apo.world.grammar import describe
 
 CLIPS, FLAWED, MISCAPTIONED, UNPROMPTED = 8192, 0.2, 0.12, 0.1  # more clips: lower loss on new ones, worse videos
@@ -119,11 +119,7 @@ def fit(name: str, folder: Path, model: WanTransformer3DModel, clips: dict) -> W
 def fit_phase(name: str, folder: Path, model: WanTransformer3DModel, clips: dict, span, steps: int, rate: float):
     """One cosine of the learning rate; returns the average of the weights (EMA, 0.998)."""
     matrices = [p for k, p in model.named_parameters() if k.startswith("blocks.") and p.ndim == 2]
-    rest = [p for p in model.parameters() if all(p is not m for m in matrices)]
-    optimizers = [
-        torch.optim.Muon(matrices, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
+    optimizers = muon_and_adamw(model, matrices, rate)
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998))
     train(
         name, folder, model, optimizers, steps, lambda step: loss(model, clips, step, span), {"ema": ema},
