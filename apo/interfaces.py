@@ -108,8 +108,11 @@ class PairSource(Protocol):
 class Ranker(Protocol):
     """Cheap to build: weights are loaded and servers asked at the first call."""
 
-    def check(self) -> None:
-        """Before any model is loaded: ValueError names the field and the remedy (a folder or a server that isn't there)."""
+    def check(self, spec) -> None:
+        """Before any model is loaded: ValueError names the field and the remedy (a folder or a server that isn't there).
+
+        spec: of the videos that are to be judged (`model.spec`).
+        """
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         """first, second: (B, frames, 3, height, width) uint8."""

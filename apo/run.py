@@ -89,7 +89,7 @@ def check(cfg: DictConfig, folder: Path) -> None:
         if OmegaConf.select(cfg, "module.pairs") is not None:
             pairs = instantiate(cfg.module.pairs)
             if hasattr(pairs, "ranker"):
-                pairs.ranker.check()
+                pairs.ranker.check(model.spec)
         if cfg.get("vlm") is not None:
             check_vlm(cfg)
         check_windows(cfg)

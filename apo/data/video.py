@@ -132,7 +132,7 @@ def write_video(path: Path, video: Tensor, fps: float, crf: int = 12, enlarge: b
     with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(60000))
         stream.height, stream.width, stream.pix_fmt = *video.shape[-2:], "yuv420p"
-        stream.options = {"crf": str(crf), "preset": "medium"}
+        stream.options = {"crf": str(crf), "preset": "medium", "mbtree": "0"}  # of small frames mbtree reads what was not written
         context = stream.codec_context  # untagged, players guess the colours from the size
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = LIMITED_RANGE

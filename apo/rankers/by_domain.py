@@ -15,12 +15,12 @@ class ByDomainRanker:
     def __init__(self, domains: DomainRule, rankers: dict[str, Ranker]):
         self.domains, self.rankers = domains, dict(rankers)
 
-    def check(self) -> None:
+    def check(self, spec) -> None:
         """That the rule leads to known domains, and the checks of those rankers that have some."""
         self.require({self.domains.default, *self.domains.rules.values()})
         for ranker in self.rankers.values():
             if hasattr(ranker, "check"):
-                ranker.check()
+                ranker.check(spec)
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         domains = self.domains(cond)

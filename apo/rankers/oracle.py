@@ -19,19 +19,18 @@ class OracleRanker:
     error_rate: share of the pairs, in [0, 0.5], whose winner is exchanged; prompt, first frame, how bright each video is and
     `seed` decide, so that a resumed run errs on the same pairs, whichever video comes first.
     similar: severities (`apo.world.oracle.severity`, in [0, 1]) that differ by no more are alike.
-    spec: of the videos that are to be judged (`model.spec`).
     """
 
-    def __init__(self, error_rate: float, similar: float, seed: int, spec):
-        self.error_rate, self.similar, self.seed, self.spec = error_rate, similar, seed, spec
+    def __init__(self, error_rate: float, similar: float, seed: int):
+        self.error_rate, self.similar, self.seed = error_rate, similar, seed
         if not 0 <= error_rate <= 0.5:
             raise ValueError(f"ranker.error_rate={error_rate}: give a share in [0, 0.5]; at 0.5 the winner is a coin's")
         if similar < 0:
             raise ValueError(f"ranker.similar={similar}: give a difference of severities, at least 0")
 
-    def check(self) -> None:
+    def check(self, spec) -> None:
         """ValueError unless the videos are of the world's size."""
-        require_world(self.spec, "ranker=oracle", "ranker=qwen3_vl, by_domain or served")
+        require_world(spec, "ranker=oracle", "ranker=qwen3_vl, by_domain or served")
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         """Confidence is the probability that the winner is right: 1 − error_rate for a difference that can be seen, falling

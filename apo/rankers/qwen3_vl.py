@@ -6,8 +6,11 @@ from torch import Tensor
 from apo.interfaces import Condition, Verdict
 from apo.rankers.answer import order_averaged, verdict
 from apo.rankers.domains import DomainRule
-from apo.rankers.folders import check_paths
+from apo.rankers.folders import ROOT, check_paths, local_folder
 from apo.rankers.vlm import shared
+from apo.world.conditions import require_world
+
+WORLDS = ROOT / "apo" / "world" / "checkpoints" / "ranker" / "base"  # the world's ranking model
 
 
 class Qwen3VLRanker:
@@ -26,9 +29,11 @@ class Qwen3VLRanker:
         self.frames, self.fps, self.dtype, self.device = frames, fps, dtype, device
         self.batch_size, self.swap_averaging = batch_size, swap_averaging
 
-    def check(self) -> None:
-        """ValueError names what is missing and the remedy; loads nothing."""
+    def check(self, spec) -> None:
+        """ValueError names what is missing, or what the world's rankers can't judge, and the remedy; loads nothing."""
         check_paths("ranker", self.path, self.adapter)
+        if (folder := local_folder(self.path, "config.json")) and folder.resolve() == WORLDS.resolve():
+            require_world(spec, f"ranker.path={self.path}", "a model of your own (ranker=qwen3_vl_8b, by_domain_8b or served)")
         self.domains.check()
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:

@@ -64,7 +64,7 @@ class ServedRanker:
         if self.media not in ("video", "frames"):
             raise ValueError(f"ranker.media={self.media}: write video (one mp4 each) or frames (a PNG for each frame)")
 
-    def check(self) -> None:
+    def check(self, spec) -> None:
         """ValueError if the server can't be reached or doesn't serve the model, with the remedy. Asks it for one token."""
         self.domains.check()
         client = self.client.with_options(max_retries=0)

@@ -11,7 +11,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from apo.rankers.by_domain import ByDomainRanker
 from apo.rankers.domains import DomainRule
 from apo.rankers.vlm import TRAINED, RankingVLM, TrainableVLM, shared
-from tests.rankers.tiny import LORA, RULE, ranker, tiny_adapter, tiny_base, world_pairs
+from tests.rankers.tiny import LORA, RULE, WORLD, ranker, tiny_adapter, tiny_base, world_pairs
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +81,8 @@ def test_an_unknown_domain_is_an_error_that_names_the_known_ones(by_domain):
     with pytest.raises(ValueError, match="domain='cars' has no ranker; there are digit, scene"):
         by_domain(first, second, replace(cond, domain=["digit", "cars"]))
     with pytest.raises(ValueError, match="domain='other' has no ranker"):
-        ByDomainRanker(DomainRule({}, "other"), by_domain.rankers).check()
-    by_domain.check()
+        ByDomainRanker(DomainRule({}, "other"), by_domain.rankers).check(WORLD)
+    by_domain.check(WORLD)
 
 
 def test_an_adapter_of_another_base_is_refused(base, tmp_path):

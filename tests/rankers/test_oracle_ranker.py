@@ -1,5 +1,6 @@
 """The oracle as a ranker, on rendered clips with planted flaws."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,14 @@ from apo.policies.model import VideoSpec
 from apo.rankers.oracle import OracleRanker
 from apo.world import flaws, render
 from apo.world.grammar import describe
+from tests.rankers.tiny import WORLD
 
 ROOT = Path(__file__).parents[2]
-WORLD = VideoSpec(64, 64, 9, 8)
 SWAP = torch.tensor([0, 2, 1, 4, 3])
 
 
 def ranker(error_rate: float = 0.0, seed: int = 0) -> OracleRanker:
-    return OracleRanker(error_rate, 0.05, seed, WORLD)
+    return OracleRanker(error_rate, 0.05, seed)
 
 
 def clips(count: int, scenes: float = 0.0, seed: int = 0) -> tuple[list[render.Clip], Tensor, Condition]:
@@ -101,19 +102,18 @@ def test_what_it_cannot_judge_is_refused():
     with pytest.raises(ValueError, match="no first frame"):
         ranker()(right, right, Condition(cond.prompt, torch.empty(0), torch.empty(0)))
     with pytest.raises(ValueError, match="9 frames of 64 x 64, and model.spec has 121 of 720 x 960"):
-        OracleRanker(0.0, 0.05, 0, VideoSpec(720, 960, 121, 24)).check()
+        ranker().check(VideoSpec(720, 960, 121, 24))
     for wrong in ({"error_rate": 0.6}, {"error_rate": -0.1}, {"similar": -1.0}):
         with pytest.raises(ValueError, match=f"ranker.{next(iter(wrong))}="):
-            OracleRanker(**({"error_rate": 0.0, "similar": 0.05, "seed": 0, "spec": WORLD} | wrong))
+            OracleRanker(**({"error_rate": 0.0, "similar": 0.05, "seed": 0} | wrong))
 
 
 def test_config_instantiates():
     shipped = OmegaConf.load(ROOT / "conf" / "ranker" / "oracle.yaml")
-    cfg = OmegaConf.create({"seed": 3, "model": {"spec": {"height": 64, "width": 64, "frames": 9, "fps": 8}}, "ranker": shipped})
-    instantiate(cfg.ranker).check()
-    cfg.model.spec.frames = 17
+    cfg = OmegaConf.create({"seed": 3, "ranker": shipped})
+    instantiate(cfg.ranker).check(WORLD)
     with pytest.raises(ValueError, match="has 17 of 64 x 64"):
-        instantiate(cfg.ranker).check()
+        instantiate(cfg.ranker).check(replace(WORLD, frames=17))
 
 
 def test_errors_do_not_hang_on_the_rounding_of_pixels(mixed):

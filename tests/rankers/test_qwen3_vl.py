@@ -7,7 +7,7 @@ from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
 from apo.rankers.answer import LABELS, swapped
 from apo.rankers.vlm import RankingVLM
-from tests.rankers.tiny import ranker, world_pairs
+from tests.rankers.tiny import WORLD, ranker, world_pairs
 
 
 def test_the_folder_is_one_that_transformers_loads(base):
@@ -64,7 +64,7 @@ def test_the_domains_prompt_is_what_is_asked(base):
 def test_rankers_are_cheap_to_make_and_say_what_is_missing(base, tmp_path):
     missing = ranker(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="ranker.path=.*nowhere: no config.json there; `make ranker-world`"):
-        missing.check()
+        missing.check(WORLD)
     with pytest.raises(ValueError, match="ranker.adapter=.*nowhere: no adapter_config.json there"):
-        ranker(base, tmp_path / "nowhere").check()
-    ranker("Qwen/Qwen3-VL-8B-Instruct").check()  # a hub id may be downloaded later
+        ranker(base, tmp_path / "nowhere").check(WORLD)
+    ranker("Qwen/Qwen3-VL-8B-Instruct").check(WORLD)  # a hub id may be downloaded later

@@ -1,6 +1,7 @@
 """The served ranker against real server processes: the project's own, with videos and probabilities, and transformers'."""
 
 import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -18,7 +19,10 @@ from apo.rankers.served import ServedRanker, ServerGone, data_url, label_probabi
 from apo.rankers.vlm import RankingVLM
 from apo.run import ConfigError, check
 from apo.world import render
+from tests.commands import ROOT, execute, metrics, train, wait_for_steps
+from tests.commands import adapter as adapter_files
 from tests.rankers.serving import apo_server, free_port, labelling_vlm, random_adapter, transformers_server
+from tests.rankers.tiny import WORLD
 from tests.test_configs import composed
 
 DOMAINS = DomainRule({"digit": "digit"}, "scene")
@@ -117,15 +121,45 @@ def test_a_dead_server_stops_the_run_and_a_new_one_goes_on(base, adapter, pairs,
     assert after.label.equal(before.label) and after.confidence.equal(before.confidence)
 
 
+def test_a_server_that_dies_stops_an_online_run_and_the_same_command_resumes_it(base, tmp_path):
+    process = apo_server(base, {}, tmp_path / "log").start()
+
+    def online(run: str) -> list[str]:
+        return train(
+            "stage=online", f"run={run}", f"hydra.run.dir={tmp_path}/{run}", "ranker=served", f"ranker.base_url={process.base_url}",
+            "ranker.model=base", "ranker.retries=0", "ranker.frames=9", "ranker.domains.default=digit",
+            "model.num_inference_steps=2", "max_steps=5", "sample_every_n_steps=0", "batch_size=1", "policy.lora.rank=2",
+        )  # fmt: skip
+
+    try:
+        execute(online("whole"))
+        with subprocess.Popen(online("cut"), cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
+            wait_for_steps(run, tmp_path / "cut", 1)
+            process.kill()
+            said = run.communicate(timeout=120)[1]
+        assert run.returncode != 0
+        assert f"the ranking server at {process.base_url} (model base) gave no answer in 1 attempts" in said
+        done = len(metrics(tmp_path / "cut"))
+        assert torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=False)["global_step"] == done < 5
+        refused = subprocess.run(online("cut"), cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert refused.returncode != 0 and f"ranker.base_url={process.base_url}: no server answers there" in refused.stderr
+        process.start()
+        execute(online("cut"))
+    finally:
+        process.kill()
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole") and len(metrics(tmp_path / "whole")) == 5
+    assert adapter_files(tmp_path / "cut") == adapter_files(tmp_path / "whole")
+
+
 def test_transformers_serve_ranks_pictures_by_its_answer_alone(base, pairs, tmp_path):
     first, second, cond = pairs
     process = transformers_server(base, tmp_path / "log").start()
     ranker = served(process.base_url, model=str(base), media="frames", frames=4)
     try:
-        ranker.check()
+        ranker.check(WORLD)
         there = ranker.probabilities(first, second, DOMAINS(cond))
         with pytest.raises(ValueError, match="ranker.model=other.*HTTP 400.*pinned"):
-            served(process.base_url, model="other").check()
+            served(process.base_url, model="other").check(WORLD)
     finally:
         process.kill()
     vlm = RankingVLM(str(base), "float32", 4, FPS)
@@ -151,15 +185,15 @@ def one_hot(label: str) -> Tensor:
 
 
 def test_check_says_what_is_wrong_before_a_run(server, monkeypatch, tmp_path):
-    served(server.base_url).check()
+    served(server.base_url).check(WORLD)
     nowhere = f"http://127.0.0.1:{free_port()}/v1"
     with pytest.raises(ValueError, match=f"ranker.base_url={nowhere}: no server answers there.*start one"):
-        served(nowhere).check()
+        served(nowhere).check(WORLD)
     with pytest.raises(ValueError, match="ranker.model=other.*HTTP 404.*it offers base, tuned"):
-        served(server.base_url, model="other").check()
+        served(server.base_url, model="other").check(WORLD)
     monkeypatch.delenv("RANKER_KEY", raising=False)
     with pytest.raises(ValueError, match="ranker.api_key_env=RANKER_KEY: this variable is not set"):
-        served(server.base_url, api_key_env="RANKER_KEY").check()
+        served(server.base_url, api_key_env="RANKER_KEY").check(WORLD)
     with pytest.raises(ValueError, match="ranker.media=film"):
         served(server.base_url, media="film")
     with pytest.raises(ConfigError, match=f"ranker.base_url={nowhere}"):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -17,13 +18,22 @@ def test_winners_are_mostly_the_oracles_and_do_not_hang_on_the_order(tmp_path):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", overrides)
     data, ranker = instantiate(cfg.data).dataset("test", 48), instantiate(cfg.ranker)
-    ranker.check()
+    ranker.check(instantiate(cfg.model).spec)
     places = list(range(48))
     ranking, cond = data.collate([data[i] for i in places]), data.condition(places)
     there, back = ranker(ranking.first, ranking.second, cond), ranker(ranking.second, ranking.first, cond)
     right = there.first_wins == (ranking.label % 2 == 1)
     assert right.float().mean() > 0.75  # a coin: 0.5 ± 0.07
     assert torch.equal(there.label, swapped(back.label))
+
+
+@pytest.mark.parametrize("name", ["by_domain", "qwen3_vl"])
+def test_they_refuse_to_judge_other_videos_than_the_worlds(name):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", ["stage=online", "data=prompts", "data.path=prompts.jsonl", f"ranker={name}", "model=wan22_i2v_a14b"])
+    refused = "ranker.path=apo/world/checkpoints/ranker/base needs videos of the world.*121 of 720 x 960.*ranker=qwen3_vl_8b"
+    with pytest.raises(ValueError, match=refused):
+        instantiate(cfg.module.pairs.ranker).check(instantiate(cfg.model).spec)
 
 
 def test_they_are_small_and_know_where_they_are():

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from apo.interfaces import Condition
+from apo.policies.model import VideoSpec
 from apo.rankers.domains import DomainRule
 from apo.rankers.qwen3_vl import Qwen3VLRanker
 from apo.rankers.vlm import TrainableVLM
@@ -21,6 +22,7 @@ TEXT = dict(
     initializer_range=0.2,
     rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2], "mrope_interleaved": True},
 )  # fmt: skip
+WORLD = VideoSpec(64, 64, 9, 8)
 RULE = DomainRule({"^the camera": "scene"}, "digit")
 LORA = {"rank": 2, "alpha": 2, "targets": ["q_proj", "v_proj", "qkv"]}
 
