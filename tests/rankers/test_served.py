@@ -128,7 +128,7 @@ def test_a_server_that_dies_stops_an_online_run_and_the_same_command_resumes_it(
         return train(
             "stage=online", f"run={run}", f"hydra.run.dir={tmp_path}/{run}", "ranker=served", f"ranker.base_url={process.base_url}",
             "ranker.model=base", "ranker.retries=0", "ranker.frames=9", "ranker.domains.default=digit",
-            "model.num_inference_steps=2", "max_steps=5", "sample_every_n_steps=0", "batch_size=1", "policy.lora.rank=2",
+            "model.num_inference_steps=3", "max_steps=5", "sample_every_n_steps=0", "batch_size=1", "policy.lora.rank=2",
         )  # fmt: skip
 
     try:
