@@ -158,7 +158,7 @@ def test_a_run_may_go_on_with_other_processes_but_not_with_other_pairs_or_the_ot
     OmegaConf.save(composed(*two), tmp_path / "config.yaml", resolve=True)
     check(composed("trainer=fsdp", "trainer.devices=4", "batch_size=2", "trainer.shard=2"), tmp_path)
     check(composed("batch_size=8"), tmp_path)
-    with pytest.raises(ConfigError, match="batch_size x trainer.devices x trainer.nodes: 8 -> 16"):
+    with pytest.raises(ConfigError, match="batch_size x trainer.devices x trainer.nodes / trainer.context_parallel: 8 -> 16"):
         check(composed("trainer=fsdp", "trainer.devices=4", "batch_size=4"), tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
