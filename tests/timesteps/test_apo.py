@@ -101,7 +101,7 @@ def test_ranks_take_their_slice_of_the_global_batch(monkeypatch):
     whole = sampler().sample(3, 8)
     monkeypatch.setattr("apo.timesteps.apo.replicas", lambda: 2)
     for place in range(2):
-        monkeypatch.setattr("apo.timesteps.apo.rank", lambda place=place: place)
+        monkeypatch.setattr("apo.timesteps.apo.replica", lambda place=place: place)
         assert torch.equal(sampler().sample(3, 4), whole[:, 4 * place : 4 * place + 4])
 
 
