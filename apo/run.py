@@ -22,13 +22,16 @@ from apo.modules.loggers import MetricsCSV
 from apo.modules.preemption import REQUEUE, StopWhenTold
 from apo.modules.ranker import HeldOutRankings
 from apo.modules.sharded import ShardedStrategy, group_size
+from apo.plan.architecture import PUBLISHED, architecture_of
+from apo.policies.context import require_divisible, require_first_block
+from apo.policies.model import WanModel
 from apo.rankers.folders import check_paths
 from apo.reports import card
-from apo.seeds import rank, world_size
+from apo.seeds import replica, replicas
 
 # may change between start and resume, here and in `module`; pairs per step may not, whatever the number of processes
 FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps", "batch_size", "split_backward",
-        "policy.gradient_checkpointing", "policy.shard")  # fmt: skip
+        "policy.gradient_checkpointing", "policy.shard", "policy.context_parallel")  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -76,11 +79,13 @@ def check(cfg: DictConfig, folder: Path) -> None:
         check_trainer(cfg)
         model = instantiate(cfg.model)
         model.check()
+        check_tokens(cfg, model)
         lineage.require_start(cfg, None if "vlm" in cfg or model.local() is None else model.base_hash(model.local()))
         lineage.require_same_start(cfg, folder)
         instantiate(cfg.sampler)
         if isinstance(guidance := instantiate(cfg.guidance), CFGSTG):
             guidance.check(model)
+            require_first_block(guidance.blocks, cfg.trainer.context_parallel)
         if "distill" in cfg.get("module", {}):
             instantiate(cfg.distill)
         data = instantiate(cfg.data)
@@ -106,7 +111,8 @@ def check(cfg: DictConfig, folder: Path) -> None:
         now = OmegaConf.to_container(cfg, resolve=True)
         # a group added since then had no part in the run: what it builds stands in `module`
         kept = [key for key in now if key not in FREE and (key in before or not isinstance(now[key], dict))]
-        changed = differences(pairs_per_step(before), pairs_per_step(now), "batch_size x trainer.devices x trainer.nodes")
+        counted = "batch_size x trainer.devices x trainer.nodes / trainer.context_parallel"
+        changed = differences(pairs_per_step(before), pairs_per_step(now), counted)
         if changed := changed + [line for key in kept for line in differences(before.get(key), now[key], key)]:
             raise ConfigError(
                 f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): give another run=NAME, "
@@ -127,8 +133,18 @@ def check_trainer(cfg: DictConfig) -> None:
     if (trainer.shard is None) == (trainer.strategy == "fsdp"):
         needed = "node, all or a number of processes" if trainer.shard is None else "null; or give trainer=fsdp"
         raise ValueError(f"trainer.shard={trainer.shard}: trainer.strategy={trainer.strategy} needs {needed}")
+    if trainer.shard is None and trainer.context_parallel != 1:
+        raise ValueError(
+            f"trainer.context_parallel={trainer.context_parallel}: trainer.strategy={trainer.strategy} gives every process pairs of its "
+            "own; set it 1, or give trainer=fsdp"
+        )
     if trainer.shard is not None:
         group_size(trainer.shard, trainer.nodes, trainer.devices)
+        if not isinstance(shared := trainer.context_parallel, int) or shared < 1 or trainer.nodes * trainer.devices % shared:
+            raise ValueError(
+                f"trainer.context_parallel={shared}: give a divisor of the {trainer.nodes} x {trainer.devices} processes, "
+                "which share a video's tokens in groups of so many; 1 for none"
+            )
         if "vlm" in cfg:
             raise ValueError("trainer=fsdp shards Wan's transformers, and stage=ranker trains a ranking model: use trainer=ddp")
         if (threshold := OmegaConf.select(cfg, "module.pairs.rollout.cache_threshold")) is not None:
@@ -138,9 +154,18 @@ def check_trainer(cfg: DictConfig) -> None:
             )
 
 
+def check_tokens(cfg: DictConfig, model: WanModel) -> None:
+    """ValueError unless the model's heads and a video's tokens can be shared by context-parallel processes; WanPolicy asks again, since
+    a model of the hub need not be known yet."""
+    if cfg.trainer.context_parallel > 1 and (model.local() is not None or model.path in PUBLISHED):
+        architecture = architecture_of(model)
+        require_divisible(cfg.trainer.context_parallel, architecture.heads, architecture.tokens(model.spec))
+
+
 def pairs_per_step(cfg: dict) -> int:
     """Of all processes together."""
-    return cfg["batch_size"] * cfg["trainer"]["devices"] * cfg["trainer"]["nodes"]
+    trainer = cfg["trainer"]
+    return cfg["batch_size"] * trainer["devices"] * trainer["nodes"] // trainer.get("context_parallel", 1)
 
 
 def windows_per_pair(cfg: DictConfig) -> int:
@@ -252,7 +277,7 @@ class StepData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         self.trainer.loggers[0].rewind(self.trainer.global_step)
-        place = rank(), world_size()
+        place = replica(), replicas()
         steps = StepBatches(self.split.train, self.cfg.batch_size, self.cfg.max_steps, self.cfg.seed, *place, self.split.order)
         sampler = StepSampler(self.trainer, self.cfg.max_steps, windows_per_pair(self.cfg))
         return DataLoader(steps, batch_size=None, sampler=sampler)

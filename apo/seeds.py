@@ -1,8 +1,13 @@
-"""Randomness that depends on nothing but its key, and this process's place among the ranks."""
+"""Randomness that depends on nothing but its key, and this process's place among the ranks.
+
+A replica is the processes that hold the same pairs: one, or as many as share a sequence (`apo.policies.context`).
+"""
 
 import numpy as np
 import torch
 import torch.distributed as dist
+
+_of_replica = 1  # processes
 
 
 def generator(*key: int) -> torch.Generator:
@@ -17,6 +22,31 @@ def rank() -> int:
 
 def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def share_pairs(processes: int) -> None:
+    """From now on so many processes of consecutive ranks are a replica."""
+    global _of_replica
+    _of_replica = processes
+
+
+def replica() -> int:
+    """The place of this process's replica among `replicas()`: what pairs, timesteps and noise are drawn for."""
+    return rank() // _of_replica
+
+
+def replicas() -> int:
+    return world_size() // _of_replica
+
+
+def leads() -> bool:
+    """Whether this process is the first of its replica."""
+    return rank() % _of_replica == 0
+
+
+def told(value):
+    """What the first process of this one's replica gives; every rank must ask."""
+    return value if _of_replica == 1 else gathered(value)[replica() * _of_replica]
 
 
 def gathered(value) -> list:

@@ -127,6 +127,15 @@ def test_arms_cost_the_same():
     (["trainer=fsdp", "trainer.shard=nodes"], "trainer.shard=nodes: give node, all or a divisor of the 1 x 2 processes"),
     (["trainer=fsdp", "trainer.shard=null"], "trainer.shard=None: trainer.strategy=fsdp needs node, all or a number"),
     (["trainer.shard=node"], "trainer.shard=node: trainer.strategy=auto needs null; or give trainer=fsdp"),
+    (["trainer.context_parallel=2"], "trainer.context_parallel=2: trainer.strategy=auto gives every process pairs of its own; .*fsdp"),
+    (["trainer=ddp", "trainer.context_parallel=2"], "trainer.context_parallel=2: trainer.strategy=ddp"),
+    (["trainer=fsdp", "trainer.context_parallel=3", "trainer.devices=4"], "context_parallel=3: give a divisor of the 1 x 4 processes"),
+    (["trainer=fsdp", "trainer.context_parallel=0"], "trainer.context_parallel=0: give a divisor"),
+    (["trainer=fsdp", "trainer.context_parallel=4", "trainer.devices=4"], "=4: the model has 2 attention heads .* one of 1, 2, or"),
+    (["trainer=fsdp", "trainer.context_parallel=8", "trainer.devices=8", "model=wan22_i2v_a14b", "data=pairs", "data.path={manifest}"],
+     "trainer.context_parallel=8: the model has 40 attention heads and a video 83,700 tokens.*one of 1, 2, 4, 5, 10, 20"),
+    (["trainer=fsdp", "trainer.context_parallel=2", "guidance=cfg_stg", "guidance.blocks=[0, 1]"], r"guidance.blocks=\[0, 1\]: .*block 0"),
+    (["trainer=fsdp", "trainer.context_parallel=2", "stage=half_online", "module.pairs.rollout.cache_threshold=0.1"], "threshold=0.1"),
     (["trainer=fsdp", "stage=ranker"], "trainer=fsdp shards Wan's transformers"),
     (["trainer=fsdp", "stage=online", "module.pairs.rollout.cache_threshold=0.1"], "cache_threshold=0.1: each rank would leave out"),
 ])  # fmt: skip
@@ -158,8 +167,12 @@ def test_a_run_may_go_on_with_other_processes_but_not_with_other_pairs_or_the_ot
     OmegaConf.save(composed(*two), tmp_path / "config.yaml", resolve=True)
     check(composed("trainer=fsdp", "trainer.devices=4", "batch_size=2", "trainer.shard=2"), tmp_path)
     check(composed("batch_size=8"), tmp_path)
-    with pytest.raises(ConfigError, match="batch_size x trainer.devices x trainer.nodes: 8 -> 16"):
+    check(composed("trainer=fsdp", "trainer.context_parallel=2", "batch_size=8"), tmp_path)
+    check(composed("trainer=fsdp", "trainer.devices=8", "trainer.context_parallel=2", "batch_size=2"), tmp_path)
+    with pytest.raises(ConfigError, match="batch_size x trainer.devices x trainer.nodes / trainer.context_parallel: 8 -> 16"):
         check(composed("trainer=fsdp", "trainer.devices=4", "batch_size=4"), tmp_path)
+    with pytest.raises(ConfigError, match="trainer.context_parallel: 8 -> 4"):
+        check(composed(*two, "trainer.context_parallel=2"), tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     check(composed("trainer=fsdp", "trainer.devices=1", "batch_size=8"), tmp_path)

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from apo.modules.optim import average_gradients, clipped_norm, require_same_experts
 from apo.policies.lora import AVERAGE
 from apo.policies.wan import WanPolicy
-from apo.seeds import gathered, generator, rank
+from apo.seeds import gathered, generator, replica, share_pairs
 from apo.timing import clock
 
 
@@ -43,6 +43,7 @@ class PolicyModule(L.LightningModule):
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:
+            share_pairs(self.policy.context_parallel)
             self.policy.shard(self.trainer.strategy.mesh)
 
     def configure_optimizers(self):
@@ -71,13 +72,16 @@ class PolicyModule(L.LightningModule):
             yield row, t, experts[row] not in experts[row + 1 :]
 
     def backward_at(self, loss: Tensor, t: Tensor, last: bool) -> None:
-        """Adds the gradient of a loss at timesteps t (B,); no other follows in this step through the same expert if `last`."""
+        """Adds the gradient of a loss at timesteps t (B,); no other follows in this step through the same expert if `last`.
+
+        Processes that share a sequence each have their tokens' part of it, and it is the average of all processes that is taken.
+        """
         average_gradients(self.policy.expert(t), last)
-        self.manual_backward(loss)
+        self.manual_backward(loss * self.policy.context_parallel)
 
     def noise(self, like: Tensor, row: int) -> Tensor:
         """ε (B, C, F, H, W) of a window row, one generator per pair of the global batch: any number of ranks draws the same."""
-        first = rank() * len(like)
+        first = replica() * len(like)
         draws = [
             torch.randn(like.shape[1:], generator=generator(self.seed, self.global_step, row, first + i))
             for i in range(len(like))

@@ -3,7 +3,6 @@
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from apo.guidance.cfg import joined
@@ -11,7 +10,7 @@ from apo.interfaces import Condition, Pair
 from apo.pairs.online import Drafts, OnlinePairs, agreed
 from apo.pairs.rollout import rows, timed
 from apo.policies.wan import WanPolicy
-from apo.seeds import rank, world_size
+from apo.seeds import gathered, replica, replicas
 
 
 class AheadPairs(OnlinePairs):
@@ -58,22 +57,19 @@ class AheadPairs(OnlinePairs):
         return super().ask(videos, cond)
 
     def state(self) -> tuple[Tensor, Condition] | None:
-        """Latents (N, B, C, F, H, W) and conditions of all ranks' candidates that wait; ranking them again is cheap."""
+        """Latents (N, B, C, F, H, W) and conditions of all replicas' candidates that wait; ranking them again is cheap."""
         if self.waiting is None:
             return self.left
         drafts = self.waiting[0]
-        mine = drafts.latents.cpu(), drafts.cond.map(Tensor.cpu)
-        every = [mine]
-        if world_size() > 1:
-            every = [None] * world_size()
-            dist.all_gather_object(every, mine)
+        every = gathered((drafts.latents.cpu(), drafts.cond.map(Tensor.cpu)))
+        every = every[:: len(every) // replicas()]
         return torch.cat([latents for latents, _ in every], 1), joined(*(cond for _, cond in every))
 
     def load(self, state: tuple[Tensor, Condition] | None) -> None:
-        """Takes this rank's share of what `state` gave, whatever the number of ranks was."""
+        """Takes this replica's share of what `state` gave, whatever the number of replicas was."""
         if state is None:
             return
         latents, cond = state
-        size = latents.shape[1] // world_size()
-        mine = list(range(rank() * size, (rank() + 1) * size))
+        size = latents.shape[1] // replicas()
+        mine = list(range(replica() * size, (replica() + 1) * size))
         self.left = latents[:, mine], rows(cond, mine)

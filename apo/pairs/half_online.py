@@ -7,7 +7,7 @@ from apo.data.anchors import Anchor
 from apo.interfaces import Pair
 from apo.pairs.rollout import Rollout, timed
 from apo.policies.wan import WanPolicy
-from apo.seeds import rank
+from apo.seeds import replica
 
 
 class HalfOnlinePairs:
@@ -23,7 +23,7 @@ class HalfOnlinePairs:
     def __call__(self, batch: Anchor, policy: WanPolicy, step: int) -> Pair:
         """Exactly B pairs."""
         self.meters = {"rank/positive": batch.positive.float().mean()}
-        first = rank() * len(batch.positive)
+        first = replica() * len(batch.positive)
         keys = [(self.seed, step, first + i) for i in range(len(batch.positive))]
         with timed(self.meters, "time/generate"):
             generated = self.rollout(policy, batch.cond, keys)

@@ -11,7 +11,7 @@ from apo.interfaces import Condition, Pair, Ranker
 from apo.pairs.rollout import Rollout, largest, rows, timed
 from apo.policies.wan import WanPolicy
 from apo.rankers.answer import require_verdict, swapped
-from apo.seeds import rank
+from apo.seeds import leads, replica, told
 
 LEAST = 1e-6  # weight of a win without any confidence: the winner of two still wins
 
@@ -96,7 +96,7 @@ class OnlinePairs:
 
     def generate(self, batch: Condition, policy: WanPolicy, step: int, attempt: int, places: Sequence[int]) -> Drafts:
         """New candidates for the conditions at `places` of this rank's batch."""
-        first, count = rank() * len(batch.prompt), len(places)
+        first, count = replica() * len(batch.prompt), len(places)
         keys = [(self.seed, step, first + i, candidate, attempt) for candidate in range(self.candidates) for i in places]
         with timed(self.meters, "time/generate"):
             cond = rows(batch, list(places))
@@ -117,10 +117,10 @@ class OnlinePairs:
         label = torch.zeros(count, count, size, dtype=torch.long)
         wins = torch.zeros(count, size)
         for i, j, verdict in verdicts:
-            first_wins, confidence = verdict.first_wins.cpu(), verdict.confidence.cpu().float()
+            first_wins, confidence = verdict.first_wins, verdict.confidence.float()
             better[i, j] = torch.where(first_wins, confidence, 1 - confidence)
             better[j, i] = 1 - better[i, j]
-            label[i, j], label[j, i] = verdict.label.cpu(), swapped(verdict.label).cpu()
+            label[i, j], label[j, i] = verdict.label, swapped(verdict.label)
             wins[i] += first_wins * confidence.clamp(min=LEAST)
             wins[j] += ~first_wins * confidence.clamp(min=LEAST)
         best = wins.argmax(0)
@@ -129,8 +129,10 @@ class OnlinePairs:
         return Judged(latents[best, each], latents[worst, each], label[best, worst, each], better[best, worst, each])
 
     def ask(self, videos: Tensor, cond: Condition) -> tuple[list[tuple], Exception | None]:
-        """(i, j, verdict of candidate i against j) for every two, and what the ranker raised."""
+        """(i, j, verdict of candidate i against j) for every two, and what the ranker raised. One process of a replica asks."""
         found = []
+        if not leads():
+            return found, None
         try:
             for i, j in combinations(range(len(videos)), 2):
                 found.append((i, j, require_verdict(self.ranker(videos[i], videos[j], cond), len(videos[i]))))
@@ -140,8 +142,8 @@ class OnlinePairs:
 
 
 def agreed(found: list[tuple], failure: Exception | None, device: torch.device) -> list[tuple]:
-    """What was found, unless the ranker failed on any rank: then RankerFailed on all, so that none goes on alone."""
+    """What was found, also by a replica's other processes; if the ranker failed on any rank, RankerFailed on all: none goes on alone."""
     if largest(int(failure is not None), device):
         what = f"{type(failure).__name__}: {failure}" if failure else "on another rank, see its log"
         raise RankerFailed(f"the ranker gave no verdict ({what}); no step was taken: the same command continues") from failure
-    return found
+    return told(found)

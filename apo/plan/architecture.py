@@ -30,8 +30,12 @@ class Architecture:
         return (frames // patch[0]) * (height // patch[1]) * (width // patch[2])
 
     @property
+    def heads(self) -> int:
+        return self.transformer["num_attention_heads"]
+
+    @property
     def width(self) -> int:
-        return self.transformer["num_attention_heads"] * self.transformer["attention_head_dim"]
+        return self.heads * self.transformer["attention_head_dim"]
 
 
 SHARED = dict(

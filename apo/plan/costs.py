@@ -29,7 +29,7 @@ class Layout:
     def __post_init__(self):
         for key in ("shard", "context_parallel"):
             if getattr(self, key) < 1 or self.ranks % getattr(self, key):
-                raise ValueError(f"plan.{key}={getattr(self, key)}: give a divisor of the {self.ranks} ranks")
+                raise ValueError(f"trainer.{key}={getattr(self, key)}: give a divisor of the {self.ranks} ranks")
 
     @property
     def ranks(self) -> int:
@@ -110,12 +110,13 @@ def flops(step: Step, passes: Passes, layout: Layout, ranking: float) -> dict[st
     trained = step.rows * step.pairs * step.videos
     reference = passes.forward if step.adapted_reference else passes.base_forward
     ahead = step.rows * step.pairs if layout.split_backward and step.videos == 2 else 0  # the loser's error, for the winner's backward
+    repeated = (passes.recomputation if layout.checkpointing else 0) + (passes.self_attention if layout.context_parallel > 1 else 0)
     whole = {
         "generation": step.generated * step.solver_steps * step.guidance_rows * passes.forward / step.windows,
         "ranking": step.judged * ranking / step.windows,
         "reference": trained * reference if step.reference else 0.0,
         "policy forward": (trained + ahead) * passes.forward,
-        "policy backward": trained * (passes.backward + (passes.recomputation if layout.checkpointing else 0)),
+        "policy backward": trained * (passes.backward + repeated),
     }
     return {part: value / layout.context_parallel for part, value in whole.items()}
 

@@ -1,5 +1,6 @@
 """Counts of a transformer's passes: FLOPs and bytes alive, from its own code run on tensors without data."""
 
+import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
 from typing import NamedTuple
@@ -33,6 +34,7 @@ class Passes:
     forward: float  # with it
     backward: float  # without recomputation
     recomputation: float  # what checkpointing adds to the backward
+    self_attention: float  # what context parallelism adds to it: diffusers' native attention (0.42) then repeats its forward there
     live_forward: float  # at the peak of a forward without gradients, beyond weights
     live_train: float  # at the peak of a forward and backward, beyond weights and the gradients of the trained
     live_checkpointed: float  # the same with checkpointing
@@ -100,6 +102,7 @@ def measured(architecture: Architecture, layers: int, latent: tuple, text_tokens
     mode = FakeTensorMode()
     model = expert(architecture, layers, lora, dtype, mode)
     with mode:
+        tokens = math.prod(size // patch for size, patch in zip(latent[1:], architecture.transformer["patch_size"]))
         inputs = runner_inputs(architecture, latent, text_tokens, dtype)
         run, tuned = runner(model, architecture, latent, inputs, dtype), tuner_layers([model])
         there = [*model.parameters(), *model.buffers(), *inputs.values()]
@@ -113,8 +116,9 @@ def measured(architecture: Architecture, layers: int, latent: tuple, text_tokens
         frozen = [p for p in model.parameters() if lora is None or not p.requires_grad]
         block = [p for p in model.blocks[0].parameters() if lora is None or not p.requires_grad]
         return Passes(
-            base.flops, forward.flops, train.flops - forward.flops, checkpointed.flops - train.flops, forward.live, train.live,
-            checkpointed.live, size(frozen), size(block), sum(p.numel() for p in model.parameters() if p.requires_grad),
+            base.flops, forward.flops, train.flops - forward.flops, checkpointed.flops - train.flops,
+            4 * layers * architecture.width * tokens**2, forward.live, train.live, checkpointed.live, size(frozen), size(block),
+            sum(p.numel() for p in model.parameters() if p.requires_grad),
         )  # fmt: skip
 
 

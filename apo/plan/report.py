@@ -1,5 +1,6 @@
 """The plan as text: what a step costs, whether it fits, what else could be chosen, what five stages take."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +11,7 @@ from apo.plan import costs
 from apo.plan.architecture import Architecture, architecture_of
 from apo.plan.costs import Layout, Step
 from apo.plan.counting import Passes, passes
+from apo.policies.context import require_divisible
 from apo.policies.model import VideoSpec
 
 GIB, PFLOP, HOUR = 2**30, 1e15, 3600
@@ -54,6 +56,7 @@ def planned(cfg: DictConfig, known: Plan | None = None) -> Plan:
         return Plan(cfg, known.architecture, known.passes, step, layout)
     model = instantiate(cfg.model)
     architecture = architecture_of(model)
+    require_divisible(layout.context_parallel, architecture.heads, architecture.tokens(model.spec))
     dtype = getattr(torch, model.dtype)
     counted = passes(architecture, architecture.latent_shape(model.spec), model.max_sequence_length, cfg.policy.lora, dtype)
     return Plan(cfg, architecture, counted, step, layout)
@@ -113,11 +116,11 @@ def volumes_of(plan: Plan, layout: Layout) -> dict[str, float]:
 
 
 def layouts(plan: Plan) -> list[Layout]:
-    """Degrees that the ranks and the attention heads allow, the cheapest first."""
-    heads, ranks = plan.architecture.transformer["num_attention_heads"], plan.layout.ranks
+    """Degrees that the ranks, the attention heads and a video's tokens allow, the cheapest first."""
+    allowed = math.gcd(plan.layout.ranks, plan.architecture.heads, plan.architecture.tokens(plan.spec))
     return [
         replace(plan.layout, context_parallel=degree, checkpointing=checkpointing, split_backward=split)
-        for degree in DEGREES if heads % degree == 0 and ranks % degree == 0
+        for degree in DEGREES if allowed % degree == 0
         for checkpointing in (False, True) for split in (False, True)
     ]  # fmt: skip
 
@@ -190,7 +193,8 @@ def assumptions(plan: Plan) -> str:
         f"{plan.architecture.transformer['num_layers']} are extrapolated. Attention is a fused kernel, whose backward has five products.",
         f"Weights are sharded over {layout.shard} ranks and gathered block by block, one ahead; "
         + ("all are trained" if lora is None else f"LoRA of rank {lora['rank']} is float32 and its gradient is kept whole on every rank")
-        + "; VAE, text encoder and ranker are off the GPU; activations fall with the context-parallel degree.",
+        + "; VAE, text encoder and ranker are off the GPU; activations fall with the context-parallel degree, "
+        "and from degree 2 on diffusers' native attention runs its forward once more in the backward.",
         f"A split backward costs one forward per pair and row more. {step.guidance_rows} forward(s) per solver step, "
         f"{step.solver_steps} steps, {step.at_once or 0} video(s) at once.",
         f"Ranking: {assumed.ranker.parameters / 1e9:g} billion parameters, two videos of {assumed.ranker.frames} frames uncropped, "

@@ -4,6 +4,7 @@ One class for Wan2.1 I2V (image encoder, one expert), Wan2.2 I2V-A14B (two exper
 Wan2.2 TI2V-5B (the first latent frame is the condition, with t = 0 per token).
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,8 +21,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from apo.flow import denoising_error, to_sigma
 from apo.interfaces import Condition, T
+from apo.policies import context, sharding
 from apo.policies import lora as adapters
-from apo.policies import sharding
 from apo.policies.codec import WanCodec
 from apo.policies.model import VideoSpec, WanModel, check_blocks, codec_fingerprint
 
@@ -32,11 +33,12 @@ class WanPolicy(nn.Module):
     lora: rank, alpha, targets of the adapter; None trains all transformer weights (and has no reference).
     adapter: folder of the preceding stage's adapter, from which `policy` starts and which `reference` keeps.
     shard: conf/trainer's; None reads all weights now, anything else waits for `shard`.
+    context_parallel: processes that share the tokens of one forward, once `shard` was called.
     """
 
     def __init__(
         self, model: WanModel, lora: dict | None, adapter: str | None, seed: int, gradient_checkpointing: bool,
-        shard: int | str | None = None,
+        shard: int | str | None = None, context_parallel: int = 1,
     ):  # fmt: skip
         super().__init__()
         folder = model.folder()
@@ -44,7 +46,7 @@ class WanPolicy(nn.Module):
         later = {} if shard is None else dict.fromkeys(adapters.FILES)
         pipeline = WanImageToVideoPipeline.from_pretrained(folder, dtype=dtype, **later)
         pipeline.set_progress_bar_config(disable=True)
-        self.model, self.scheduler = model, pipeline.scheduler
+        self.model, self.scheduler, self.context_parallel = model, pipeline.scheduler, context_parallel
         self.codec = WanCodec(pipeline, model.spec, model.max_sequence_length)
         self.experts = nn.ModuleDict()
         for part in adapters.FILES:
@@ -74,6 +76,8 @@ class WanPolicy(nn.Module):
                 f"model.boundary={self.model.boundary} but {self.model.path} has {len(self.experts)} expert(s): "
                 "set a boundary for two experts (0.9 for Wan2.2 I2V-A14B) and null for one"
             )
+        tokens = math.prod(size // patch for size, patch in zip(self.codec.latent_shape[1:], config.patch_size))
+        context.require_divisible(self.context_parallel, config.num_attention_heads, tokens)
 
     def _add_adapters(self, lora: dict, adapter: str | None, seed: int) -> None:
         config = LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules=list(lora["targets"]))
@@ -95,6 +99,8 @@ class WanPolicy(nn.Module):
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Reads the weights, spread over the processes of `mesh` (see `apo.policies.sharding.shard`)."""
+        if self.context_parallel > 1:
+            context.share_tokens(self.experts.values(), self.context_parallel, mesh.device_type)
         for part, expert in self.experts.items():
             sharding.shard(expert, mesh, self.model.folder() / part)
 
@@ -194,8 +200,9 @@ class WanPolicy(nn.Module):
         """Inside, these blocks of every expert are the identity for batch rows from `start` on: STG's weak model.
 
         For passes without gradients: gradient checkpointing would run the blocks again outside. ValueError for a block that
-        is not there.
+        is not there, or that context parallelism needs.
         """
+        context.require_first_block(blocks, self.context_parallel)
         with ExitStack() as stack:
             for expert in self.experts.values():
                 check_blocks(blocks, len(expert.blocks))

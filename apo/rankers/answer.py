@@ -47,7 +47,7 @@ def parse_label(text: str) -> int:
 
 
 def require_verdict(given: Verdict, size: int) -> Verdict:
-    """The verdict, if it is one on `size` pairs; ValueError says what was got instead."""
+    """The verdict on the CPU, if it is one on `size` pairs; ValueError says what was got instead."""
     label, confidence = given.label.cpu(), given.confidence.cpu()
     if label.shape != (size,) or confidence.shape != (size,):
         raise ValueError(f"the ranker judged {tuple(label.shape)} pairs with {tuple(confidence.shape)} confidences where there are {size}")
@@ -55,7 +55,7 @@ def require_verdict(given: Verdict, size: int) -> Verdict:
         raise ValueError(f"the ranker gave label {wrong[0]} where one of 1, 2, 3, 4 was asked for")
     if not ((confidence >= 0) & (confidence <= 1)).all():  # neither is true of NaN
         raise ValueError(f"the ranker gave confidences {confidence.tolist()[:8]} where numbers in [0, 1] were asked for")
-    return given
+    return Verdict(label, confidence)
 
 
 def swapped(label: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from apo.flow import inference_sigmas, to_timestep
 from apo.interfaces import T
-from apo.seeds import generator, rank, world_size
+from apo.seeds import generator, replica, replicas
 
 
 @dataclass
@@ -57,8 +57,8 @@ class APOSampler:
         high, low = anchors[anchors >= self.split * T], anchors[anchors < self.split * T]
         rows = [self._row(high[i % len(high)], (self.split * T, T)) for i in _advance(step, self.high_rows, self.stride)]
         rows += [self._row(low[i % len(low)], (0, self.split * T - 1)) for i in _advance(step, self.low_rows, 1)]
-        offsets = torch.randn(len(rows), batch_size * world_size(), generator=generator(self.seed, step, 1))
-        offsets = offsets[:, rank() * batch_size :][:, :batch_size] * self.offset_variance**0.5
+        offsets = torch.randn(len(rows), batch_size * replicas(), generator=generator(self.seed, step, 1))
+        offsets = offsets[:, replica() * batch_size :][:, :batch_size] * self.offset_variance**0.5
         window = []
         for (anchor, (floor, ceiling)), offset in zip(rows, offsets):
             t = anchor + offset

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from apo.interfaces import T
-from apo.seeds import generator, rank, world_size
+from apo.seeds import generator, replica, replicas
 
 
 @dataclass
@@ -31,8 +31,8 @@ class QuantileSampler(ABC):
         """(K, B) timesteps in [0, T] of optimizer step `step`."""
         draw = generator(self.seed, step, 2)
         shared = torch.rand(self.rows, 1, generator=draw, dtype=torch.float64)
-        u = torch.rand(self.rows, batch_size * world_size(), generator=draw, dtype=torch.float64)
-        u = u[:, rank() * batch_size :][:, :batch_size]
+        u = torch.rand(self.rows, batch_size * replicas(), generator=draw, dtype=torch.float64)
+        u = u[:, replica() * batch_size :][:, :batch_size]
         if self.boundary is None:
             return (T * self.quantile(u)).float()
         below = self.cdf(torch.tensor(self.boundary, dtype=torch.float64))

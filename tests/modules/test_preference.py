@@ -143,7 +143,7 @@ def test_noise_belongs_to_the_pair_whatever_the_rank(request, monkeypatch):
     model.__class__ = type("Still", (type(model),), {"global_step": 3})
     like = torch.zeros(4, *model.policy.codec.latent_shape)
     whole = model.noise(like, 2)
-    monkeypatch.setattr("apo.modules.base.rank", lambda: 1)
+    monkeypatch.setattr("apo.modules.base.replica", lambda: 1)
     assert torch.equal(model.noise(like[:2], 2), whole[2:])
     assert not torch.equal(model.noise(like[:2], 1), whole[2:])
 

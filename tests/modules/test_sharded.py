@@ -1,4 +1,4 @@
-"""Every stage over sharded weights: two processes do together what one does with twice the batch."""
+"""Every stage over sharded weights: two processes do together what one does with twice the batch, or with the same one between them."""
 
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from apo.modules.sharded import ShardedStrategy, group_size
 from apo.pairs.offline import OfflinePairs
 from apo.pairs.online import OnlinePairs
 from apo.pairs.rollout import Rollout, rows
-from apo.seeds import rank
+from apo.seeds import replica
 from apo.timesteps.uniform import UniformSampler
 from tests import ranks
 from tests.modules import test_distillation, test_preference
@@ -29,9 +29,9 @@ from tests.policies.test_wan import make
 KINDS, STEPS, PAIRS = ("online", "distill", "sft"), 3, 4
 
 
-def module(kind: str, folder: Path, size: int, shard: str | None) -> PolicyModule:
+def module(kind: str, folder: Path, size: int, shard: str | None, shared: int) -> PolicyModule:
     request, optimizer = asking(wan22_folder=folder), partial(torch.optim.AdamW, lr=1.0, eps=1.0)
-    policy = make(request, "wan22", shard=shard)
+    policy = make(request, "wan22", shard=shard, context_parallel=shared)
     if kind == "online":  # half of the pairs need a second attempt, so that the ranks need different numbers of them
         pairs = OnlinePairs(BrighterWins(sure=1.0), Rollout(NoGuidance()), 2, 0.75, 3, 0)
         changes = {"pairs": pairs, "reference_update_every_n_steps": 2, "split_backward": shard is not None}
@@ -44,9 +44,9 @@ def module(kind: str, folder: Path, size: int, shard: str | None) -> PolicyModul
     )  # fmt: skip
 
 
-def fit(kind: str, folder: Path, home: Path, size: int, **settings) -> None:
-    """Trains on this rank's share of the pairs; leaves home/<kind> with metrics and adapter."""
-    model = module(kind, folder, size, "all" if "strategy" in settings else None)
+def fit(kind: str, folder: Path, home: Path, size: int, shared: int = 1, **settings) -> None:
+    """Trains on this replica's share of the pairs; leaves home/<kind> with metrics and adapter. shared: processes of a replica."""
+    model = module(kind, folder, size, "all" if "strategy" in settings else None, shared)
     trainer = L.Trainer(
         max_steps=STEPS, accelerator="cpu", max_epochs=-1, logger=MetricsCSV(home / kind), log_every_n_steps=1,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, **settings,
@@ -55,7 +55,7 @@ def fit(kind: str, folder: Path, home: Path, size: int, **settings) -> None:
 
     class Share(L.LightningDataModule):
         def train_dataloader(self):
-            mine = slice(rank() * size, (rank() + 1) * size)
+            mine = slice(replica() * size, (replica() + 1) * size)
             cond = rows(whole.cond, range(PAIRS)[mine])
             batch = cond if kind == "online" else Pair(whole.chosen[mine], whole.rejected[mine], cond)
             return torch.utils.data.DataLoader([batch] * STEPS, batch_size=None)
@@ -64,9 +64,9 @@ def fit(kind: str, folder: Path, home: Path, size: int, **settings) -> None:
     model.policy.save_adapter(home / kind)
 
 
-def sharded(folder: Path, home: Path) -> None:
+def sharded(folder: Path, home: Path, shared: int) -> None:
     for kind in KINDS:
-        fit(kind, folder, home, PAIRS // 2, devices=2, strategy=ShardedStrategy(2, 2, "gloo"))
+        fit(kind, folder, home, PAIRS * shared // 2, shared, devices=2, strategy=ShardedStrategy(2, 2, "gloo"))
 
 
 def weights(folder: Path) -> dict[tuple[str, str], torch.Tensor]:
@@ -74,18 +74,26 @@ def weights(folder: Path) -> dict[tuple[str, str], torch.Tensor]:
     return {(path.name, key): value for path in folder.glob("*.safetensors") for key, value in load_file(path).items()}
 
 
-def test_two_processes_equal_one(wan22_folder, tmp_path):
-    ranks.together(2, tmp_path / "log", sharded, wan22_folder, tmp_path / "two")
+@pytest.fixture(scope="module")
+def one(wan22_folder, tmp_path_factory) -> Path:
+    home = tmp_path_factory.mktemp("one")
     for kind in KINDS:
-        fit(kind, wan22_folder, tmp_path / "one", PAIRS)
-        found = [MetricsCSV(tmp_path / world / kind).read() for world in ("two", "one")]
+        fit(kind, wan22_folder, home, PAIRS)
+    return home
+
+
+@pytest.mark.parametrize("shared", [1, 2], ids=["pairs-of-their-own", "shared-tokens"])
+def test_two_processes_equal_one(wan22_folder, tmp_path, one, shared):
+    ranks.together(2, tmp_path / "log", sharded, wan22_folder, tmp_path, shared)
+    for kind in KINDS:
+        found = [MetricsCSV(home / kind).read() for home in (tmp_path, one)]
         for ours, theirs in zip(*found, strict=True):
             # not those of a regime: a row of the uniform sampler may be in the high one on one rank and in the low one on the other
             for key in (key for key in theirs if not key.startswith(("time/", "train/loss_"))):
                 assert float(ours[key]) == pytest.approx(float(theirs[key]), rel=1e-3, abs=2e-5), (kind, key)
         if kind == "online":
             assert max(float(row["rank/attempts"]) for row in found[1]) > 1
-        ours, theirs = (weights(tmp_path / world / kind) for world in ("two", "one"))
+        ours, theirs = (weights(home / kind) for home in (tmp_path, one))
         moved = max(value.abs().max() for key, value in theirs.items() if "lora_B" in key[1])  # from zero
         assert moved > 1e-5 and ours.keys() == theirs.keys(), kind
         assert all((ours[key] - theirs[key]).abs().max() < 0.01 * moved for key in theirs), kind

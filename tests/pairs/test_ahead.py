@@ -70,7 +70,7 @@ def test_what_waits_travels_with_the_checkpoint(policies, data, ranks, tmp_path,
         for step in range(2):
             pairs(data[step], policies[step], step)
     torch.save(stopped.state(), tmp_path / "state.pt")
-    monkeypatch.setattr("apo.pairs.ahead.world_size", lambda: ranks)
+    monkeypatch.setattr("apo.pairs.ahead.replicas", lambda: ranks)
     resumed = AheadPairs(**settings())
     resumed.load(torch.load(tmp_path / "state.pt", weights_only=False))
     there, here = whole(data[2], policies[2], 2), resumed(data[2], policies[2], 2)

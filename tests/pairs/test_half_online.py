@@ -64,7 +64,7 @@ def test_a_ranks_counterparts_are_those_of_its_place_in_the_batch(policy, anchor
     batch, source = batch_of(anchors[1], range(4)), HalfOnlinePairs(Rollout(NoGuidance(), batch_size=2), seed=3)
     whole = source(batch, policy, 7)
     half = batch_of(anchors[1], range(2, 4))
-    monkeypatch.setattr("apo.pairs.half_online.rank", lambda: 1)
+    monkeypatch.setattr("apo.pairs.half_online.replica", lambda: 1)
     pair = source(half, policy, 7)
     assert_close(pair.chosen, whole.chosen[2:], atol=1e-4, rtol=1e-4)
     assert_close(pair.rejected, whole.rejected[2:], atol=1e-4, rtol=1e-4)

@@ -158,11 +158,13 @@ def test_sharding_and_context_parallel_divide_what_they_should(tiny):
     one, many = (costs.memory(OFFLINE, predicted, layout, 2, True) for layout in (ONE, eight))
     assert many["activations"] == one["activations"] / 2 and many["optimizer"] == one["optimizer"] / 8
     assert many["weights"] == pytest.approx(one["weights"] / 8 + 2 * predicted.block)
-    assert sum(costs.flops(OFFLINE, predicted, eight, 0).values()) == sum(costs.flops(OFFLINE, predicted, ONE, 0).values()) / 2
+    halved = (sum(costs.flops(OFFLINE, predicted, ONE, 0).values()) + 2 * ROWS * PAIRS * predicted.self_attention) / 2
+    assert sum(costs.flops(OFFLINE, predicted, eight, 0).values()) == halved
+    assert predicted.self_attention == 2 * 2 * 2 * 32 * 18**2  # layers, products, multiply-adds, width, tokens
     assert eight.replicas == 4
     alone, shared = (costs.communication(OFFLINE, predicted, layout, architecture, spec) for layout in (ONE, eight))
     assert set(alone.values()) == {0.0} and min(shared.values()) > 0
-    with pytest.raises(ValueError, match="plan.shard=3: give a divisor of the 8 ranks"):
+    with pytest.raises(ValueError, match="trainer.shard=3: give a divisor of the 8 ranks"):
         replace(eight, shard=3)
 
 
@@ -191,6 +193,8 @@ def test_the_papers_set_up(capsys):
     flops = plan.flops()
     assert flops["generation"] == pytest.approx(1251e15, rel=0.05) and flops["generation"] / sum(flops.values()) > 0.6
     assert plan.fits(plan.memory()) and not plan.fits(plan.memory(replace(plan.layout, checkpointing=False)))
+    shared = planned(composed([*overrides, "trainer.context_parallel=4"]), plan)
+    assert shared.layout.replicas == 48 and shared.memory()["activations"] == plan.memory()["activations"] / 4
     names = [name for name, _, _ in curriculum(overrides, plan)]
     assert names == ["1 online", "2 half-online", "3 offline", "5 distillation-aware"]
     main([*overrides, "plan.utilisation=0.5"])
@@ -202,7 +206,8 @@ def test_the_papers_set_up(capsys):
 @pytest.mark.parametrize("overrides, said", [
     (["model=wan22_i2v_a14b", "model.path=someone/else"], "model.path=someone/else: no folder here"),
     (["model=wan22_ti2v_5b", "model.spec.height=720"], "model.spec.height=720: must be a multiple of 32"),
-    ([SMALL, "plan.context_parallel=3"], "plan.context_parallel=3: give a divisor of the 2 ranks"),
+    ([SMALL, "trainer.context_parallel=3"], "trainer.context_parallel=3: give a divisor of the 2 ranks"),
+    (["trainer.devices=8", "trainer.context_parallel=4"], "trainer.context_parallel=4: the model has 2 attention heads"),
     ([SMALL, "trainer.shard=3"], "trainer.shard=3: give node, all or a divisor of the 1 x 2 processes"),
     ([SMALL, "plan=h300"], "h300"),
     ([SMALL, "plan.nope=1"], "nope"),

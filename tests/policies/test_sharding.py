@@ -15,6 +15,7 @@ from apo.guidance.none import NoGuidance
 from apo.modules.optim import MismatchedExperts, average_gradients
 from apo.policies.sharding import without_data
 from apo.policies.wan import WanPolicy
+from apo.seeds import replica, share_pairs
 from tests import ranks
 from tests.modules.test_preference import module
 from tests.policies.test_wan import STYLES, inputs, make
@@ -65,19 +66,20 @@ def both(ours: WanPolicy, theirs: WanPolicy) -> list[tuple[str, torch.Tensor, to
     return [(name, a, b) for (name, a), (_, b) in pairs]
 
 
-def compare(folder: Path, shape: tuple[int, ...], dtype: str) -> None:
+def compare(folder: Path, shape: tuple[int, ...], dtype: str, shared: int) -> None:
     """On every rank: the sharded policy's outputs are the whole one's, its weights a share of them."""
     request = asking(wan22_folder=folder)
     dist.init_process_group("gloo")
-    plain, policy = (make(request, "wan22", dtype=dtype, shard=shard) for shard in (None, "all"))
+    plain, policy = make(request, "wan22", dtype=dtype), make(request, "wan22", dtype=dtype, shard="all", context_parallel=shared)
+    share_pairs(shared)
     policy.shard(init_device_mesh("cpu", shape, mesh_dim_names=("group", "shard")[-len(shape) :]))
     x_t, t, cond = inputs(plain, "wan22", [950.0, 920.0])
-    x_t = x_t + dist.get_rank()
+    x_t = x_t + replica()
     with torch.no_grad():
         assert all(torch.equal(a.full_tensor(), b) for _, a, b in both(policy, plain))
         for t_ in (t, t - 500):
             assert_close(policy(x_t, t_, cond), plain(x_t, t_, cond), **CLOSE[dtype])
-        noise = initial_noise(plain, [7, dist.get_rank()])
+        noise = initial_noise(plain, [7, replica()])
         assert_close(*(generate(model, NoGuidance(), cond, noise) for model in (policy, plain)), **CLOSE[dtype])
     held = sizes(p.to_local() for p in policy.experts.parameters())
     total, whole = torch.tensor(held), sizes(plain.experts.parameters())
@@ -86,7 +88,8 @@ def compare(folder: Path, shape: tuple[int, ...], dtype: str) -> None:
     for model in (plain, policy):
         for t, last in ((950.0, False), (940.0, True)):
             average_gradients(model.experts["transformer"], last)
-            model(x_t, torch.full((2,), t), cond).square().mean().backward()
+            loss = model(x_t, torch.full((2,), t), cond).square().mean()
+            (loss * model.context_parallel).backward()
     for name, a, b in both(policy, plain):
         assert (a.grad is None) == (b.grad is None), name
         if b.grad is not None:
@@ -94,9 +97,12 @@ def compare(folder: Path, shape: tuple[int, ...], dtype: str) -> None:
             assert_close(a.grad.full_tensor(), b.grad / dist.get_world_size(), **CLOSE[dtype])
 
 
-@pytest.mark.parametrize("shape, dtype", [((2,), "bfloat16"), ((2, 2), "float32")], ids=["fsdp-bfloat16", "hsdp"])
-def test_sharded_equals_whole(wan22_folder, tmp_path, shape, dtype):
-    ranks.together(torch.Size(shape).numel(), tmp_path / "log", compare, wan22_folder, shape, dtype)
+@pytest.mark.parametrize(
+    "shape, dtype, shared", [((2,), "bfloat16", 1), ((2, 2), "float32", 1), ((2, 2), "float32", 2)],
+    ids=["fsdp-bfloat16", "hsdp", "hsdp-shared-tokens"],
+)  # fmt: skip
+def test_sharded_equals_whole(wan22_folder, tmp_path, shape, dtype, shared):
+    ranks.together(torch.Size(shape).numel(), tmp_path / "log", compare, wan22_folder, shape, dtype, shared)
 
 
 class OfRank:

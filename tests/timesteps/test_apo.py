@@ -99,9 +99,9 @@ def test_no_window_visits_the_same_rows_one_by_one():
 
 def test_ranks_take_their_slice_of_the_global_batch(monkeypatch):
     whole = sampler().sample(3, 8)
-    monkeypatch.setattr("apo.timesteps.apo.world_size", lambda: 2)
+    monkeypatch.setattr("apo.timesteps.apo.replicas", lambda: 2)
     for place in range(2):
-        monkeypatch.setattr("apo.timesteps.apo.rank", lambda place=place: place)
+        monkeypatch.setattr("apo.timesteps.apo.replica", lambda place=place: place)
         assert torch.equal(sampler().sample(3, 4), whole[:, 4 * place : 4 * place + 4])
 
 

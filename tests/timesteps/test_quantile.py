@@ -38,6 +38,6 @@ def test_cdf_undoes_quantile(make):
 def test_stateless_and_sliced_by_rank(make, monkeypatch):
     whole = make().sample(5, 6)
     assert torch.equal(whole, make().sample(5, 6)) and not torch.equal(whole, make().sample(6, 6))
-    monkeypatch.setattr("apo.timesteps.quantile.world_size", lambda: 2)
-    monkeypatch.setattr("apo.timesteps.quantile.rank", lambda: 1)
+    monkeypatch.setattr("apo.timesteps.quantile.replicas", lambda: 2)
+    monkeypatch.setattr("apo.timesteps.quantile.replica", lambda: 1)
     assert torch.equal(make().sample(5, 3), whole[:, 3:])
