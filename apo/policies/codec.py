@@ -1,22 +1,23 @@
 """Between the user's world and the transformer's: videos to latents and back, prompts and first frames to conditions."""
 
 import torch
-from diffusers import WanImageToVideoPipeline
+from diffusers import AutoencoderKLWan, WanImageToVideoPipeline
 from torch import Tensor, nn
 
 from apo.interfaces import Condition
-from apo.policies.model import VideoSpec
+from apo.policies.model import WanModel
 
 
 class WanCodec(nn.Module):
     """The frozen parts of a Wan pipeline around the transformer: VAE, text encoder, CLIP image encoder (Wan2.1)."""
 
-    def __init__(self, pipeline: WanImageToVideoPipeline, spec: VideoSpec, max_sequence_length: int):
+    def __init__(self, pipeline: WanImageToVideoPipeline, model: WanModel):
         super().__init__()
         self.vae, self.text_encoder, self.image_encoder = pipeline.vae, pipeline.text_encoder, pipeline.image_encoder
-        self.pipeline, self.spec, self.max_sequence_length = pipeline, spec, max_sequence_length
+        self.pipeline, self.model, self.spec, self.max_sequence_length = pipeline, model, model.spec, model.max_sequence_length
         self.expand_timesteps = pipeline.config.expand_timesteps  # TI2V: the first latent frame is the condition itself
         config = self.vae.config
+        model.check_tiles(config.scale_factor_spatial)
         self.register_buffer("mean", torch.tensor(config.latents_mean).view(1, -1, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.latents_std).view(1, -1, 1, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
@@ -36,6 +37,7 @@ class WanCodec(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Videos (B, frames, 3, height, width) uint8 of normalised latents (B, C, F, H, W)."""
+        tile(self.vae, self.model.decode_tile)
         video = self.vae.decode((latents.to(self.mean) * self.std + self.mean).to(self.vae.dtype)).sample
         return ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, 2)
 
@@ -63,8 +65,23 @@ class WanCodec(nn.Module):
         return self.pipeline._get_t5_prompt_embeds(prompt, max_sequence_length=length, device=self.mean.device)
 
     def _latents(self, video: Tensor) -> Tensor:
+        tile(self.vae, self.model.encode_tile)
         mean = self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode()
         return (mean.float() - self.mean) / self.std
+
+
+def tile(vae: AutoencoderKLWan, side: int | None) -> None:
+    """From now on the VAE works on one video at a time, in tiles of side x side pixels that overlap by a quarter and are blended
+    there; None: on all at once.
+
+    Videos no larger than a tile are not cut. An encoder of 2 x 2 pixels (Wan2.2 TI2V's) takes tiles of twice the side.
+    """
+    if side is None:
+        vae.disable_tiling()
+        vae.disable_slicing()
+    else:
+        vae.enable_tiling(side, side, side * 3 // 4, side * 3 // 4)
+        vae.enable_slicing()
 
 
 def _signed(pixels: Tensor) -> Tensor:

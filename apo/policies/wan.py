@@ -45,7 +45,7 @@ class WanPolicy(nn.Module):
         pipeline = WanImageToVideoPipeline.from_pretrained(folder, dtype=dtype, **later)
         pipeline.set_progress_bar_config(disable=True)
         self.model, self.scheduler = model, pipeline.scheduler
-        self.codec = WanCodec(pipeline, model.spec, model.max_sequence_length)
+        self.codec = WanCodec(pipeline, model)
         self.experts = nn.ModuleDict()
         for part in adapters.FILES:
             if part in later and (folder / part).is_dir():
@@ -53,7 +53,7 @@ class WanPolicy(nn.Module):
             elif getattr(pipeline, part) is not None:
                 self.experts[part] = getattr(pipeline, part)
         self._check(pipeline)
-        self.fingerprint = codec_fingerprint(folder, model.dtype)
+        self.fingerprint = codec_fingerprint(folder, model)
         self.base_hash = model.base_hash(folder)
         self.null_text = self.codec.text([model.negative_prompt])
         self.has_reference, self.has_average, self.layers = False, False, []
