@@ -28,7 +28,7 @@ from apo.seeds import rank, world_size
 
 # may change between start and resume, here and in `module`; pairs per step may not, whatever the number of processes
 FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps", "batch_size", "split_backward",
-        "policy.gradient_checkpointing", "policy.shard")  # fmt: skip
+        "policy.gradient_checkpointing", "policy.shard", "policy.offload")  # fmt: skip
 
 
 class ConfigError(ValueError):

@@ -32,11 +32,12 @@ class WanPolicy(nn.Module):
     lora: rank, alpha, targets of the adapter; None trains all transformer weights (and has no reference).
     adapter: folder of the preceding stage's adapter, from which `policy` starts and which `reference` keeps.
     shard: conf/trainer's; None reads all weights now, anything else waits for `shard`.
+    offload: conf/trainer's; VAE and text encoder stay in CPU memory, see `WanCodec`.
     """
 
     def __init__(
         self, model: WanModel, lora: dict | None, adapter: str | None, seed: int, gradient_checkpointing: bool,
-        shard: int | str | None = None,
+        shard: int | str | None = None, offload: bool = False,
     ):  # fmt: skip
         super().__init__()
         folder = model.folder()
@@ -45,7 +46,7 @@ class WanPolicy(nn.Module):
         pipeline = WanImageToVideoPipeline.from_pretrained(folder, dtype=dtype, **later)
         pipeline.set_progress_bar_config(disable=True)
         self.model, self.scheduler = model, pipeline.scheduler
-        self.codec = WanCodec(pipeline, model)
+        self.codec = WanCodec(pipeline, model, offload)
         self.experts = nn.ModuleDict()
         for part in adapters.FILES:
             if part in later and (folder / part).is_dir():
