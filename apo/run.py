@@ -101,6 +101,8 @@ def check(cfg: DictConfig, folder: Path) -> None:
         raise ConfigError(
             f"ema_decay={cfg.ema_decay}: give a number in (0, 1), for the adapter of a stage that trains Wan; or leave it null"
         )
+    if cfg.policy.lora is None and "vlm" not in cfg:
+        raise ConfigError("policy.lora=null trains all weights, and a run leaves an adapter: give policy.lora.rank")
     if (saved := folder / "config.yaml").exists():
         before = OmegaConf.to_container(OmegaConf.load(saved), resolve=True)
         now = OmegaConf.to_container(cfg, resolve=True)

@@ -106,7 +106,7 @@ def test_two_processes_equal_one_with_twice_the_batch(command):
             assert_close(ours[key], theirs[key], rtol=1e-3, atol=2e-6)
 
 
-def test_sft_of_all_weights_runs(command):
+def test_sft_runs(command):
     folder = command.home / "sft"
     execute(command("sft", "stage=sft", "max_steps=3"))
     assert len(metrics(folder)) == 3 and len(adapter(folder)) == 2
