@@ -33,11 +33,12 @@ def composed(overrides: list[str]) -> DictConfig:
 
 
 def curriculum(overrides: list[str], known: Plan) -> list[tuple[str, Plan, int]]:
-    """The paper's stages, each with its number of steps, on the same cluster."""
+    """The paper's stages, each with its number of steps, on the same cluster. What is said of `module` is the asked stage's alone."""
     kept = [o for o in overrides if o.split("=")[0] not in ("stage", "max_steps", "adapter", "data") and not o.startswith("data.")]
     found, preceding = [], []
     for name, stage, steps in CURRICULUM:
-        given = [o for o in kept if stage != "distill" or o != "guidance=none"]  # which leaves nothing to distill
+        given = kept if stage == known.cfg.stage.name else [o for o in kept if not o.startswith("module.")]
+        given = [o for o in given if stage != "distill" or o != "guidance=none"]  # which leaves nothing to distill
         found.append((name, planned(composed([*given, f"stage={stage}", *preceding]), known), steps))
         preceding = ["adapter=preceding"]
     return found

@@ -170,6 +170,15 @@ def test_stages_are_planned_as_their_configs_say():
     assert student.preference and (student.videos, student.reference_forwards, student.guidance_rows) == (2, 1, 1)
 
 
+def test_the_curriculum_takes_over_what_suits_each_stage():
+    overrides = [SMALL, "stage=distill", "adapter=preceding", "module.rejected=false", "batch_size=2"]
+    stages = {name: plan.step for name, plan, _ in curriculum(overrides, planned(composed(overrides)))}
+    assert stages["4 guidance distillation"].videos == 1 and {step.videos for step in stages.values()} == {1, 2}
+    unguided = [SMALL, "guidance=none"]
+    stages = {name: plan.step for name, plan, _ in curriculum(unguided, planned(composed(unguided)))}
+    assert stages["1 online"].guidance_rows == 1 and stages["4 guidance distillation"].reference_forwards == 3
+
+
 def test_what_a_teacher_holds_counts(tiny):
     _, architecture, predicted = tiny("wan22")
     step = replace(OFFLINE, preference=False, reference_forwards=1000)
