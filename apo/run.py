@@ -31,7 +31,7 @@ from apo.seeds import replica, replicas
 
 # may change between start and resume, here and in `module`; pairs per step may not, whatever the number of processes
 FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps", "batch_size", "split_backward",
-        "policy.gradient_checkpointing", "policy.shard", "policy.context_parallel")  # fmt: skip
+        "policy.gradient_checkpointing", "policy.shard", "policy.context_parallel", "policy.offload")  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -106,6 +106,8 @@ def check(cfg: DictConfig, folder: Path) -> None:
         raise ConfigError(
             f"ema_decay={cfg.ema_decay}: give a number in (0, 1), for the adapter of a stage that trains Wan; or leave it null"
         )
+    if cfg.policy.lora is None and "vlm" not in cfg:
+        raise ConfigError("policy.lora=null trains all weights, and a run leaves an adapter: give policy.lora.rank")
     if (saved := folder / "config.yaml").exists():
         before = OmegaConf.to_container(OmegaConf.load(saved), resolve=True)
         now = OmegaConf.to_container(cfg, resolve=True)

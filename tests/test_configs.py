@@ -123,6 +123,7 @@ def test_arms_cost_the_same():
     (["stage=online", "module.windows_per_pair=4"], "checkpoint_every_n_steps=10 is no multiple of module.windows_per_pair=4: give .*=8"),
     (["ema_decay=1.0"], "ema_decay=1.0: give a number in"),
     (["stage=sft", "policy.lora=null", "ema_decay=0.9"], "ema_decay=0.9"),
+    (["stage=sft", "policy.lora=null"], "policy.lora=null trains all weights, and a run leaves an adapter: give policy.lora.rank"),
     (["trainer=fsdp", "trainer.shard=3", "trainer.devices=8"], "trainer.shard=3: give node, all or a divisor of the 1 x 8 processes"),
     (["trainer=fsdp", "trainer.shard=nodes"], "trainer.shard=nodes: give node, all or a divisor of the 1 x 2 processes"),
     (["trainer=fsdp", "trainer.shard=null"], "trainer.shard=None: trainer.strategy=fsdp needs node, all or a number"),

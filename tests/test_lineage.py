@@ -4,9 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from apo import lineage
+from apo.guidance.none import NoGuidance
+from apo.policies.model import WanModel
+from apo.run import ConfigError, check
+from tests.test_configs import composed
 
 
 class Data:
@@ -53,6 +58,20 @@ def test_a_stage_starts_from_what_fits(tmp_path):
     lineage.require_start(cfg(student, name="distill_dpo", after=["distill"]), None)
     again = finished(tmp_path / "c", config=cfg(student, name="distill_dpo"))
     lineage.require_start(cfg(again, name="distill_dpo", after=["distill"]), "b1")
+
+
+def test_a_student_may_generate_its_own_candidates(tmp_path):
+    with pytest.raises(ConfigError, match="stage=online starts from an adapter of stage=distill, and adapter is not set"):
+        check(composed("cheaper=student"), tmp_path)
+    base = WanModel.base_hash(instantiate(composed().model).local())
+    student = finished(tmp_path / "b", config=composed("stage=distill"), base=base)
+    undistilled = finished(tmp_path / "a", config=composed("stage=offline"), base=base)
+    for overrides in (["cheaper=student"], ["stage=online", "guidance=none"]):
+        online = composed(*overrides, f"adapter={student}")
+        check(online, tmp_path / "c")
+        assert type(instantiate(online.module.pairs.rollout.guidance)) is NoGuidance
+    with pytest.raises(ConfigError, match="went through offline: train stage=distill"):
+        check(composed("cheaper=student", f"adapter={undistilled}"), tmp_path / "c")
 
 
 @pytest.mark.parametrize("stage, base, said", [

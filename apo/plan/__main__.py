@@ -18,8 +18,10 @@ from apo.plan.report import Plan, planned, report
 from apo.policies.model import ROOT
 
 USUAL = {"trainer": "fsdp", "ranker": "served", "plan": "h200", "batch_size": "1"}  # at scale, where the command says nothing
-CURRICULUM = (("1 online", "online", 300), ("2 half-online", "half_online", 300), ("3 offline", "offline", 300),
-              ("5 distillation-aware", "offline", 200))  # fmt: skip  # Sec. 4.3
+CURRICULUM = (  # name, stage, optimizer steps: Sec. 4.3's but for the fourth's, which it does not state
+    ("1 online", "online", 300), ("2 half-online", "half_online", 300), ("3 offline", "offline", 300),
+    ("4 guidance distillation", "distill", 300), ("5 distillation-aware", "distill_dpo", 200),
+)  # fmt: skip
 
 
 def composed(overrides: list[str]) -> DictConfig:
@@ -31,11 +33,13 @@ def composed(overrides: list[str]) -> DictConfig:
 
 
 def curriculum(overrides: list[str], known: Plan) -> list[tuple[str, Plan, int]]:
-    """The paper's stages that are preference training, each with its number of steps, on the same cluster."""
+    """The paper's stages, each with its number of steps, on the same cluster. What is said of `module` is the asked stage's alone."""
     kept = [o for o in overrides if o.split("=")[0] not in ("stage", "max_steps", "adapter", "data") and not o.startswith("data.")]
     found, preceding = [], []
     for name, stage, steps in CURRICULUM:
-        found.append((name, planned(composed([*kept, f"stage={stage}", *preceding]), known), steps))
+        given = kept if stage == known.cfg.stage.name else [o for o in kept if not o.startswith("module.")]
+        given = [o for o in given if stage != "distill" or o != "guidance=none"]  # which leaves nothing to distill
+        found.append((name, planned(composed([*given, f"stage={stage}", *preceding]), known), steps))
         preceding = ["adapter=preceding"]
     return found
 

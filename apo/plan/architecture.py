@@ -1,15 +1,24 @@
 """What a Wan model is made of, from its pipeline folder or, where none is on this disk, from what was published."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from apo.policies.model import VideoSpec, WanModel
 
+UMT5_XXL = dict(vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, is_encoder_decoder=False)
+CLIP_H = dict(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16, patch_size=14)
+VAE_5B = dict(
+    base_dim=160, decoder_base_dim=256, z_dim=48, is_residual=True, in_channels=12, out_channels=12, patch_size=2,
+    scale_factor_spatial=16, latents_mean=[0.0] * 48, latents_std=[1.0] * 48,
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Architecture:
-    """transformer: WanTransformer3DModel's arguments, the same for each expert."""
+    """transformer: WanTransformer3DModel's arguments, the same for each expert. vae, text and image: those of AutoencoderKLWan,
+    UMT5Config and, if there is an image encoder, CLIPVisionConfig.
+    """
 
     transformer: dict
     experts: int
@@ -18,6 +27,9 @@ class Architecture:
     spatial: int
     image_tokens: int = 0  # of the CLIP image encoder (Wan2.1)
     expand_timesteps: bool = False  # a timestep for each token (TI2V)
+    vae: dict = field(default_factory=dict)
+    text: dict = field(default_factory=lambda: UMT5_XXL)
+    image: dict | None = None
 
     def latent_shape(self, spec: VideoSpec) -> tuple[int, int, int, int]:
         """(C, F, H, W); ValueError names the nearest size if the VAE or the patches don't divide the video's."""
@@ -45,13 +57,16 @@ SHARED = dict(
 WAN_14B = SHARED | dict(num_attention_heads=40, num_layers=40, ffn_dim=13824, in_channels=36, out_channels=16)
 WAN_5B = SHARED | dict(num_attention_heads=24, num_layers=30, ffn_dim=14336, in_channels=48, out_channels=48)
 
-# The transformer/config.json and vae/config.json of the published folders, after diffusers' scripts/convert_wan_to_diffusers.py
+# The config.json of the published folders' parts, after diffusers' scripts/convert_wan_to_diffusers.py
 PUBLISHED = {
     "Wan-AI/Wan2.2-I2V-A14B-Diffusers": Architecture(WAN_14B, experts=2, channels=16, temporal=4, spatial=8),
     "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers": Architecture(
-        WAN_14B | dict(image_dim=1280, added_kv_proj_dim=5120), experts=1, channels=16, temporal=4, spatial=8, image_tokens=257
+        WAN_14B | dict(image_dim=1280, added_kv_proj_dim=5120), experts=1, channels=16, temporal=4, spatial=8, image_tokens=257,
+        image=CLIP_H,
     ),
-    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": Architecture(WAN_5B, experts=1, channels=48, temporal=4, spatial=16, expand_timesteps=True),
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": Architecture(
+        WAN_5B, experts=1, channels=48, temporal=4, spatial=16, expand_timesteps=True, vae=VAE_5B
+    ),
 }
 
 
@@ -69,18 +84,24 @@ def architecture_of(model: WanModel) -> Architecture:
 
 def read(folder: Path) -> Architecture:
     """Of a pipeline folder, from its config files alone."""
-    index, transformer, vae = (json.loads((folder / file).read_text()) for file in ("model_index.json", *CONFIGS))
+    index, transformer, vae, text = (json.loads((folder / file).read_text()) for file in ("model_index.json", *CONFIGS))
     clip = folder / "image_encoder" / "config.json"
+    image = json.loads(clip.read_text()) if clip.is_file() else None
     return Architecture(
-        {key: value for key, value in transformer.items() if not key.startswith("_")},
+        public(transformer),
         experts=1 + (index.get("transformer_2", [None])[0] is not None), channels=vae["z_dim"],
         temporal=vae.get("scale_factor_temporal", 4), spatial=vae.get("scale_factor_spatial", 8),
-        image_tokens=clip_tokens(json.loads(clip.read_text())) if clip.is_file() else 0,
-        expand_timesteps=bool(index.get("expand_timesteps")),
+        image_tokens=0 if image is None else clip_tokens(image), expand_timesteps=bool(index.get("expand_timesteps")),
+        vae=public(vae), text=text, image=image,
     )  # fmt: skip
 
 
-CONFIGS = ("transformer/config.json", "vae/config.json")
+CONFIGS = ("transformer/config.json", "vae/config.json", "text_encoder/config.json")
+
+
+def public(config: dict) -> dict:
+    """What a class is built with, without diffusers' own notes."""
+    return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
 def clip_tokens(config: dict) -> int:

@@ -1,7 +1,9 @@
 """From the passes of one expert to a training step's FLOPs, memory and communication on a cluster."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from hydra.utils import instantiate
@@ -12,6 +14,7 @@ from apo.interfaces import Condition, Guidance, T
 from apo.modules.sharded import group_size
 from apo.plan.architecture import Architecture
 from apo.plan.counting import Passes
+from apo.plan.frozen import Frozen
 from apo.policies.model import VideoSpec
 
 
@@ -56,6 +59,11 @@ class Step:
     guidance_rows: int  # forwards of a video per solver step
     judged: int  # pairs of videos that a ranking model compares
     windows: int = 1  # optimizer steps that generated videos are used for
+    left_out: int = 0  # blocks, of all forwards of a solver step (STG)
+    reference_forwards: int = 1  # of a video: a teacher's guidance takes several
+    reference_at_once: int = 1  # of them
+    reference_left_out: int = 0  # blocks, of all of them
+    preference: bool = True  # chosen and rejected have one loss, and may be trained on in turn
 
 
 def step_of(cfg: DictConfig) -> Step:
@@ -64,13 +72,21 @@ def step_of(cfg: DictConfig) -> Step:
     videos = cfg.batch_size * generated
     ranker = OmegaConf.select(cfg, "module.pairs.ranker._target_")
     judged = cfg.batch_size * math.comb(generated, 2) if ranker and not ranker.endswith("OracleRanker") else 0
-    return Step(
+    guidance = asked(instantiate(cfg.guidance))
+    step = Step(
         rows=len(instantiate(cfg.sampler).sample(0, 1)), pairs=cfg.batch_size, videos=2 if cfg.stage.needs_reference else 1,
         reference=cfg.stage.needs_reference, adapted_reference=cfg.adapter is not None, generated=videos,
         at_once=min(videos, OmegaConf.select(cfg, "module.pairs.rollout.batch_size") or videos),
         solver_steps=OmegaConf.select(cfg, "module.pairs.rollout.num_inference_steps") or cfg.model.num_inference_steps,
-        guidance_rows=guidance_rows(instantiate(cfg.guidance)), judged=judged,
+        guidance_rows=guidance.rows, left_out=guidance.left_out, judged=judged,
         windows=OmegaConf.select(cfg, "module.windows_per_pair") or 1,
+    )  # fmt: skip
+    if "distill" not in cfg.module:
+        return step
+    teacher = asked(instantiate(cfg.module.distill).guidance)
+    return replace(
+        step, videos=1 + cfg.module.rejected, preference=False, reference_forwards=teacher.rows,
+        reference_at_once=teacher.at_once, reference_left_out=teacher.left_out,
     )  # fmt: skip
 
 
@@ -83,42 +99,56 @@ def layout_of(cfg: DictConfig) -> Layout:
 
 
 class Asked:
-    """A policy that counts the videos it is asked to denoise."""
+    """A policy that counts the videos it is asked to denoise, in all and at once, and the blocks that those are to skip."""
 
-    rows = 0
+    rows = at_once = left_out = blocks = start = 0
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         self.rows += len(x_t)
+        self.at_once = max(self.at_once, len(x_t))
+        self.left_out += self.blocks * (len(x_t) - self.start)
         return x_t
 
     def unconditional(self, cond: Condition) -> Condition:
         return cond
 
-    def skip(self, blocks):
-        return torch.no_grad()  # any context
+    @contextmanager
+    def skip(self, blocks: Sequence[int], start: int = 0) -> Iterator[None]:
+        self.blocks, self.start = len(blocks), start
+        yield
+        self.blocks = self.start = 0
 
 
-def guidance_rows(guidance: Guidance) -> int:
-    """Forwards of one video per solver step at high noise."""
+def asked(guidance: Guidance) -> Asked:
+    """What a guidance asks for one video and solver step at high noise."""
     policy, one = Asked(), torch.zeros(1, 1, 1, 1, 1)
     guidance(policy, one, torch.tensor([float(T)]), Condition([""], one[..., 0, 0], one))
-    return policy.rows
+    return policy
 
 
 def flops(step: Step, passes: Passes, layout: Layout, ranking: float) -> dict[str, float]:
     """Of one rank's share of an optimizer step. ranking: FLOPs of a judged pair."""
     trained = step.rows * step.pairs * step.videos
-    reference = passes.forward if step.adapted_reference else passes.base_forward
-    ahead = step.rows * step.pairs if layout.split_backward and step.videos == 2 else 0  # the loser's error, for the winner's backward
+    forward, block = passes.base_forward, passes.block_base_forward
+    if step.adapted_reference:
+        forward, block = passes.forward, passes.block_forward
+    reference = step.reference_forwards * forward - step.reference_left_out * block
+    solver_step = step.guidance_rows * passes.forward - step.left_out * passes.block_forward
+    ahead = step.rows * step.pairs if in_turn(step, layout) else 0  # the loser's error, for the winner's backward
     repeated = (passes.recomputation if layout.checkpointing else 0) + (passes.self_attention if layout.context_parallel > 1 else 0)
     whole = {
-        "generation": step.generated * step.solver_steps * step.guidance_rows * passes.forward / step.windows,
+        "generation": step.generated * step.solver_steps * solver_step / step.windows,
         "ranking": step.judged * ranking / step.windows,
         "reference": trained * reference if step.reference else 0.0,
         "policy forward": (trained + ahead) * passes.forward,
         "policy backward": trained * (passes.backward + repeated),
     }
     return {part: value / layout.context_parallel for part, value in whole.items()}
+
+
+def in_turn(step: Step, layout: Layout) -> bool:
+    """Whether chosen and rejected are trained on one after the other."""
+    return layout.split_backward and step.preference and step.videos == 2
 
 
 def ranking_flops(cfg: DictConfig) -> float:
@@ -129,30 +159,44 @@ def ranking_flops(cfg: DictConfig) -> float:
 
 
 def memory(step: Step, passes: Passes, layout: Layout, experts: int, lora: bool) -> dict[str, float]:
-    """Bytes per rank at the peak, by kind. VAE, text encoder and ranker are elsewhere while the transformer works."""
+    """Bytes per rank at the peak, by kind. VAE and text encoder are counted by `with_frozen`; the ranker is elsewhere."""
     trained = 4 * passes.trained * experts
     gathered = min(2, layout.shard - 1) * passes.block  # the block in use and the next
     copies = 1 + step.adapted_reference if lora else 0  # of the adapter, in float32
-    at_once = step.pairs * (1 if layout.split_backward else step.videos)
+    at_once = step.pairs * (1 if in_turn(step, layout) else step.videos)
     live = passes.live_checkpointed if layout.checkpointing else passes.live_train
     generating = step.at_once * step.guidance_rows * passes.live_forward
+    teaching = step.pairs * step.videos * step.reference_at_once * passes.live_forward if step.reference else 0.0
     return {
         "weights": experts * passes.weights / layout.shard + gathered + copies * trained / layout.shard,
         "gradients": trained,  # not sharded before the window's last row
         "optimizer": 2 * trained / layout.shard,
-        "activations": max(at_once * live, generating) / layout.context_parallel,
+        "activations": max(at_once * live, generating, teaching) / layout.context_parallel,
     }
+
+
+def with_frozen(memory: dict[str, float], step: Step, frozen: Frozen, offload: bool) -> dict[str, float]:
+    """`memory` with the parts around the transformer, which does not work while they do.
+
+    offload: they are on the device only then.
+    """
+    decoding = frozen.at_the_peak(step.at_once) + frozen.vae * (offload and step.at_once > 0)
+    return memory | {
+        "activations": max(memory["activations"], decoding), "VAE and text encoder": 0.0 if offload else frozen.weights,
+    }  # fmt: skip
 
 
 def communication(step: Step, passes: Passes, layout: Layout, architecture: Architecture, spec: VideoSpec) -> dict[str, float]:
     """Bytes that a rank receives in an optimizer step, by purpose."""
     chunks = math.ceil(step.generated / step.at_once) if step.generated else 0
-    split = layout.split_backward and step.videos == 2
-    gathers = chunks * step.solver_steps / step.windows + step.rows * (2 * step.reference + 5 if split else step.reference + 2)
+    split, reference = in_turn(step, layout), step.reference * step.reference_forwards
+    passes_of_reference = reference // step.reference_at_once  # those at once gather the weights once
+    gathers = chunks * step.solver_steps / step.windows
+    gathers += step.rows * (2 * passes_of_reference + 5 if split else passes_of_reference + 2)
     others, groups = 1 - 1 / layout.shard, layout.ranks // layout.shard
     trained = 4 * passes.trained * architecture.experts
     forwards = step.generated * step.solver_steps * step.guidance_rows / step.windows
-    forwards += step.rows * step.pairs * (step.videos * (step.reference + 2 + layout.checkpointing) + split)
+    forwards += step.rows * step.pairs * (step.videos * (reference + 2 + layout.checkpointing) + split)
     exchange = 4 * 2 * architecture.tokens(spec) * architecture.width / layout.context_parallel * (1 - 1 / layout.context_parallel)
     return {
         "weights gathered": gathers * passes.weights * others,

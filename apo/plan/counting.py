@@ -41,6 +41,8 @@ class Passes:
     weights: float  # of the frozen base
     block: float  # of one of its blocks
     trained: float  # number of trained parameters
+    block_base_forward: float  # FLOPs of one block of a forward without adapter
+    block_forward: float  # with it
 
     def extrapolated(self, other: "Passes", layers: int) -> "Passes":
         """From two blocks and three (`other`) to `layers`. The first and the last are special; all between are alike."""
@@ -106,9 +108,9 @@ def measured(architecture: Architecture, layers: int, latent: tuple, text_tokens
         inputs = runner_inputs(architecture, latent, text_tokens, dtype)
         run, tuned = runner(model, architecture, latent, inputs, dtype), tuner_layers([model])
         there = [*model.parameters(), *model.buffers(), *inputs.values()]
-        forward = counted(torch.no_grad()(run), there)
+        forward, block_forward = counted(torch.no_grad()(run), there), of_a_block(model, run)
         switch(tuned, None)
-        base = counted(torch.no_grad()(run), there)
+        base, block_base_forward = counted(torch.no_grad()(run), there), of_a_block(model, run)
         switch(tuned, POLICY)
         train = trained(model, run, there)
         model.enable_gradient_checkpointing()
@@ -118,8 +120,19 @@ def measured(architecture: Architecture, layers: int, latent: tuple, text_tokens
         return Passes(
             base.flops, forward.flops, train.flops - forward.flops, checkpointed.flops - train.flops,
             4 * layers * architecture.width * tokens**2, forward.live, train.live, checkpointed.live, size(frozen), size(block),
-            sum(p.numel() for p in model.parameters() if p.requires_grad),
+            sum(p.numel() for p in model.parameters() if p.requires_grad), block_base_forward, block_forward,
         )  # fmt: skip
+
+
+@torch.no_grad()
+def of_a_block(model: WanTransformer3DModel, run: Callable[[], Tensor]) -> float:
+    """FLOPs of one block of a forward: what a model that skips it saves."""
+    found, blocks = [], model.blocks
+    for model.blocks in (blocks[:-1], blocks):
+        with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as flops:
+            run()
+        found.append(flops.get_total_flops())
+    return found[1] - found[0]
 
 
 def trained(model: nn.Module, run: Callable[[], Tensor], there: list[Tensor]) -> Count:

@@ -11,6 +11,7 @@ from apo.plan import costs
 from apo.plan.architecture import Architecture, architecture_of
 from apo.plan.costs import Layout, Step
 from apo.plan.counting import Passes, passes
+from apo.plan.frozen import Frozen, frozen
 from apo.policies.context import require_divisible
 from apo.policies.model import VideoSpec
 
@@ -28,6 +29,7 @@ class Plan:
     passes: Passes
     step: Step
     layout: Layout
+    frozen: Frozen
 
     @property
     def spec(self) -> VideoSpec:
@@ -43,6 +45,7 @@ class Plan:
     def memory(self, layout: Layout | None = None) -> dict[str, float]:
         lora = self.cfg.policy.lora is not None
         found = costs.memory(self.step, self.passes, layout or self.layout, self.architecture.experts, lora)
+        found = costs.with_frozen(found, self.step, self.frozen, self.cfg.trainer.offload)
         return found | {"reserve": self.cfg.plan.reserve_gib * GIB}
 
     def fits(self, memory: dict[str, float]) -> bool:
@@ -53,17 +56,17 @@ def planned(cfg: DictConfig, known: Plan | None = None) -> Plan:
     """known: a plan of the same model, videos and adapter, whose counts are taken over. ValueError names the field."""
     layout, step = costs.layout_of(cfg), costs.step_of(cfg)
     if known is not None:
-        return Plan(cfg, known.architecture, known.passes, step, layout)
+        return Plan(cfg, known.architecture, known.passes, step, layout, known.frozen)
     model = instantiate(cfg.model)
     architecture = architecture_of(model)
     require_divisible(layout.context_parallel, architecture.heads, architecture.tokens(model.spec))
     dtype = getattr(torch, model.dtype)
     counted = passes(architecture, architecture.latent_shape(model.spec), model.max_sequence_length, cfg.policy.lora, dtype)
-    return Plan(cfg, architecture, counted, step, layout)
+    return Plan(cfg, architecture, counted, step, layout, frozen(architecture, model))
 
 
 def report(plan: Plan, stages: list[tuple[str, Plan, int]]) -> str:
-    """stages: name, plan and optimizer steps of each stage of the curriculum but guidance distillation, which is the fourth."""
+    """stages: name, plan and optimizer steps of each stage of the curriculum."""
     parts = [heading(plan), step_table(plan), memory_table(plan), communication_table(plan)]
     return "\n\n".join([*parts, layout_table(plan), window_table(plan), curriculum_table(stages), assumptions(plan)])
 
@@ -121,7 +124,7 @@ def layouts(plan: Plan) -> list[Layout]:
     return [
         replace(plan.layout, context_parallel=degree, checkpointing=checkpointing, split_backward=split)
         for degree in DEGREES if allowed % degree == 0
-        for checkpointing in (False, True) for split in (False, True)
+        for checkpointing in (False, True) for split in ((False, True) if plan.step.preference else (plan.layout.split_backward,))
     ]  # fmt: skip
 
 
@@ -153,17 +156,9 @@ def window_table(plan: Plan) -> str:
     return section("Window sizes", ["rows K", "PFLOPs a step and rank", "generation's share", "PFLOPs a row"], rows)
 
 
-def distillation(plan: Plan) -> dict[str, float]:
-    """Guidance distillation (Eq. 4) on one video a pair and one timestep a step: three teacher forwards, one student pass."""
-    step = replace(plan.step, rows=1, videos=1, reference=False, generated=0, judged=0)
-    teacher = 3 * step.pairs * plan.passes.forward / plan.layout.context_parallel
-    return plan.flops(step) | {"reference": teacher}
-
-
 def curriculum_table(stages: list[tuple[str, Plan, int]]) -> str:
     costed = [(name, plan.flops(), steps) for name, plan, steps in stages]
     first = stages[0][1]
-    costed.insert(3, ("4 guidance distillation", distillation(first), first.cfg.plan.distill_steps))
     ranks, rows, total = first.layout.ranks, [], 0.0
     for name, flops, steps in costed:
         hours = steps * first.seconds(flops) / HOUR
@@ -193,13 +188,17 @@ def assumptions(plan: Plan) -> str:
         f"{plan.architecture.transformer['num_layers']} are extrapolated. Attention is a fused kernel, whose backward has five products.",
         f"Weights are sharded over {layout.shard} ranks and gathered block by block, one ahead; "
         + ("all are trained" if lora is None else f"LoRA of rank {lora['rank']} is float32 and its gradient is kept whole on every rank")
-        + "; VAE, text encoder and ranker are off the GPU; activations fall with the context-parallel degree, "
-        "and from degree 2 on diffusers' native attention runs its forward once more in the backward.",
+        + "; activations fall with the context-parallel degree, and from degree 2 on diffusers' native attention runs its forward once "
+        "more in the backward; the ranker is off the GPU.",
+        f"VAE and text encoder are {plan.frozen.weights / GIB:.3g} GiB, "
+        + ("on the GPU only while they work" if plan.cfg.trainer.offload else "always on the GPU (trainer.offload=false)")
+        + f"; decoding a video takes {plan.frozen.decoding / GIB:.3g} GiB in float32, "
+        + ("whole." if plan.cfg.model.get("decode_tile") is None else f"in tiles of {plan.cfg.model.decode_tile} pixels."),
         f"A split backward costs one forward per pair and row more. {step.guidance_rows} forward(s) per solver step, "
         f"{step.solver_steps} steps, {step.at_once or 0} video(s) at once.",
         f"Ranking: {assumed.ranker.parameters / 1e9:g} billion parameters, two videos of {assumed.ranker.frames} frames uncropped, "
         f"{assumed.ranker.orders} orders" + ("." if step.judged else "; not in this step."),
-        f"Guidance distillation: {assumed.distill_steps} steps, one video and one timestep a pair, three teacher forwards. "
+        "Guidance distillation learns at the sampler's timesteps, on both videos of a pair unless module.rejected=false. "
         "The paper states neither its steps nor any batch size.",
     ]  # fmt: skip
     return "## Assumptions\n\n" + "\n".join(f"- {line}" for line in lines)

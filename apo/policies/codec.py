@@ -1,30 +1,54 @@
 """Between the user's world and the transformer's: videos to latents and back, prompts and first frames to conditions."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from diffusers import WanImageToVideoPipeline
+from diffusers import AutoencoderKLWan, WanImageToVideoPipeline
 from torch import Tensor, nn
 
 from apo.interfaces import Condition
-from apo.policies.model import VideoSpec
+from apo.policies.model import WanModel
+
+PARTS = ("vae", "text_encoder", "image_encoder")  # names in the pipeline
 
 
 class WanCodec(nn.Module):
-    """The frozen parts of a Wan pipeline around the transformer: VAE, text encoder, CLIP image encoder (Wan2.1)."""
+    """The frozen parts of a Wan pipeline around the transformer: VAE, text encoder, CLIP image encoder (Wan2.1).
 
-    def __init__(self, pipeline: WanImageToVideoPipeline, spec: VideoSpec, max_sequence_length: int):
+    offload: the parts stay in CPU memory wherever this module goes, and are on its device only while they work. Diffusers'
+    and accelerate's own offloading needs to know that device from the start, and Lightning tells it later.
+    """
+
+    def __init__(self, pipeline: WanImageToVideoPipeline, model: WanModel, offload: bool = False):
         super().__init__()
-        self.vae, self.text_encoder, self.image_encoder = pipeline.vae, pipeline.text_encoder, pipeline.image_encoder
-        self.pipeline, self.spec, self.max_sequence_length = pipeline, spec, max_sequence_length
+        self.pipeline, self.model, self.spec, self.max_sequence_length = pipeline, model, model.spec, model.max_sequence_length
+        self.offload = offload
+        parts = {name: part for name in PARTS if (part := getattr(pipeline, name)) is not None}
+        for part in parts.values():
+            part.requires_grad_(False).eval()
+        self.parts = nn.ModuleDict({} if offload else parts)
         self.expand_timesteps = pipeline.config.expand_timesteps  # TI2V: the first latent frame is the condition itself
-        config = self.vae.config
+        config = pipeline.vae.config
+        model.check_tiles(config.scale_factor_spatial)
         self.register_buffer("mean", torch.tensor(config.latents_mean).view(1, -1, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.latents_std).view(1, -1, 1, 1, 1), persistent=False)
-        self.requires_grad_(False).eval()
+        self.eval()
+
+    @contextmanager
+    def at_work(self, name: str) -> Iterator[nn.Module]:
+        """Inside, a part is on this module's device; afterwards, and if something is raised, where it stays."""
+        part = getattr(self.pipeline, name)
+        try:
+            yield part.to(self.mean.device) if self.offload else part
+        finally:
+            if self.offload:
+                part.to("cpu")
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
         """(C, F, H, W) of one video's latents."""
-        config, spec = self.vae.config, self.spec
+        config, spec = self.pipeline.vae.config, self.spec
         frames = (spec.frames - 1) // config.scale_factor_temporal + 1
         return config.z_dim, frames, spec.height // config.scale_factor_spatial, spec.width // config.scale_factor_spatial
 
@@ -36,7 +60,9 @@ class WanCodec(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Videos (B, frames, 3, height, width) uint8 of normalised latents (B, C, F, H, W)."""
-        video = self.vae.decode((latents.to(self.mean) * self.std + self.mean).to(self.vae.dtype)).sample
+        with self.at_work("vae") as vae:
+            tile(vae, self.model.decode_tile)
+            video = vae.decode((latents.to(self.mean) * self.std + self.mean).to(vae.dtype)).sample
         return ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, 2)
 
     @torch.no_grad()
@@ -52,19 +78,37 @@ class WanCodec(nn.Module):
         cond[:, :4, 0] = 1  # the mask of known frames comes first, four channels for the four frames of a latent step
         cond[:, 4:, : encoded.shape[2]] = encoded
         embeds = None
-        if self.image_encoder is not None:
-            embeds = self.pipeline.encode_image([f for f in frame.cpu()], self.mean.device)
+        if self.pipeline.image_encoder is not None:
+            with self.at_work("image_encoder"):
+                embeds = self.pipeline.encode_image([f for f in frame.cpu()], self.mean.device)
         return Condition(prompt, self.text(prompt), cond, embeds, frame)
 
     @torch.no_grad()
     def text(self, prompt: list[str]) -> Tensor:
         """(B, L, D) text embeddings, zero beyond each prompt's tokens."""
         length = self.max_sequence_length
-        return self.pipeline._get_t5_prompt_embeds(prompt, max_sequence_length=length, device=self.mean.device)
+        with self.at_work("text_encoder"):
+            return self.pipeline._get_t5_prompt_embeds(prompt, max_sequence_length=length, device=self.mean.device)
 
     def _latents(self, video: Tensor) -> Tensor:
-        mean = self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode()
+        with self.at_work("vae") as vae:
+            tile(vae, self.model.encode_tile)
+            mean = vae.encode(video.to(vae.dtype)).latent_dist.mode()
         return (mean.float() - self.mean) / self.std
+
+
+def tile(vae: AutoencoderKLWan, side: int | None) -> None:
+    """From now on the VAE works on one video at a time, in tiles of side x side pixels that overlap by a quarter and are blended
+    there; None: on all at once.
+
+    Videos no larger than a tile are not cut. An encoder of 2 x 2 pixels (Wan2.2 TI2V's) takes tiles of twice the side.
+    """
+    if side is None:
+        vae.disable_tiling()
+        vae.disable_slicing()
+    else:
+        vae.enable_tiling(side, side, side * 3 // 4, side * 3 // 4)
+        vae.enable_slicing()
 
 
 def _signed(pixels: Tensor) -> Tensor:

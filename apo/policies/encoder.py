@@ -22,8 +22,8 @@ class WanEncoder(nn.Module):
         model.spec.check(vae.scale_factor_temporal, vae.scale_factor_spatial * patch[1])
         self.spec: VideoSpec = model.spec
         self.max_sequence_length = model.max_sequence_length
-        self.codec = WanCodec(pipeline, model.spec, model.max_sequence_length)
-        self.fingerprint = codec_fingerprint(folder, model.dtype)
+        self.codec = WanCodec(pipeline, model)
+        self.fingerprint = codec_fingerprint(folder, model)
         self.requires_grad_(False).eval()
 
     def encode(self, video: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ class WanModel:
     negative_prompt: str
     lora_targets: tuple[str, ...]  # names of the linear layers that LoRA adapts
     dtype: str  # of the frozen weights of transformer and text encoder; the VAE is float32
+    decode_tile: int | None = None  # side in pixels of the tiles that videos are decoded in, see `apo.policies.codec.tile`; None: whole
+    encode_tile: int | None = None  # of those that they are encoded in
 
     def __post_init__(self):
         if not isinstance(self.spec, VideoSpec):
@@ -61,6 +63,13 @@ class WanModel:
                 f"model.path={self.path}: no model_index.json there; give a folder in diffusers' layout, or a hub id "
                 "such as Wan-AI/Wan2.2-I2V-A14B-Diffusers"
             )
+
+    def check_tiles(self, spatial: int) -> None:
+        """ValueError unless tiles, and the quarters that they overlap by, are whole latents of a VAE's spatial factor."""
+        for name in ("decode_tile", "encode_tile"):
+            side = getattr(self, name)
+            if side is not None and (side <= 0 or side % (4 * spatial)):
+                raise ValueError(f"model.{name}={side}: give a multiple of {4 * spatial}, or null to have no tiles")
 
     def num_blocks(self) -> int | None:
         """Transformer blocks of each expert; None if the pipeline is not on this disk."""
@@ -90,9 +99,10 @@ def check_blocks(blocks: Sequence[int], count: int) -> None:
 CODEC_PARTS = ("vae", "text_encoder", "tokenizer", "image_encoder", "image_processor")
 
 
-def codec_fingerprint(folder: Path, dtype: str) -> str:
-    """Of a pipeline's parts around the transformer, loaded in a dtype: what their encodings depend on."""
-    return f"{fingerprint(folder, CODEC_PARTS)}-{dtype}"
+def codec_fingerprint(folder: Path, model: WanModel) -> str:
+    """Of a pipeline's parts around the transformer, as the model uses them: what their encodings depend on."""
+    tiles = "" if model.encode_tile is None else f"-tiles{model.encode_tile}"
+    return f"{fingerprint(folder, CODEC_PARTS)}-{model.dtype}{tiles}"
 
 
 def fingerprint(folder: Path, parts: tuple[str, ...]) -> str:

@@ -34,11 +34,12 @@ class WanPolicy(nn.Module):
     adapter: folder of the preceding stage's adapter, from which `policy` starts and which `reference` keeps.
     shard: conf/trainer's; None reads all weights now, anything else waits for `shard`.
     context_parallel: processes that share the tokens of one forward, once `shard` was called.
+    offload: conf/trainer's; VAE and text encoder stay in CPU memory, see `WanCodec`.
     """
 
     def __init__(
         self, model: WanModel, lora: dict | None, adapter: str | None, seed: int, gradient_checkpointing: bool,
-        shard: int | str | None = None, context_parallel: int = 1,
+        shard: int | str | None = None, context_parallel: int = 1, offload: bool = False,
     ):  # fmt: skip
         super().__init__()
         folder = model.folder()
@@ -47,7 +48,7 @@ class WanPolicy(nn.Module):
         pipeline = WanImageToVideoPipeline.from_pretrained(folder, dtype=dtype, **later)
         pipeline.set_progress_bar_config(disable=True)
         self.model, self.scheduler, self.context_parallel = model, pipeline.scheduler, context_parallel
-        self.codec = WanCodec(pipeline, model.spec, model.max_sequence_length)
+        self.codec = WanCodec(pipeline, model, offload)
         self.experts = nn.ModuleDict()
         for part in adapters.FILES:
             if part in later and (folder / part).is_dir():
@@ -55,7 +56,7 @@ class WanPolicy(nn.Module):
             elif getattr(pipeline, part) is not None:
                 self.experts[part] = getattr(pipeline, part)
         self._check(pipeline)
-        self.fingerprint = codec_fingerprint(folder, model.dtype)
+        self.fingerprint = codec_fingerprint(folder, model)
         self.base_hash = model.base_hash(folder)
         self.null_text = self.codec.text([model.negative_prompt])
         self.has_reference, self.has_average, self.layers = False, False, []

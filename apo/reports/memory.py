@@ -1,4 +1,5 @@
-"""Peak memory of a window row with chosen and rejected together and in turn: `python -m apo.reports.memory batch_size=8`.
+"""Peak memory of a window row with chosen and rejected together and in turn, and of decoding a video whole and in tiles:
+`python -m apo.reports.memory batch_size=8`.
 
 Takes train.py's overrides. What operations of this process have made and still hold is counted exactly, weights and
 gradients left out; on a GPU its allocator's own peak stands beside it.
@@ -6,6 +7,7 @@ gradients left out; on a GPU its allocator's own peak stands beside it.
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import apo.quiet  # noqa: F401  isort: skip
 import torch
@@ -15,9 +17,11 @@ from hydra.utils import instantiate
 from apo.interfaces import Pair
 from apo.modules.preference import PreferenceModule
 from apo.plan.counting import Live
+from apo.policies.codec import WanCodec
 from apo.policies.model import ROOT
 
 BAR = 0.6  # of the joint backward's peak
+LARGE = 512  # pixels: the least side of the video that is decoded
 
 
 class Still(PreferenceModule):
@@ -29,21 +33,32 @@ class Still(PreferenceModule):
         loss.backward()
 
 
-def peaks(module: PreferenceModule, pair: Pair, step: Callable[[], None]) -> dict[str, float]:
-    """MiB above what is there before `step`, by name of the count."""
-    held = [*module.parameters(), *module.buffers(), *(p.grad for p in module.parameters() if p.grad is not None)]
-    held += [pair.chosen, pair.rejected, *(value for value in vars(pair.cond).values() if isinstance(value, torch.Tensor))]
+def peaks(held: list[torch.Tensor], step: Callable[[], object]) -> dict[str, float]:
+    """MiB above what is there before `step`, by name of the count. held: the tensors that are there."""
     before = 0
-    if pair.chosen.is_cuda:
+    if held[0].is_cuda:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     with Live(held) as live:
         step()
-    module.meters.clear()
     found = {"tensors alive": live.peak / 2**20}
-    if pair.chosen.is_cuda:
+    if held[0].is_cuda:
         found["allocated on the GPU"] = (torch.cuda.max_memory_allocated() - before) / 2**20
     return found
+
+
+def of_a_row(module: PreferenceModule, pair: Pair, step: Callable[[], None]) -> dict[str, float]:
+    held = [*module.parameters(), *module.buffers(), *(p.grad for p in module.parameters() if p.grad is not None)]
+    held += [pair.chosen, pair.rejected, *(value for value in vars(pair.cond).values() if isinstance(value, torch.Tensor))]
+    found = peaks(held, step)
+    module.meters.clear()
+    return found
+
+
+def of_decoding(codec: WanCodec, latents: torch.Tensor, side: int | None) -> dict[str, float]:
+    """side: of the tiles, or None."""
+    codec.model = replace(codec.model, decode_tile=side)
+    return peaks([latents, *codec.parameters(), *codec.buffers()], lambda: codec.decode(latents))
 
 
 def main(overrides: list[str]) -> None:
@@ -61,13 +76,22 @@ def main(overrides: list[str]) -> None:
     for parameter in policy.parameters():  # as in every row but the first
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     row, t, last = next(module.rows())
-    joint = peaks(module, pair, lambda: module.backward_at(module.loss(pair, t, row), t, last))
-    split = peaks(module, pair, lambda: module.backward_in_turn(pair, t, row, last))
+    joint = of_a_row(module, pair, lambda: module.backward_at(module.loss(pair, t, row), t, last))
+    split = of_a_row(module, pair, lambda: module.backward_in_turn(pair, t, row, last))
     print(f"{cfg.model.path}, {cfg.batch_size} pairs, gradient_checkpointing={cfg.trainer.gradient_checkpointing}")
     for name in joint:
         ratio = split[name] / joint[name]
         verdict = "met" if ratio <= BAR else "MISSED"
         print(f"{name}, MiB: {joint[name]:.1f} together, {split[name]:.1f} in turn: {ratio:.3f} of it, bar {BAR} {verdict}")
+    channels, frames, *sides = policy.codec.latent_shape
+    scale, side = policy.codec.pipeline.vae.config.scale_factor_spatial, policy.model.decode_tile or LARGE // 4
+    latents = torch.randn(1, channels, frames, *(max(size, LARGE // scale) for size in sides), generator=draw).to(cond.image)
+    whole, tiled = (of_decoding(policy.codec, latents, tile) for tile in (None, side))
+    height, width = (scale * size for size in latents.shape[-2:])
+    print(f"decoding {policy.spec.frames} frames of {height} x {width}")
+    for name in whole:
+        ratio = tiled[name] / whole[name]
+        print(f"{name}, MiB: {whole[name]:.1f} whole, {tiled[name]:.1f} in tiles of {side} pixels: {ratio:.3f} of it")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from apo.guidance.none import NoGuidance
 from apo.interfaces import Pair
@@ -14,10 +14,12 @@ from apo.modules.base import PolicyModule
 from apo.modules.loggers import MetricsCSV
 from apo.modules.sft import SFTModule
 from apo.modules.sharded import ShardedStrategy, group_size
+from apo.pairs.ahead import AheadPairs
 from apo.pairs.offline import OfflinePairs
 from apo.pairs.online import OnlinePairs
 from apo.pairs.rollout import Rollout, rows
-from apo.seeds import replica
+from apo.policies import sharding
+from apo.seeds import rank, replica
 from apo.timesteps.uniform import UniformSampler
 from tests import ranks
 from tests.modules import test_distillation, test_preference
@@ -26,16 +28,19 @@ from tests.pairs.rankers import BrighterWins
 from tests.policies.test_sharding import asking
 from tests.policies.test_wan import make
 
-KINDS, STEPS, PAIRS = ("online", "distill", "sft"), 3, 4
+KINDS, STEPS, PAIRS = ("online", "ahead", "distill", "sft", "all weights"), 3, 4
 
 
 def module(kind: str, folder: Path, size: int, shard: str | None, shared: int) -> PolicyModule:
     request, optimizer = asking(wan22_folder=folder), partial(torch.optim.AdamW, lr=1.0, eps=1.0)
-    policy = make(request, "wan22", shard=shard, context_parallel=shared)
+    policy = make(request, "wan22", shard=shard, context_parallel=shared, **({"lora": None} if kind == "all weights" else {}))
     if kind == "online":  # half of the pairs need a second attempt, so that the ranks need different numbers of them
         pairs = OnlinePairs(BrighterWins(sure=1.0), Rollout(NoGuidance()), 2, 0.75, 3, 0)
         changes = {"pairs": pairs, "reference_update_every_n_steps": 2, "split_backward": shard is not None}
         return test_preference.module(request, policy=policy, optimizer=optimizer, batch_size=size, **changes)
+    if kind == "ahead":
+        pairs = AheadPairs(ranker=BrighterWins(), rollout=Rollout(NoGuidance()), candidates=2, min_confidence=0.0, max_attempts=1, seed=0)
+        return test_preference.module(request, policy=policy, optimizer=optimizer, batch_size=size, pairs=pairs)
     if kind == "distill":
         return test_distillation.module(request, policy=policy, optimizer=optimizer, batch_size=size)
     return SFTModule(
@@ -57,11 +62,15 @@ def fit(kind: str, folder: Path, home: Path, size: int, shared: int = 1, **setti
         def train_dataloader(self):
             mine = slice(replica() * size, (replica() + 1) * size)
             cond = rows(whole.cond, range(PAIRS)[mine])
-            batch = cond if kind == "online" else Pair(whole.chosen[mine], whole.rejected[mine], cond)
+            batch = cond if kind in ("online", "ahead") else Pair(whole.chosen[mine], whole.rejected[mine], cond)
             return torch.utils.data.DataLoader([batch] * STEPS, batch_size=None)
 
     trainer.fit(model, Share())
-    model.policy.save_adapter(home / kind)
+    if kind != "all weights":
+        return model.policy.save_adapter(home / kind)
+    found = {name: sharding.whole(p).detach().clone() for name, p in model.policy.experts.named_parameters()}
+    if rank() == 0:
+        save_file(found, home / kind / "weights.safetensors")
 
 
 def sharded(folder: Path, home: Path, shared: int) -> None:
@@ -85,6 +94,8 @@ def one(wan22_folder, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("shared", [1, 2], ids=["pairs-of-their-own", "shared-tokens"])
 def test_two_processes_equal_one(wan22_folder, tmp_path, one, shared):
     ranks.together(2, tmp_path / "log", sharded, wan22_folder, tmp_path, shared)
+    experts = make(asking(wan22_folder=wan22_folder), "wan22", lora=None).experts
+    begun = {("weights.safetensors", name): parameter for name, parameter in experts.named_parameters()}
     for kind in KINDS:
         found = [MetricsCSV(home / kind).read() for home in (tmp_path, one)]
         for ours, theirs in zip(*found, strict=True):
@@ -94,7 +105,7 @@ def test_two_processes_equal_one(wan22_folder, tmp_path, one, shared):
         if kind == "online":
             assert max(float(row["rank/attempts"]) for row in found[1]) > 1
         ours, theirs = (weights(home / kind) for home in (tmp_path, one))
-        moved = max(value.abs().max() for key, value in theirs.items() if "lora_B" in key[1])  # from zero
+        moved = max((theirs[key] - begun.get(key, 0)).abs().max() for key in theirs if "lora_A" not in key[1])  # lora_B from zero
         assert moved > 1e-5 and ours.keys() == theirs.keys(), kind
         assert all((ours[key] - theirs[key]).abs().max() < 0.01 * moved for key in theirs), kind
 

@@ -17,14 +17,16 @@ LORA = {"rank": 4, "alpha": 4, "targets": ["to_q", "to_k", "to_v", "to_out.0", "
 STYLES = pytest.mark.parametrize("style", ["wan21", "wan22", "ti2v"])
 
 
-def make(request, style: str, lora=LORA, adapter=None, checkpointing=False, shard=None, context_parallel=1, **changes) -> WanPolicy:
+def make(
+    request, style: str, lora=LORA, adapter=None, checkpointing=False, shard=None, context_parallel=1, offload=False, **changes
+) -> WanPolicy:
     spec = SPECS[style]
     settings = dict(
         path=str(request.getfixturevalue(f"{style}_folder")), spec=VideoSpec(spec.height, spec.width, spec.frames, 8),
         shift=5.0, num_inference_steps=4, boundary=0.9 if style == "wan22" else None, omega={"high": 2.0, "low": 2.0},
         max_sequence_length=512, negative_prompt="", lora_targets=tuple(LORA["targets"]), dtype="float32",
     )
-    return WanPolicy(WanModel(**(settings | changes)), lora, adapter, 0, checkpointing, shard, context_parallel).eval()
+    return WanPolicy(WanModel(**(settings | changes)), lora, adapter, 0, checkpointing, shard, context_parallel, offload).eval()
 
 
 def frame(style: str, seed: int = 0) -> torch.Tensor:
