@@ -8,7 +8,7 @@ from torch import Tensor
 from apo.distill.guidance_distillation import GuidanceDistillation
 from apo.flow import noised
 from apo.guidance.cfg import joined
-from apo.interfaces import Pair, PairSource, T, TimestepSampler
+from apo.interfaces import Condition, Pair, PairSource, T, TimestepSampler
 from apo.modules.base import PolicyModule
 
 
@@ -21,15 +21,16 @@ class DistillationModule(PolicyModule):
 
     rejected: whether the rejected videos are taken too. split: the share of T where the meters' high regime begins.
     blocks: transformer blocks whose part of the adapter is trained; None for all. Fewer make a poorer student.
+    split_backward: chosen and rejected one after the other: the same gradients, half the activations.
     """
 
     def __init__(
         self, pairs: PairSource, distill: GuidanceDistillation, sampler: TimestepSampler, batch_size: int, split: float,
-        rejected: bool, blocks: Sequence[int] | None, **kwargs,
+        rejected: bool, blocks: Sequence[int] | None, split_backward: bool = False, **kwargs,
     ):  # fmt: skip
         super().__init__(**kwargs)
         self.pairs, self.distill, self.sampler = pairs, distill, sampler
-        self.batch_size, self.split, self.rejected = batch_size, split, rejected
+        self.batch_size, self.split, self.rejected, self.split_backward = batch_size, split, rejected, split_backward
         for name, parameter in self.policy.named_parameters():
             if blocks is not None and not any(f".blocks.{index}." in name for index in blocks):
                 parameter.requires_grad_(False)
@@ -46,30 +47,41 @@ class DistillationModule(PolicyModule):
 
     def row(self, pair: Pair, t: Tensor, row: int, last: bool) -> None:
         """Forward and backward of a window row: t (B,), one for each pair. last: see `backward_at`."""
-        guidance = self.distill.at(self.global_step, row)
-        # the teacher comes first: switching adapters between forward and backward breaks gradient checkpointing
-        with self.timed("teacher"):
-            x_t, t, cond, target = self.taught(pair, t, self.noise(pair.chosen, row), guidance)
-        with self.timed("optimize"):
-            loss = self.policy.error(x_t, t, cond, target).mean()
-            self.backward_at(loss, t, last)
+        guidance, noise = self.distill.at(self.global_step, row), self.noise(pair.chosen, row)
+        parts = self.parts(pair) if self.split_backward else [self.whole(pair)]
+        loss = 0.0
+        for place, (x_0, cond) in enumerate(parts, 1):
+            # the teacher comes first: switching adapters between forward and backward breaks gradient checkpointing
+            with self.timed("teacher"):
+                taught = self.taught(x_0, cond, t, noise, guidance)
+            with self.timed("optimize"):
+                of_part = self.policy.error(*taught).mean() / len(parts)
+                self.backward_at(of_part, t, last and place == len(parts))
+            loss += of_part.detach()
         regime = "loss_high" if t.mean() >= self.split * T else "loss_low"
-        values = {"loss": loss.detach(), regime: loss.detach(), "t_mean": t.mean()}
+        values = {"loss": loss, regime: loss, "t_mean": t.mean()}
         for key, value in values.items():
             self.meters[f"train/{key}"].append(value.to(loss))
 
-    def taught(self, pair: Pair, t: Tensor, noise: Tensor, guidance) -> tuple:
-        """x_t, timesteps, conditions and the teacher's velocities of a batch; the videos of a pair share noise and timestep."""
-        x_0, cond = pair.chosen, pair.cond
-        if self.rejected:
-            x_0, cond = torch.cat([x_0, pair.rejected]), joined(cond, cond)
-            t, noise = torch.cat([t, t]), torch.cat([noise, noise])
+    def parts(self, pair: Pair) -> list[tuple[Tensor, Condition]]:
+        """Latents x_0 (B, C, F, H, W) and conditions: the chosen videos and, if they are taken, the rejected ones."""
+        return [(x_0, pair.cond) for x_0 in (pair.chosen, pair.rejected)[: 1 + self.rejected]]
+
+    def whole(self, pair: Pair) -> tuple[Tensor, Condition]:
+        """`parts` in one batch."""
+        videos, conditions = zip(*self.parts(pair))
+        return torch.cat(videos), joined(*conditions)
+
+    def taught(self, x_0: Tensor, cond: Condition, t: Tensor, noise: Tensor, guidance) -> tuple:
+        """x_t, timesteps, conditions and the teacher's velocities; the videos of a pair share noise and timestep."""
+        videos = len(x_0) // len(t)  # of a pair
+        t, noise = torch.cat([t] * videos), torch.cat([noise] * videos)
         x_t = noised(x_0, noise, t.to(x_0.device))
         return x_t, t, cond, self.distill.target(self.policy, x_t, t, cond, guidance)
 
     def held_out(self, pair: Pair, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """The student's error and, for its scale, that of the teacher without guidance, at the guidance's own strengths."""
-        x_t, t, cond, target = self.taught(pair, t, noise, self.distill.guidance)
+        x_t, t, cond, target = self.taught(*self.whole(pair), t, noise, self.distill.guidance)
         with self.policy.reference():
             undistilled = self.policy.error(x_t, t, cond, target)
         return {"loss": self.policy.error(x_t, t, cond, target).mean(), "undistilled": undistilled.mean()}

@@ -63,7 +63,7 @@ class Step:
     reference_forwards: int = 1  # of a video: a teacher's guidance takes several
     reference_at_once: int = 1  # of them
     reference_left_out: int = 0  # blocks, of all of them
-    preference: bool = True  # chosen and rejected have one loss, and may be trained on in turn
+    preference: bool = True  # chosen and rejected have one loss, which takes a forward more where they are trained on in turn
 
 
 def step_of(cfg: DictConfig) -> Step:
@@ -134,7 +134,7 @@ def flops(step: Step, passes: Passes, layout: Layout, ranking: float) -> dict[st
         forward, block = passes.forward, passes.block_forward
     reference = step.reference_forwards * forward - step.reference_left_out * block
     solver_step = step.guidance_rows * passes.forward - step.left_out * passes.block_forward
-    ahead = step.rows * step.pairs if in_turn(step, layout) else 0  # the loser's error, for the winner's backward
+    ahead = step.rows * step.pairs if in_turn(step, layout) and step.preference else 0  # the loser's error, for the winner's backward
     repeated = (passes.recomputation if layout.checkpointing else 0) + (passes.self_attention if layout.context_parallel > 1 else 0)
     whole = {
         "generation": step.generated * step.solver_steps * solver_step / step.windows,
@@ -148,7 +148,7 @@ def flops(step: Step, passes: Passes, layout: Layout, ranking: float) -> dict[st
 
 def in_turn(step: Step, layout: Layout) -> bool:
     """Whether chosen and rejected are trained on one after the other."""
-    return layout.split_backward and step.preference and step.videos == 2
+    return layout.split_backward and step.videos == 2
 
 
 def ranking_flops(cfg: DictConfig) -> float:
@@ -166,7 +166,7 @@ def memory(step: Step, passes: Passes, layout: Layout, experts: int, lora: bool)
     at_once = step.pairs * (1 if in_turn(step, layout) else step.videos)
     live = passes.live_checkpointed if layout.checkpointing else passes.live_train
     generating = step.at_once * step.guidance_rows * passes.live_forward
-    teaching = step.pairs * step.videos * step.reference_at_once * passes.live_forward if step.reference else 0.0
+    teaching = at_once * step.reference_at_once * passes.live_forward if step.reference else 0.0
     return {
         "weights": experts * passes.weights / layout.shard + gathered + copies * trained / layout.shard,
         "gradients": trained,  # not sharded before the window's last row
@@ -192,11 +192,11 @@ def communication(step: Step, passes: Passes, layout: Layout, architecture: Arch
     split, reference = in_turn(step, layout), step.reference * step.reference_forwards
     passes_of_reference = reference // step.reference_at_once  # those at once gather the weights once
     gathers = chunks * step.solver_steps / step.windows
-    gathers += step.rows * (2 * passes_of_reference + 5 if split else passes_of_reference + 2)
+    gathers += step.rows * ((1 + split) * (passes_of_reference + 2) + (split and step.preference))
     others, groups = 1 - 1 / layout.shard, layout.ranks // layout.shard
     trained = 4 * passes.trained * architecture.experts
     forwards = step.generated * step.solver_steps * step.guidance_rows / step.windows
-    forwards += step.rows * step.pairs * (step.videos * (reference + 2 + layout.checkpointing) + split)
+    forwards += step.rows * step.pairs * (step.videos * (reference + 2 + layout.checkpointing) + (split and step.preference))
     exchange = 4 * 2 * architecture.tokens(spec) * architecture.width / layout.context_parallel * (1 - 1 / layout.context_parallel)
     return {
         "weights gathered": gathers * passes.weights * others,

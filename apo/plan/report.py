@@ -124,7 +124,7 @@ def layouts(plan: Plan) -> list[Layout]:
     return [
         replace(plan.layout, context_parallel=degree, checkpointing=checkpointing, split_backward=split)
         for degree in DEGREES if allowed % degree == 0
-        for checkpointing in (False, True) for split in ((False, True) if plan.step.preference else (plan.layout.split_backward,))
+        for checkpointing in (False, True) for split in (False, True)
     ]  # fmt: skip
 
 

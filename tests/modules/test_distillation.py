@@ -69,11 +69,24 @@ def test_rejected_videos_are_left_out_when_asked(request):
     model = module(request, rejected=False)
     pair = pair_of(model.policy)
     t = torch.tensor([950.0, 940.0])
-    x_t, times, cond, target = model.taught(pair, t, torch.zeros_like(pair.chosen), model.distill.guidance)
-    assert torch.equal(x_t, noised(pair.chosen, torch.zeros_like(pair.chosen), t)) and times is t and len(target) == 2
+    x_t, times, cond, target = model.taught(*model.whole(pair), t, torch.zeros_like(pair.chosen), model.distill.guidance)
+    assert torch.equal(x_t, noised(pair.chosen, torch.zeros_like(pair.chosen), t)) and times.equal(t) and len(target) == 2
     model.rejected = True
-    x_t, times, cond, target = model.taught(pair, t, torch.zeros_like(pair.chosen), model.distill.guidance)
+    x_t, times, cond, target = model.taught(*model.whole(pair), t, torch.zeros_like(pair.chosen), model.distill.guidance)
     assert len(x_t) == len(times) == len(cond.prompt) == len(target) == 4
+
+
+def test_in_turn_the_gradients_are_the_same(request, tmp_path):
+    found = {}
+    for split in (False, True):
+        model = module(request, split_backward=split)
+        perturbed(model.policy)
+        rows = fit(model, pair_of(model.policy), 2, tmp_path / str(split))
+        found[split] = rows, [p.detach() for p in model.policy.parameters() if p.requires_grad]
+    for ours, theirs in zip(*(rows for rows, _ in found.values()), strict=True):
+        for key in ("train/loss", "train/loss_high", "train/loss_low", "train/grad_norm"):
+            assert_close(float(ours[key]), float(theirs[key]), rtol=1e-4, atol=1e-6)
+    assert all((a - b).abs().max() < 1e-4 for a, b in zip(*(weights for _, weights in found.values())))
 
 
 def test_blocks_alone_learn_when_asked(request):

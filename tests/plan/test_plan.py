@@ -131,7 +131,8 @@ def test_a_distillation_steps_flops_are_those_of_a_real_window(request, tmp_path
     policy = make(request, "wan22", adapter=str(tmp_path) if adapted else None).train()
     architecture = read(policy.model.folder())
     predicted = passes(architecture, policy.codec.latent_shape, policy.max_sequence_length, LORA, torch.float32)
-    module = distillation(request, guidance, policy=policy, rejected=rejected)
+    split = teacher == "cfg_stg"
+    module = distillation(request, guidance, policy=policy, rejected=rejected, split_backward=split)
     module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
     module.manual_backward = lambda loss: loss.backward()
     pair, windows = pair_of(policy, PAIRS), module.sampler.sample(0, PAIRS)
@@ -147,7 +148,7 @@ def test_a_distillation_steps_flops_are_those_of_a_real_window(request, tmp_path
         OFFLINE, rows=len(windows), videos=1 + rejected, adapted_reference=adapted, preference=False,
         reference_forwards=forwards, reference_at_once=at_once, reference_left_out=left_out,
     )  # fmt: skip
-    found = costs.flops(step, predicted, replace(ONE, split_backward=True), 0.0)  # which distillation has no use for
+    found = costs.flops(step, predicted, replace(ONE, split_backward=split), 0.0)  # which costs distillation nothing
     assert sum(found.values()) == counted(window, []).flops
     videos = len(windows) * PAIRS * (1 + rejected)
     forward, block = (
