@@ -93,7 +93,7 @@ curriculum-quick: install ## the same with few steps and videos, to see it run (
 	$(call run-curriculum,quick/,curriculum_quick,conditions.count=32)
 
 rsro: install ## what random shift and offset are worth after distillation: two arms, three seeds
-	$(BIN)/python train.py -m run=table1 sample_every_n_steps=0 ablation=apo,wo_rs_ro seed=0,1,2 $(ARGS)
+	$(BIN)/python train.py -m paper=table1 ablation=apo,wo_rs_ro $(ARGS)
 	$(BIN)/python train.py -m paper=rs_ro_distilled $(ARGS)
 	for arm in apo wo_rs_ro; do for how in "" "$(GUIDED)"; do \
 		$(BIN)/python evaluate.py run=table1 stage="ablation_$$arm-seed_*" videos=0 $$how || exit 1; done; done

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from apo.data.pictures import contact_sheet, side_by_side
+from apo.data.precompute import device
 from apo.data.video import write_video
 from apo.evaluators.win_rate import WinRate
 from apo.generate import generate, initial_noise
@@ -118,7 +119,8 @@ class Judge:
         spare = self.settings or {"rank": 1, "alpha": 1, "targets": ["to_q"]}  # the baseline runs without its adapter
         settings = adapter_settings(arm.adapter) if arm.adapter else spare
         if settings != self.settings:
-            self.policy = WanPolicy(instantiate(self.cfg.model), settings, None, 0, False).eval()
+            self.policy = WanPolicy(instantiate(self.cfg.model), settings, None, 0, False, offload=self.cfg.trainer.offload).eval()
+            self.policy.to(device(self.cfg.trainer.accelerator, 0))
             self.settings = settings
         if arm.adapter:
             self.policy.load_adapter(arm.adapter)

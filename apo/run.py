@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Sampler
 
 from apo import lineage
+from apo.checks import check_architecture, check_numbers, check_trainer, check_vlm, check_windows, windows_per_pair
 from apo.data.pairs import PairSplit, StepBatches
 from apo.guidance.cfg_stg import CFGSTG
 from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
@@ -22,10 +23,7 @@ from apo.modules.loggers import MetricsCSV
 from apo.modules.preemption import REQUEUE, StopWhenTold
 from apo.modules.ranker import HeldOutRankings
 from apo.modules.sharded import ShardedStrategy, group_size
-from apo.plan.architecture import PUBLISHED, architecture_of
-from apo.policies.context import require_divisible, require_first_block
-from apo.policies.model import WanModel
-from apo.rankers.folders import check_paths
+from apo.policies.context import require_first_block
 from apo.reports import card
 from apo.seeds import replica, replicas
 
@@ -76,13 +74,14 @@ def check(cfg: DictConfig, folder: Path) -> None:
         key = sorted(missing)[0]
         raise ConfigError(f"{key} is not set: add {key}=... to the command")
     try:
+        check_numbers(cfg)
         check_trainer(cfg)
         model = instantiate(cfg.model)
         model.check()
-        check_tokens(cfg, model)
+        check_architecture(cfg, model)
         lineage.require_start(cfg, None if "vlm" in cfg or model.local() is None else model.base_hash(model.local()))
         lineage.require_same_start(cfg, folder)
-        instantiate(cfg.sampler)
+        instantiate(cfg.sampler).sample(0, 1)
         if isinstance(guidance := instantiate(cfg.guidance), CFGSTG):
             guidance.check(model)
             require_first_block(guidance.blocks, cfg.trainer.context_parallel)
@@ -129,67 +128,10 @@ def check(cfg: DictConfig, folder: Path) -> None:
             )
 
 
-def check_trainer(cfg: DictConfig) -> None:
-    """ValueError for what is wrong with the number of processes and what they share."""
-    trainer = cfg.trainer
-    if (trainer.shard is None) == (trainer.strategy == "fsdp"):
-        needed = "node, all or a number of processes" if trainer.shard is None else "null; or give trainer=fsdp"
-        raise ValueError(f"trainer.shard={trainer.shard}: trainer.strategy={trainer.strategy} needs {needed}")
-    if trainer.shard is None and trainer.context_parallel != 1:
-        raise ValueError(
-            f"trainer.context_parallel={trainer.context_parallel}: trainer.strategy={trainer.strategy} gives every process pairs of its "
-            "own; set it 1, or give trainer=fsdp"
-        )
-    if trainer.shard is not None:
-        group_size(trainer.shard, trainer.nodes, trainer.devices)
-        if not isinstance(shared := trainer.context_parallel, int) or shared < 1 or trainer.nodes * trainer.devices % shared:
-            raise ValueError(
-                f"trainer.context_parallel={shared}: give a divisor of the {trainer.nodes} x {trainer.devices} processes, "
-                "which share a video's tokens in groups of so many; 1 for none"
-            )
-        if "vlm" in cfg:
-            raise ValueError("trainer=fsdp shards Wan's transformers, and stage=ranker trains a ranking model: use trainer=ddp")
-        if (threshold := OmegaConf.select(cfg, "module.pairs.rollout.cache_threshold")) is not None:
-            raise ValueError(
-                f"module.pairs.rollout.cache_threshold={threshold}: each rank would leave out other blocks of the weights "
-                "that trainer=fsdp shares; set it null"
-            )
-
-
-def check_tokens(cfg: DictConfig, model: WanModel) -> None:
-    """ValueError unless the model's heads and a video's tokens can be shared by context-parallel processes; WanPolicy asks again, since
-    a model of the hub need not be known yet."""
-    if cfg.trainer.context_parallel > 1 and (model.local() is not None or model.path in PUBLISHED):
-        architecture = architecture_of(model)
-        require_divisible(cfg.trainer.context_parallel, architecture.heads, architecture.tokens(model.spec))
-
-
 def pairs_per_step(cfg: dict) -> int:
     """Of all processes together."""
     trainer = cfg["trainer"]
     return cfg["batch_size"] * trainer["devices"] * trainer["nodes"] // trainer.get("context_parallel", 1)
-
-
-def windows_per_pair(cfg: DictConfig) -> int:
-    return OmegaConf.select(cfg, "module.windows_per_pair") or 1
-
-
-def check_windows(cfg: DictConfig) -> None:
-    """ValueError unless what happens every N steps happens when a pair has gone through all its windows."""
-    windows = windows_per_pair(cfg)
-    for name in ("max_steps", "checkpoint_every_n_steps", "sample_every_n_steps", "validate_every_n_steps"):
-        if cfg[name] % windows:
-            whole = cfg[name] // windows * windows or windows
-            raise ValueError(f"{name}={cfg[name]} is no multiple of module.windows_per_pair={windows}: give {name}={whole}")
-
-
-def check_vlm(cfg: DictConfig) -> None:
-    """ValueError for what is wrong with the ranking model that is to be trained."""
-    check_paths("vlm", cfg.vlm.path, cfg.vlm.adapter)
-    if cfg.vlm.lora is None and cfg.vlm.adapter is not None:
-        raise ValueError("vlm.lora=null trains all weights and has no adapter to start: unset adapter, or give vlm.lora.rank")
-    if cfg.sample_every_n_steps:
-        raise ValueError(f"sample_every_n_steps={cfg.sample_every_n_steps}: a ranker generates no videos; leave it 0")
 
 
 def require_kind(cfg: DictConfig, gives: str) -> None:

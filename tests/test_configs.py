@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -34,7 +35,8 @@ def targets(node) -> list[str]:
 
 
 OPTIONS = [f"{group}={option}" for group, options in GROUPS.items() for option in options]
-OPTIONS += [f"ablation={name}" for name in ABLATIONS] + ["paper=rs_ro_distilled"]
+OPTIONS += [f"ablation={name}" for name in ABLATIONS]
+OPTIONS += [f"{group}={p.stem}" for group in ("paper", "cheaper") for p in sorted((ROOT / "experiments" / group).glob("*.yaml"))]
 OPTIONS += [f"curriculum={folder}{name}" for folder in ("", "quick/") for name in CURRICULUM]
 
 
@@ -45,6 +47,37 @@ def test_every_option_composes_and_names_real_classes(override):
         get_class(target)
     sample = instantiate(cfg.sampler).sample(0, 3)
     assert sample.shape[1] == 3 and sample.min() >= 0 and sample.max() <= 1000
+
+
+@pytest.mark.parametrize("more, folder", [
+    (["paper=table1", "ablation=apo"], "ablation_apo-seed_1"), (["paper=cheaper", "cheaper=cache"], "cheaper_cache-seed_1"),
+    (["paper=online", "ranker.error_rate=0.1"], "ranker.error_rate_0.1-seed_1"), (["paper=half_online"], "seed_1"),
+    (["paper=rs_ro_distilled", "arm=wo_rs_ro"], "arm_wo_rs_ro-seed_1"),
+])  # fmt: skip
+def test_folders_of_the_papers_runs_are_those_that_the_makefile_evaluates(more, folder):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", [*more, "seed=1", "max_steps=7"], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        assert cfg.hydra.sweep.subdir == folder
+
+
+@pytest.mark.parametrize("name, blocks", [("tiny", [1]), ("wan22_i2v_a14b", [8]), ("wan21_i2v_14b", [8]), ("wan22_ti2v_5b", [8])])
+def test_each_model_is_distilled_from_its_own_guidance(name, blocks):
+    teacher = composed("stage=distill", f"model={name}").module.distill.guidance
+    assert list(teacher.blocks) == blocks and teacher.batched == (name == "tiny")
+
+
+@pytest.mark.parametrize("wrong, said", [
+    ("checkpoint_every_n_steps=0", "checkpoint_every_n_steps=0: give a whole number of at least 1"),
+    ("decay_steps=0", "or null for a rate that stays"), ("trainer.devices=auto", "trainer.devices=auto: give a whole number"),
+    ("policy.lora.rank=0", "policy.lora.rank=0"), ("seed=-1", "seed=-1: give a whole number of at least 0"),
+    ("model.num_inference_steps=2", "no step lies below 0.8 T"), ("model.dtype=bf16", "model.dtype=bf16: give one of float32"),
+    ("model.spec.height=60", "model.spec.height=60: must be a multiple of 16; the nearest is 64"),
+    ("model.boundary=null", "set a boundary"), ("model.decode_tile=30", "model.decode_tile=30: give a multiple of 32"),
+])  # fmt: skip
+def test_numbers_that_can_not_be_are_refused_before_anything_is_loaded(wrong, said, tmp_path):
+    with pytest.raises(ConfigError, match=said):
+        check(composed(wrong), tmp_path)
 
 
 def test_groups_hold_what_design_promises():

@@ -4,12 +4,14 @@ import datetime
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
+from filelock import FileLock
 from torch.utils.data import Dataset
 
 from apo.data.cache import Built, LatentCache, fingerprint
@@ -155,9 +157,16 @@ class UserPairs(UserRows):
 
 
 def encoded(path: Path, rows: list[Row], cache_dir: Path, policy: Policy) -> list[Path]:
-    """The cache file of each row of the manifest `path`, built by all ranks together; ManifestError on every rank."""
+    """The cache file of each row of the manifest `path`; ManifestError on every rank.
+
+    Ranks that know of each other share the work. Processes that torchrun has only just started don't: one of them encodes, and the
+    others wait and find it done (`python -m apo.data.cache` beforehand lets all of them work).
+    """
     cache = LatentCache(cache_dir, fingerprint(policy))
-    shares = from_all_ranks(cache.build(rows, policy, rank(), world_size()))
+    cache.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache.folder / "lock") if world_size() == 1 else nullcontext():
+        built = cache.build(rows, policy, rank(), world_size())
+    shares = from_all_ranks(built)
     if problems := [problem for share in shares for problem in share.problems]:
         raise ManifestError(path, problems)
     names = {index: name for share in shares for index, name in share.names.items()}

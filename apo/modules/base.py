@@ -42,8 +42,8 @@ class PolicyModule(L.LightningModule):
         self.meters: dict[str, list[Tensor]] = defaultdict(list)
 
     def configure_model(self) -> None:
+        share_pairs(1 if self.device_mesh is None else self.policy.context_parallel)
         if self.device_mesh is not None:
-            share_pairs(self.policy.context_parallel)
             self.policy.shard(self.trainer.strategy.mesh)
 
     def configure_optimizers(self):

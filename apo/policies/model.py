@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]  # of the repository: relative model paths may start here
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,13 @@ class WanModel:
     negative_prompt: str
     lora_targets: tuple[str, ...]  # names of the linear layers that LoRA adapts
     dtype: str  # of the frozen weights of transformer and text encoder; the VAE is float32
+    stg: dict | None = None  # λ, the blocks to skip and whether predictions are batched, of guidance=cfg_stg
     decode_tile: int | None = None  # side in pixels of the tiles that videos are decoded in, see `apo.policies.codec.tile`; None: whole
     encode_tile: int | None = None  # of those that they are encoded in
 
     def __post_init__(self):
+        if self.dtype not in DTYPES:
+            raise ValueError(f"model.dtype={self.dtype}: give one of {', '.join(DTYPES)}")
         if not isinstance(self.spec, VideoSpec):
             object.__setattr__(self, "spec", VideoSpec(**self.spec))
 
@@ -70,6 +74,14 @@ class WanModel:
             side = getattr(self, name)
             if side is not None and (side <= 0 or side % (4 * spatial)):
                 raise ValueError(f"model.{name}={side}: give a multiple of {4 * spatial}, or null to have no tiles")
+
+    def check_boundary(self, experts: int) -> None:
+        """ValueError unless two experts have a boundary, and one has none."""
+        if (self.boundary is None) != (experts == 1):
+            raise ValueError(
+                f"model.boundary={self.boundary} but {self.path} has {experts} expert(s): "
+                "set a boundary for two experts (0.9 for Wan2.2 I2V-A14B) and null for one"
+            )
 
     def num_blocks(self) -> int | None:
         """Transformer blocks of each expert; None if the pipeline is not on this disk."""

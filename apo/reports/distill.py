@@ -76,7 +76,7 @@ def errors(two: Two, teacher_key: str, count: int, seed: int) -> list[dict]:
         cond = policy.encode_condition(*judge.conditions.batch(0, count))
         for level in tqdm(LEVELS, "noise levels"):
             t = torch.full((count,), level)
-            x_t = noised(x_0, noise, t)
+            x_t = noised(x_0, noise, t).to(cond.image)
             taught.append((x_t, t, judge.guidance(policy, x_t, t, cond), policy(x_t, t, cond)))
     rows = []
     with judge.policy_of(two.student) as policy:

@@ -39,6 +39,13 @@ class APOSampler:
                 f"sampler.num_inference_steps={self.num_inference_steps}, sampler.shifts={list(self.shifts)}: "
                 "the grid needs at least 2 steps and shifts above 0"
             )
+        for shift in self.shifts:
+            high = to_timestep(inference_sigmas(self.num_inference_steps, shift)) >= self.split * T
+            if (self.high_rows and not high.any()) or (self.low_rows and high.all()):
+                raise ValueError(
+                    f"sampler.num_inference_steps={self.num_inference_steps}, sampler.shifts={list(self.shifts)}: with shift {shift:g} "
+                    f"no step lies {'below' if high.all() else 'above'} {self.split:g} T, where the window has rows: take more steps"
+                )
 
     def sample(self, step: int, batch_size: int) -> Tensor:
         """(K, B) timesteps in [0, T] of optimizer step `step`."""
