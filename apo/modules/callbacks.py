@@ -15,9 +15,10 @@ from apo.data.video import write_video
 from apo.generate import generate, initial_noise
 from apo.interfaces import Condition, Guidance
 from apo.modules.distillation import DistillationModule
-from apo.modules.optim import NonFiniteGradient
 from apo.modules.preference import PreferenceModule
 from apo.pairs.online import RankerFailed
+from apo.pairs.rollout import evaluating, rows
+from apo.policies.wan import WanPolicy
 from apo.seeds import generator
 
 
@@ -32,8 +33,8 @@ class WholeCheckpoint(Callback):
             self.save(trainer)
 
     def on_exception(self, trainer: L.Trainer, module, exception: BaseException) -> None:
-        # not on an interrupt: it may come in the middle of an optimizer step, and the last whole state is what resumes exactly
-        if isinstance(exception, (NonFiniteGradient, RankerFailed)) and trainer.global_step > 0:
+        # not on an interrupt, which may come in the middle of an optimizer step, nor on a gradient that would only come again
+        if isinstance(exception, RankerFailed) and trainer.global_step > 0:
             module.zero_grad()
             self.save(trainer)
 
@@ -71,12 +72,15 @@ class SampleVideos(Callback):
             return
         # every rank generates, since sharded weights need all of them; only one writes
         cond = self.cond.map(lambda value: value.to(module.device))
-        noise = initial_noise(module.policy, range(self.seed, self.seed + len(cond.prompt)))
-        module.policy.eval()
-        videos = module.policy.decode(generate(module.policy, self.guidance, cond, noise)).cpu()
-        module.policy.train()
+        with evaluating(module.policy):
+            videos = torch.cat([self.video(module.policy, cond, place) for place in range(len(cond.prompt))])
         if trainer.is_global_zero:
             self.write(trainer, module, videos, cond.prompt)
+
+    def video(self, policy: WanPolicy, cond: Condition, place: int) -> torch.Tensor:
+        """(1, frames, 3, height, width) uint8 on the CPU; alone, since several take more memory than training leaves."""
+        latents = generate(policy, self.guidance, rows(cond, [place]), initial_noise(policy, [self.seed + place]))
+        return policy.decode(latents).cpu()
 
     def write(self, trainer: L.Trainer, module, videos: torch.Tensor, prompts: list[str]) -> None:
         folder = self.folder / f"step_{trainer.global_step:06d}"

@@ -48,7 +48,7 @@ class DistillationModule(PolicyModule):
     def row(self, pair: Pair, t: Tensor, row: int, last: bool) -> None:
         """Forward and backward of a window row: t (B,), one for each pair. last: see `backward_at`."""
         guidance, noise = self.distill.at(self.global_step, row), self.noise(pair.chosen, row)
-        parts = self.parts(pair) if self.split_backward else [self.whole(pair)]
+        parts = self.batches(pair)
         loss = 0.0
         for place, (x_0, cond) in enumerate(parts, 1):
             # the teacher comes first: switching adapters between forward and backward breaks gradient checkpointing
@@ -67,6 +67,10 @@ class DistillationModule(PolicyModule):
         """Latents x_0 (B, C, F, H, W) and conditions: the chosen videos and, if they are taken, the rejected ones."""
         return [(x_0, pair.cond) for x_0 in (pair.chosen, pair.rejected)[: 1 + self.rejected]]
 
+    def batches(self, pair: Pair) -> list[tuple[Tensor, Condition]]:
+        """What is computed at once: `parts` one after the other under split_backward, all together otherwise."""
+        return self.parts(pair) if self.split_backward else [self.whole(pair)]
+
     def whole(self, pair: Pair) -> tuple[Tensor, Condition]:
         """`parts` in one batch."""
         videos, conditions = zip(*self.parts(pair))
@@ -81,7 +85,10 @@ class DistillationModule(PolicyModule):
 
     def held_out(self, pair: Pair, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """The student's error and, for its scale, that of the teacher without guidance, at the guidance's own strengths."""
-        x_t, t, cond, target = self.taught(*self.whole(pair), t, noise, self.distill.guidance)
-        with self.policy.reference():
-            undistilled = self.policy.error(x_t, t, cond, target)
-        return {"loss": self.policy.error(x_t, t, cond, target).mean(), "undistilled": undistilled.mean()}
+        found = {"loss": [], "undistilled": []}
+        for x_0, cond in self.batches(pair):
+            taught = self.taught(x_0, cond, t, noise, self.distill.guidance)
+            with self.policy.reference():
+                found["undistilled"].append(self.policy.error(*taught).mean())
+            found["loss"].append(self.policy.error(*taught).mean())
+        return {key: torch.stack(values).mean() for key, values in found.items()}

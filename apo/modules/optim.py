@@ -51,7 +51,7 @@ def clipped_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     if not torch.isfinite(norm):
         raise NonFiniteGradient(
-            f"gradient norm is {norm.item()}: no step was taken and the last checkpoint is whole. "
-            "Lower optimizer.lr or objective.beta, or look at the batch of this step; the same command resumes"
+            f"gradient norm is {norm.item()}: no step was taken and the last checkpoint is whole, but the same command would "
+            "meet the same gradient again. Give another run=NAME with a lower optimizer.lr or a higher warmup_steps"
         )
     return norm

@@ -61,7 +61,7 @@ def rows(run: Path, folder: str, results: str) -> pd.DataFrame | None:
     for path in seeds:
         if (path / results / "rows.json").is_file():
             frame = pd.DataFrame(json.loads((path / results / "rows.json").read_text())["rows"])
-            frames.append(frame.assign(seed=path.parent.name, place=range(len(frame))))
+            frames.append(frame.assign(seed=path.parent.name, place=range(len(frame)), of_all=folder == "baseline"))
     return pd.concat(frames, ignore_index=True) if frames else None
 
 
@@ -74,8 +74,8 @@ def scores(frame: pd.DataFrame) -> list[float]:
 
 
 def against(ours: pd.DataFrame, theirs: pd.DataFrame, column: str, better: bool) -> str:
-    """'win/tie/loss' of equal conditions; a single baseline stands against each seed."""
-    on = ["place"] if theirs.seed.nunique() == 1 else ["seed", "place"]
+    """'win/tie/loss' of equal conditions and seeds; the one baseline stands against each seed."""
+    on = ["place"] if theirs.of_all.all() else ["seed", "place"]
     both = ours.merge(theirs, on=on, suffixes=("", "_theirs"))
     mine, other = (both[name].astype(bool) == better for name in (column, f"{column}_theirs"))
     return f"{int((mine & ~other).sum())}/{int((mine == other).sum())}/{int((~mine & other).sum())}"

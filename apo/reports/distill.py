@@ -52,7 +52,7 @@ class Two:
 
 
 def prepare(run: str, student: str, overrides: list[str]) -> Two:
-    """From the student's lineage; ValueError if it is not a distilled one."""
+    """From the student's lineage; ValueError if it is not a distilled one, or its teacher has been trained again since."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         plain, guided = (compose("evaluate", [f"run={run}", f"arm={student}", "against=null", *overrides]) for _ in range(2))
     arm = find(plain, student)
@@ -62,6 +62,11 @@ def prepare(run: str, student: str, overrides: list[str]) -> Two:
     guided.guidance, guided.results = made["config"]["guidance"], "eval_guided"
     before = made["config"]["adapter"]
     teacher = find(plain, BASELINE) if before is None else Arm(Path(before).parent.name, Path(before).parent, Path(before))
+    if before is not None and made["preceding"] != (now := lineage.read(Path(before))["files"]):
+        raise ValueError(
+            f"{arm.folder} was distilled from {lineage.short(made['preceding'])}, and {before} now holds {lineage.short(now)}: "
+            "distill the student again"
+        )
     return Two(Judge(guided), Judge(plain), teacher, arm, made["config"]["guidance"])
 
 

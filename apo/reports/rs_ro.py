@@ -5,6 +5,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,10 @@ def distorted(folder: Path) -> np.ndarray:
 
 
 def collect(before: Path, after: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Arm -> `before`, `unguided`, `after`, each (seeds, conditions); of the seeds that every arm has a student of."""
+    """Arm -> `before`, `unguided`, `after`, each (seeds, conditions); of the seeds that every arm has a student of.
+
+    FileNotFoundError says what is missing, ValueError which evaluations have unequal numbers of conditions.
+    """
     seeds = set.intersection(*({path.name.split("seed_")[1] for path in after.glob(f"arm_{arm}-seed_*")} for arm in ARMS))
     if not seeds:
         raise FileNotFoundError(f"{after} has no seed of both arms: `make rsro` trains and evaluates them")
@@ -39,11 +43,22 @@ def collect(before: Path, after: Path) -> dict[str, dict[str, np.ndarray]]:
         teachers = [before / f"ablation_{arm}-seed_{seed}" for seed in sorted(seeds)]
         students = [after / f"arm_{arm}-seed_{seed}" for seed in sorted(seeds)]
         found[arm] = {
-            "before": np.stack([distorted(folder / GUIDED) for folder in teachers]),
-            "unguided": np.stack([distorted(folder / PLAIN) for folder in teachers]),
-            "after": np.stack([distorted(folder / PLAIN) for folder in students]),
+            "before": {folder / GUIDED: distorted(folder / GUIDED) for folder in teachers},
+            "unguided": {folder / PLAIN: distorted(folder / PLAIN) for folder in teachers},
+            "after": {folder / PLAIN: distorted(folder / PLAIN) for folder in students},
         }
-    return found
+    require_equally_many([each for rates in found.values() for each in rates.values()])
+    return {arm: {key: np.stack(list(each.values())) for key, each in rates.items()} for arm, rates in found.items()}
+
+
+def require_equally_many(found: Sequence[dict[Path, np.ndarray]]) -> None:
+    """ValueError unless all evaluations have as many conditions."""
+    counts = {folder: len(values) for each in found for folder, values in each.items()}
+    fewest, most = min(counts, key=counts.get), max(counts, key=counts.get)
+    if counts[fewest] != counts[most]:
+        raise ValueError(
+            f"{fewest} has {counts[fewest]} conditions and {most} {counts[most]}: evaluate both with the same conditions.count"
+        )
 
 
 def bootstrap(values: np.ndarray, draws: int = 4000) -> Interval:
@@ -89,7 +104,7 @@ def main() -> None:
     folder = Path("outputs") / args.after
     try:
         text = markdown(collect(Path("outputs") / args.before, folder))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         raise SystemExit(f"rs_ro: {error}") from error
     (folder / "rs_ro.md").write_text(text)
     print(f"{text}\ntable: {folder / 'rs_ro.md'}")

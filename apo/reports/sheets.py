@@ -66,11 +66,14 @@ def main() -> None:
     parser.add_argument("--run", default="curriculum/seed_0", help="folder in outputs/")
     parser.add_argument("--count", type=int, default=6, help="conditions of a sheet")
     args = parser.parse_args()
-    two = prepare(args.run, "distill", args.overrides)
+    try:
+        two = prepare(args.run, "distill", args.overrides)
+        rows = [[arm_of(two, args.run, name) for name in sheet.arms] for sheet in SHEETS]
+    except ValueError as error:
+        raise SystemExit(f"sheets: {error}") from error
     if two.plain.cfg.trainer.threads:
         torch.set_num_threads(two.plain.cfg.trainer.threads)
-    for sheet in SHEETS:
-        arms = [arm_of(two, args.run, name) for name in sheet.arms]
+    for sheet, arms in zip(SHEETS, rows):
         print(draw(sheet, [two.guided if guided else two.plain for guided in sheet.guided], arms, args.count, arms[-1].folder.parent))
 
 

@@ -109,6 +109,22 @@ def test_held_out_errors_start_alike_and_the_teachers_stays(request):
     assert torch.equal(later["undistilled"], first["undistilled"]) and not torch.equal(later["loss"], first["loss"])
 
 
+def test_in_turn_held_out_errors_are_the_same_from_half_the_videos_at_once(request):
+    model = module(request)
+    perturbed(model.policy)
+    pair, t, asked = pair_of(model.policy), torch.tensor([950.0, 940.0]), []
+    noise = torch.randn(pair.chosen.shape, generator=torch.Generator().manual_seed(0))
+    model.policy.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
+    found, largest = [], []
+    for model.split_backward in (False, True):
+        asked.clear()
+        with torch.no_grad():
+            found.append(model.held_out(pair, t, noise))
+        largest.append(max(asked))
+    assert largest[1] * 2 == largest[0]
+    assert_close(*found)
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, wan22_folder):
     """A folder with a finished offline run `aligned`, and what a run needs: model and manifest."""

@@ -126,7 +126,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(request, tm
     pair = pair_of(model.policy)
     pair.chosen[0, 0, 0, 0, 0] = float("nan")
     before = [p.clone() for p in model.policy.parameters() if p.requires_grad]
-    with pytest.raises(NonFiniteGradient, match="the same command resumes"):
+    with pytest.raises(NonFiniteGradient, match="the same gradient again. Give another run=NAME with a lower optimizer.lr"):
         fit(model, pair, 2, tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(before, [p for p in model.policy.parameters() if p.requires_grad]))
 

@@ -42,6 +42,12 @@ def test_wins_are_counted_against_the_stage_above_on_equal_conditions(folder):
     assert curriculum.against(online, half, "followed", True) == "0/6/2"
 
 
+def test_a_stage_of_one_seed_stands_against_that_seed_alone(folder):
+    (folder / "seed_1" / "online" / "eval_guided" / "rows.json").unlink()
+    online, half = (curriculum.rows(folder, name, curriculum.GUIDED) for name in ("online", "half_online"))
+    assert curriculum.against(half, online, "distorted", False) == "1/3/0"
+
+
 def test_table_2s_columns_lie_between_0_and_2(folder):
     baseline = curriculum.scores(curriculum.rows(folder, "baseline", curriculum.GUIDED))
     assert baseline == pytest.approx([1.0, 1.5, 2.0, 1.0, 2.0, 7.5])  # flicker is no flaw of the digit's
@@ -108,6 +114,15 @@ def test_seeds_without_a_partner_are_left_out(both_arms):
     assert rs_ro.collect(before, after)["wo_rs_ro"]["after"].shape == (2, 100)
     with pytest.raises(FileNotFoundError, match="make rsro"):
         rs_ro.collect(before, before)
+
+
+def test_unequal_numbers_of_conditions_are_named(both_arms, monkeypatch):
+    path = both_arms[1] / "arm_apo-seed_1" / "eval" / "rows.json"
+    path.write_text(json.dumps({"rows": json.loads(path.read_text())["rows"][:64]}))
+    monkeypatch.chdir(both_arms[1].parents[1])
+    monkeypatch.setattr(sys, "argv", ["rs_ro"])
+    with pytest.raises(SystemExit, match="rs_ro: .*arm_apo-seed_1/eval has 64 conditions and .* 100: evaluate both with the same"):
+        rs_ro.main()
 
 
 def test_the_interval_grows_with_the_spread_of_the_seeds():

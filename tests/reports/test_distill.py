@@ -29,7 +29,7 @@ def home(tmp_path, monkeypatch):
     for stage in ("online", "half_online", "offline", "distill", "distill_dpo"):
         folder = tmp_path / "outputs" / "r" / "seed_0" / stage / "adapter"
         policy.save_adapter(folder)
-        (folder / "lineage.json").write_text(json.dumps({"stage": stage, "files": {}, "config": config}))
+        (folder / "lineage.json").write_text(json.dumps({"stage": stage, "files": {}, "preceding": {}, "config": config}))
     return tmp_path / "outputs" / "r"
 
 
@@ -57,6 +57,22 @@ def test_report_and_sheets(home, monkeypatch, capsys):
 def test_another_stage_is_no_student(home, monkeypatch):
     with pytest.raises(ValueError, match="is of stage=offline: give the folder of a stage=distill run"):
         distill.prepare("r/seed_0", "offline", FEW)
+
+
+def test_a_teacher_trained_again_since_is_no_teacher(home, monkeypatch):
+    path = home / "seed_0" / "offline" / "adapter" / "lineage.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": {"transformer.safetensors": "0123456789"}}))
+    for name, command in (("distill", distill), ("sheets", sheets)):
+        monkeypatch.setattr(sys, "argv", [name, "--run", "r/seed_0", *FEW])
+        with pytest.raises(SystemExit, match=f"{name}: .*offline/adapter now holds transformer.safetensors 01234567: distill the student"):
+            command.main()
+
+
+def test_sheets_name_a_stage_that_is_missing(home, monkeypatch):
+    (home / "seed_0" / "half_online" / "adapter" / "lineage.json").unlink()
+    monkeypatch.setattr(sys, "argv", ["sheets", "--run", "r/seed_0", *FEW])
+    with pytest.raises(SystemExit, match="sheets: .*half_online has no finished adapter"):
+        sheets.main()
 
 
 def test_likeness_of_a_video_with_itself_is_perfect_and_its_first_frame_does_not_count():

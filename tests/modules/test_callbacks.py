@@ -1,0 +1,60 @@
+"""What happens beside the optimizer steps, on a policy with random weights."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from apo.generate import generate, initial_noise
+from apo.guidance.cfg import CFG
+from apo.modules.callbacks import SampleVideos, WholeCheckpoint
+from apo.modules.optim import NonFiniteGradient
+from apo.pairs.online import RankerFailed
+from tests.policies.test_wan import STYLES, inputs, make
+
+
+@STYLES
+def test_samples_are_made_one_at_a_time_and_are_those_of_a_batch(request, style, tmp_path, monkeypatch):
+    policy = make(request, style).train()
+    cond, guidance = inputs(policy, style, [950.0, 940.0])[2], CFG(2.0, 2.0, 0.9)
+    policy.eval()
+    together = policy.decode(generate(policy, guidance, cond, initial_noise(policy, [7, 8])))
+    policy.train()
+    asked, written = [], []
+    monkeypatch.setattr(SampleVideos, "write", lambda self, trainer, module, videos, prompts: written.append((videos, prompts)))
+    policy.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
+    decode = policy.decode
+    monkeypatch.setattr(policy, "decode", lambda latents: asked.append(len(latents)) or decode(latents))
+    samples = SampleVideos(tmp_path, Two(cond), 5, 2, guidance, seed=7)
+    trainer = SimpleNamespace(global_step=5, max_steps=9, is_global_zero=True)
+    samples.on_train_batch_end(trainer, SimpleNamespace(policy=policy, device="cpu"), None, None, 0)
+    ((videos, prompts),) = written
+    assert prompts == cond.prompt and policy.training
+    assert max(asked) == 2 and 1 in asked  # a video and its unconditional twin; decoded alone
+    assert videos.shape == together.shape and (videos.int() - together.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("exception, saves", [(RankerFailed(), True), (NonFiniteGradient(), False), (KeyboardInterrupt(), False)])
+def test_only_a_failed_ranker_leaves_a_checkpoint_between_the_usual_ones(exception, saves, tmp_path):
+    """With two windows a pair, an odd step could not resume; a gradient may fail there, a ranker only where a pair begins."""
+    saved = []
+    trainer = SimpleNamespace(
+        global_step=3, is_global_zero=False, save_checkpoint=saved.append, strategy=SimpleNamespace(barrier=lambda: None)
+    )
+    WholeCheckpoint(tmp_path, 2).on_exception(trainer, SimpleNamespace(zero_grad=lambda: None), exception)
+    assert bool(saved) == saves
+
+
+class Two:
+    """A data set of the two places of a condition."""
+
+    def __init__(self, cond):
+        self.cond = cond
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, place):
+        return place
+
+    def collate(self, _):
+        return self.cond
