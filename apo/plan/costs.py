@@ -58,6 +58,7 @@ class Step:
     solver_steps: int
     guidance_rows: int  # forwards of a video per solver step
     judged: int  # pairs of videos that a ranking model compares
+    guidance_at_once: int = 1  # of guidance_rows
     windows: int = 1  # optimizer steps that generated videos are used for
     left_out: int = 0  # blocks, of all forwards of a solver step (STG)
     reference_forwards: int = 1  # of a video: a teacher's guidance takes several
@@ -78,7 +79,7 @@ def step_of(cfg: DictConfig) -> Step:
         reference=cfg.stage.needs_reference, adapted_reference=cfg.adapter is not None, generated=videos,
         at_once=min(videos, OmegaConf.select(cfg, "module.pairs.rollout.batch_size") or videos),
         solver_steps=OmegaConf.select(cfg, "module.pairs.rollout.num_inference_steps") or cfg.model.num_inference_steps,
-        guidance_rows=guidance.rows, left_out=guidance.left_out, judged=judged,
+        guidance_rows=guidance.rows, guidance_at_once=guidance.at_once, left_out=guidance.left_out, judged=judged,
         windows=OmegaConf.select(cfg, "module.windows_per_pair") or 1,
     )  # fmt: skip
     if "distill" not in cfg.module:
@@ -165,7 +166,7 @@ def memory(step: Step, passes: Passes, layout: Layout, experts: int, lora: bool)
     copies = 1 + step.adapted_reference if lora else 0  # of the adapter, in float32
     at_once = step.pairs * (1 if in_turn(step, layout) else step.videos)
     live = passes.live_checkpointed if layout.checkpointing else passes.live_train
-    generating = step.at_once * step.guidance_rows * passes.live_forward
+    generating = step.at_once * step.guidance_at_once * passes.live_forward
     teaching = at_once * step.reference_at_once * passes.live_forward if step.reference else 0.0
     return {
         "weights": experts * passes.weights / layout.shard + gathered + copies * trained / layout.shard,
@@ -191,7 +192,7 @@ def communication(step: Step, passes: Passes, layout: Layout, architecture: Arch
     chunks = math.ceil(step.generated / step.at_once) if step.generated else 0
     split, reference = in_turn(step, layout), step.reference * step.reference_forwards
     passes_of_reference = reference // step.reference_at_once  # those at once gather the weights once
-    gathers = chunks * step.solver_steps / step.windows
+    gathers = chunks * step.solver_steps * (step.guidance_rows // step.guidance_at_once) / step.windows
     gathers += step.rows * ((1 + split) * (passes_of_reference + 2) + (split and step.preference))
     others, groups = 1 - 1 / layout.shard, layout.ranks // layout.shard
     trained = 4 * passes.trained * architecture.experts

@@ -54,6 +54,8 @@ class Plan:
 
 def planned(cfg: DictConfig, known: Plan | None = None) -> Plan:
     """known: a plan of the same model, videos and adapter, whose counts are taken over. ValueError names the field."""
+    if "vlm" in cfg:
+        raise ValueError(f"stage={cfg.stage.name} trains a ranking model, which is not planned here: give a stage of the video model")
     layout, step = costs.layout_of(cfg), costs.step_of(cfg)
     if known is not None:
         return Plan(cfg, known.architecture, known.passes, step, layout, known.frozen)

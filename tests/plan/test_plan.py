@@ -235,6 +235,24 @@ def test_generation_costs_its_guided_solver_steps(tiny, guidance, forwards):
     assert costs.flops(step, predicted, ONE, 0.0)["generation"] == real.flops
 
 
+@pytest.mark.parametrize("batched, at_once", [(True, 3), (False, 1)])
+def test_generation_holds_what_its_guidance_runs_at_once(tiny, batched, at_once):
+    policy, architecture, predicted = tiny("wan22")
+    _, _, cond = inputs(policy, "wan22", [950.0, 950.0])
+    noise, guidance = initial_noise(policy, [1, 2]), CFGSTG(2.0, 2.0, 0.9, 1.0, [1], batched)
+    there = [*policy.parameters(), *policy.buffers(), noise, *(v for v in vars(cond).values() if isinstance(v, torch.Tensor))]
+    real = counted(lambda: generate(policy, guidance, cond, noise), there)
+    given = [SMALL, "stage=online", "guidance=cfg_stg", f"guidance.batched={str(batched).lower()}"]
+    asked = costs.step_of(composed(given))
+    assert (asked.guidance_rows, asked.guidance_at_once) == (3, at_once)
+    step = replace(asked, pairs=0, generated=2, at_once=2, solver_steps=4)  # nothing is trained on
+    held = costs.memory(step, predicted, ONE, architecture.experts, True)["activations"]
+    assert held == pytest.approx(real.live, rel=0.3)  # a tiny model's inputs, joined for its guidance, are no small part
+    two, spec = replace(ONE, devices=2, shard=2), VideoSpec(**vars(SPECS["wan22"]), fps=8)
+    volume = costs.communication(replace(step, rows=0), predicted, two, architecture, spec)["weights gathered"]
+    assert volume == 4 * (3 // at_once) * predicted.weights / 2
+
+
 def test_a_pair_for_two_windows_halves_what_generation_and_ranking_cost(tiny):
     _, _, predicted = tiny("wan22")
     online = replace(OFFLINE, generated=4, at_once=4, judged=2)
@@ -316,6 +334,7 @@ def test_the_papers_set_up(capsys):
     (["trainer.devices=8", "trainer.context_parallel=4"], "trainer.context_parallel=4: the model has 2 attention heads"),
     ([SMALL, "trainer.shard=3"], "trainer.shard=3: give node, all or a divisor of the 1 x 2 processes"),
     ([SMALL, "plan=h300"], "h300"),
+    (["stage=ranker_8b", "data=rankings", "data.path=rankings.jsonl"], "stage=ranker.* trains a ranking model, which is not planned"),
     ([SMALL, "plan.nope=1"], "nope"),
 ])  # fmt: skip
 def test_mistakes_name_the_key(overrides, said):
