@@ -10,7 +10,7 @@ from apo.interfaces import Condition, Pair
 from apo.pairs.online import Drafts, OnlinePairs, agreed
 from apo.pairs.rollout import rows, timed
 from apo.policies.wan import WanPolicy
-from apo.seeds import gathered, replica, replicas
+from apo.seeds import gathered, leads, replica, replicas
 
 
 class AheadPairs(OnlinePairs):
@@ -61,8 +61,8 @@ class AheadPairs(OnlinePairs):
         if self.waiting is None:
             return self.left
         drafts = self.waiting[0]
-        every = gathered((drafts.latents.cpu(), drafts.cond.map(Tensor.cpu)))
-        every = every[:: len(every) // replicas()]
+        mine = (drafts.latents.cpu(), drafts.cond.map(Tensor.cpu)) if leads() else None
+        every = [share for share in gathered(mine) if share is not None]
         return torch.cat([latents for latents, _ in every], 1), joined(*(cond for _, cond in every))
 
     def load(self, state: tuple[Tensor, Condition] | None) -> None:
