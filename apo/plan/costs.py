@@ -82,7 +82,7 @@ def step_of(cfg: DictConfig) -> Step:
         guidance_rows=guidance.rows, guidance_at_once=guidance.at_once, left_out=guidance.left_out, judged=judged,
         windows=OmegaConf.select(cfg, "module.windows_per_pair") or 1,
     )  # fmt: skip
-    if "distill" not in cfg.module:
+    if OmegaConf.select(cfg, "module.distill") is None:
         return step
     teacher = asked(instantiate(cfg.module.distill).guidance)
     return replace(
