@@ -4,6 +4,7 @@ One class for Wan2.1 I2V (image encoder, one expert), Wan2.2 I2V-A14B (two exper
 Wan2.2 TI2V-5B (the first latent frame is the condition, with t = 0 per token).
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -72,6 +73,8 @@ class WanPolicy(nn.Module):
         config, vae = self.experts["transformer"].config, pipeline.vae.config
         self.model.spec.check(vae.scale_factor_temporal, vae.scale_factor_spatial * config.patch_size[1])
         self.model.check_boundary(len(self.experts))
+        tokens = math.prod(size // patch for size, patch in zip(self.codec.latent_shape[1:], config.patch_size))
+        context.require_divisible(self.context_parallel, config.num_attention_heads, tokens)
 
     def _add_adapters(self, lora: dict, adapter: str | None, seed: int) -> None:
         config = LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules=list(lora["targets"]))
