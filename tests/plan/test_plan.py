@@ -18,45 +18,14 @@ from apo.objectives.diffusion_dpo import DiffusionDPO
 from apo.pairs.offline import OfflinePairs
 from apo.plan import costs
 from apo.plan.__main__ import composed, curriculum, main
-from apo.plan.architecture import PUBLISHED, architecture_of, read
-from apo.plan.costs import Layout, Step
+from apo.plan.architecture import PUBLISHED, architecture_of
 from apo.plan.counting import counted, measured, passes
-from apo.plan.frozen import Frozen, frozen
+from apo.plan.frozen import frozen
 from apo.plan.report import planned
 from apo.policies.model import VideoSpec
 from tests.builds import SPECS
-from tests.modules.test_distillation import module as distillation
-from tests.modules.test_preference import pair_of
-from tests.policies.test_wan import LORA, STYLES, inputs, make
-
-PAIRS, ROWS = 2, 3
-ONE = Layout(nodes=1, devices=1, shard=1, context_parallel=1, checkpointing=False, split_backward=False)
-OFFLINE = Step(ROWS, PAIRS, videos=2, reference=True, adapted_reference=False, generated=0, at_once=0, solver_steps=4,
-               guidance_rows=1, judged=0)  # fmt: skip
-SMALL = "model=tiny"
-
-
-@pytest.fixture
-def tiny(request):
-    """style -> (policy, architecture, passes) of a random pipeline."""
-
-    def build(style: str, checkpointing: bool = False, **changes):
-        policy = make(request, style, checkpointing=checkpointing, **changes)
-        architecture = read(policy.model.folder())
-        dtype = getattr(torch, policy.model.dtype)
-        return policy, architecture, passes(architecture, policy.codec.latent_shape, policy.max_sequence_length, LORA, dtype)
-
-    return build
-
-
-def with_gradients(policy) -> None:
-    """As in every window row but the first."""
-    for parameter in policy.parameters():
-        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-
-
-def gradients(policy) -> list[torch.Tensor]:
-    return [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
+from tests.plan.shapes import OFFLINE, ONE, PAIRS, ROWS, SMALL, gradients, with_gradients
+from tests.policies.test_wan import LORA, STYLES, inputs
 
 
 @STYLES
@@ -114,102 +83,6 @@ def test_a_steps_flops_and_memory_are_those_of_a_real_window(tiny, checkpointing
     assert memory["activations"] == pytest.approx(real.live, rel=0.1)
     held = sum(p.numel() * p.element_size() for p in policy.experts.parameters())
     assert memory["weights"] == held and memory["optimizer"] == 2 * memory["gradients"] == 8 * predicted.trained
-
-
-TEACHERS = {
-    "cfg_stg": (CFGSTG(2.0, 2.0, 0.9, 1.0, [1], True), 3, 3, 1), "in_turn": (CFGSTG(2.0, 2.0, 0.9, 1.0, [1], False), 3, 1, 1),
-    "cfg": (CFG(2.0, 2.0, 0.9), 2, 2, 0),
-}  # fmt: skip  # guidance, forwards of a video, at once, blocks left out
-
-
-@pytest.mark.parametrize("teacher, rejected, adapted", [
-    ("cfg_stg", True, True), ("in_turn", False, True), ("cfg", True, False), ("cfg_stg", False, False),
-])  # fmt: skip
-def test_a_distillation_steps_flops_are_those_of_a_real_window(request, tmp_path, teacher, rejected, adapted):
-    guidance, forwards, at_once, left_out = TEACHERS[teacher]
-    make(request, "wan22").save_adapter(tmp_path)
-    policy = make(request, "wan22", adapter=str(tmp_path) if adapted else None).train()
-    architecture = read(policy.model.folder())
-    predicted = passes(architecture, policy.codec.latent_shape, policy.max_sequence_length, LORA, torch.float32)
-    split = teacher == "cfg_stg"
-    module = distillation(request, guidance, policy=policy, rejected=rejected, split_backward=split)
-    module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
-    module.manual_backward = lambda loss: loss.backward()
-    pair, windows = pair_of(policy, PAIRS), module.sampler.sample(0, PAIRS)
-    with_gradients(policy)
-
-    def window() -> None:
-        for row, t in enumerate(windows):
-            module.row(pair, t, row, last=False)
-
-    asked = costs.asked(guidance)
-    assert (asked.rows, asked.at_once, asked.left_out) == (forwards, at_once, left_out)
-    step = replace(
-        OFFLINE, rows=len(windows), videos=1 + rejected, adapted_reference=adapted, preference=False,
-        reference_forwards=forwards, reference_at_once=at_once, reference_left_out=left_out,
-    )  # fmt: skip
-    found = costs.flops(step, predicted, replace(ONE, split_backward=split), 0.0)  # which costs distillation nothing
-    assert sum(found.values()) == counted(window, []).flops
-    videos = len(windows) * PAIRS * (1 + rejected)
-    forward, block = (
-        (predicted.forward, predicted.block_forward) if adapted else (predicted.base_forward, predicted.block_base_forward)
-    )
-    assert found["reference"] == videos * (forwards * forward - left_out * block)
-
-
-def test_stages_are_planned_as_their_configs_say():
-    more = [SMALL, "adapter=preceding", "batch_size=2"]
-    distill, sequence, student = (
-        costs.step_of(composed([*more, *o]))
-        for o in (["stage=distill"], ["stage=distill", "guidance=cfg_stg", "guidance.batched=false", "module.rejected=false"],
-                  ["stage=distill_dpo"])
-    )  # fmt: skip
-    assert (distill.rows, distill.videos, distill.reference_forwards, distill.reference_at_once) == (5, 2, 3, 3)
-    assert (sequence.videos, sequence.reference_forwards, sequence.reference_at_once, sequence.reference_left_out) == (1, 3, 1, 1)
-    assert not distill.preference and distill.generated == distill.judged == 0 and distill.adapted_reference
-    assert costs.step_of(composed([*more, "stage=distill", "guidance=cfg"])).reference_forwards == 2
-    assert student.preference and (student.videos, student.reference_forwards, student.guidance_rows) == (2, 1, 1)
-
-
-def test_the_curriculum_takes_over_what_suits_each_stage():
-    overrides = [SMALL, "stage=distill", "adapter=preceding", "module.rejected=false", "batch_size=2"]
-    stages = {name: plan.step for name, plan, _ in curriculum(overrides, planned(composed(overrides)))}
-    assert stages["4 guidance distillation"].videos == 1 and {step.videos for step in stages.values()} == {1, 2}
-    unguided = [SMALL, "guidance=none"]
-    stages = {name: plan.step for name, plan, _ in curriculum(unguided, planned(composed(unguided)))}
-    assert stages["1 online"].guidance_rows == 1 and stages["4 guidance distillation"].reference_forwards == 3
-
-
-def test_what_a_teacher_holds_counts(tiny):
-    _, architecture, predicted = tiny("wan22")
-    step = replace(OFFLINE, preference=False, reference_forwards=1000)
-    held = [
-        costs.memory(replace(step, reference_at_once=n), predicted, ONE, architecture.experts, True)["activations"] for n in (1, 1000)
-    ]
-    assert held[0] == 2 * PAIRS * predicted.live_train and held[1] == 2000 * PAIRS * predicted.live_forward
-
-
-@pytest.mark.parametrize("style, side", [("wan22", None), ("wan22", 64), ("ti2v", None), ("ti2v", 64)])
-@pytest.mark.parametrize("videos", [1, 2])
-def test_decoding_takes_what_was_predicted(request, style, side, videos):
-    policy = make(request, style, decode_tile=side, spec=VideoSpec(128, 192, 17, 8))
-    architecture, latents = read(policy.model.folder()), initial_noise(policy, range(videos))
-    predicted = frozen(architecture, policy.model)
-    real = counted(lambda: policy.decode(latents), [latents, *policy.codec.parameters(), *policy.codec.buffers()])
-    assert predicted.at_the_peak(videos) == pytest.approx(real.live, rel=0.1)
-    parts = [getattr(policy.codec.pipeline, name) for name in ("vae", "text_encoder")]
-    assert predicted.weights == sum(p.numel() * p.element_size() for part in parts for p in part.parameters())
-
-
-def test_offloaded_parts_take_memory_only_while_they_work(tiny):
-    _, architecture, predicted = tiny("wan22")
-    memory = costs.memory(OFFLINE, predicted, ONE, architecture.experts, True)
-    parts = Frozen(weights=1e9, vae=1e8, decoding=1e12, video=1e6, sliced=True)
-    generating = replace(OFFLINE, generated=2, at_once=2)
-    assert costs.with_frozen(memory, OFFLINE, parts, offload=True) == memory | {"VAE and text encoder": 0}
-    assert costs.with_frozen(memory, OFFLINE, parts, offload=False) == memory | {"VAE and text encoder": 1e9}
-    found = [costs.with_frozen(memory, generating, parts, offload)["activations"] for offload in (True, False)]
-    assert found == [1e12 + 1e8 + 1e6, 1e12 + 1e6]
 
 
 def test_many_blocks_are_extrapolated_exactly(tiny):

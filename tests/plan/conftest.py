@@ -1,0 +1,22 @@
+"""Tiny random pipelines with their counted passes."""
+
+
+import pytest
+import torch
+
+from apo.plan.architecture import read
+from apo.plan.counting import passes
+from tests.policies.test_wan import LORA, make
+
+
+@pytest.fixture
+def tiny(request):
+    """style -> (policy, architecture, passes) of a random pipeline."""
+
+    def build(style: str, checkpointing: bool = False, **changes):
+        policy = make(request, style, checkpointing=checkpointing, **changes)
+        architecture = read(policy.model.folder())
+        dtype = getattr(torch, policy.model.dtype)
+        return policy, architecture, passes(architecture, policy.codec.latent_shape, policy.max_sequence_length, LORA, dtype)
+
+    return build
