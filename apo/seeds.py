@@ -55,3 +55,12 @@ def gathered(value) -> list:
     if len(values) > 1:
         dist.all_gather_object(values, value)
     return values
+
+
+def collected(value) -> list | None:
+    """What each rank gives, in the order of ranks, on rank 0 alone: the others get None."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values)
+    return values

@@ -10,7 +10,7 @@ from apo.interfaces import Condition, Pair
 from apo.pairs.online import Drafts, OnlinePairs, agreed
 from apo.pairs.rollout import rows, timed
 from apo.policies.wan import WanPolicy
-from apo.seeds import gathered, leads, replica, replicas
+from apo.seeds import collected, leads, replica, replicas
 
 
 class AheadPairs(OnlinePairs):
@@ -57,12 +57,17 @@ class AheadPairs(OnlinePairs):
         return super().ask(videos, cond)
 
     def state(self) -> tuple[Tensor, Condition] | None:
-        """Latents (N, B, C, F, H, W) and conditions of all replicas' candidates that wait; ranking them again is cheap."""
-        if self.waiting is None:
-            return self.left
-        drafts = self.waiting[0]
-        mine = (drafts.latents.cpu(), drafts.cond.map(Tensor.cpu)) if leads() else None
-        every = [share for share in gathered(mine) if share is not None]
+        """Latents (N, B, C, F, H, W) and conditions of all replicas' candidates that wait; ranking them again is cheap.
+
+        On rank 0, which writes the checkpoint; None on the others. Every rank must ask.
+        """
+        if self.waiting is None and self.left is None:
+            return None
+        latents, cond = self.left if self.waiting is None else (self.waiting[0].latents, self.waiting[0].cond)
+        every = collected((latents.cpu(), cond.map(Tensor.cpu)) if leads() else None)
+        if every is None:
+            return None
+        every = [share for share in every if share is not None]
         return torch.cat([latents for latents, _ in every], 1), joined(*(cond for _, cond in every))
 
     def load(self, state: tuple[Tensor, Condition] | None) -> None:
