@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from apo.data.anchors import Anchor
 from apo.guidance.none import NoGuidance
 from apo.interfaces import Pair
 from apo.modules.base import PolicyModule
@@ -15,6 +16,7 @@ from apo.modules.loggers import MetricsCSV
 from apo.modules.sft import SFTModule
 from apo.modules.sharded import ShardedStrategy, group_size
 from apo.pairs.ahead import AheadPairs
+from apo.pairs.half_online import HalfOnlinePairs
 from apo.pairs.offline import OfflinePairs
 from apo.pairs.online import OnlinePairs
 from apo.pairs.rollout import Rollout, rows
@@ -28,7 +30,7 @@ from tests.pairs.rankers import BrighterWins
 from tests.policies.test_sharding import asking
 from tests.policies.test_wan import make
 
-KINDS, STEPS, PAIRS = ("online", "ahead", "distill", "sft", "all weights"), 3, 4
+KINDS, STEPS, PAIRS = ("online", "ahead", "half online", "distill", "sft", "all weights"), 3, 4
 
 
 def module(kind: str, folder: Path, size: int, shard: str | None, shared: int) -> PolicyModule:
@@ -41,8 +43,12 @@ def module(kind: str, folder: Path, size: int, shard: str | None, shared: int) -
     if kind == "ahead":
         pairs = AheadPairs(ranker=BrighterWins(), rollout=Rollout(NoGuidance()), candidates=2, min_confidence=0.0, max_attempts=1, seed=0)
         return test_preference.module(request, policy=policy, optimizer=optimizer, batch_size=size, pairs=pairs)
-    if kind == "distill":
-        return test_distillation.module(request, policy=policy, optimizer=optimizer, batch_size=size)
+    if kind == "half online":
+        pairs = HalfOnlinePairs(Rollout(NoGuidance()), 0)
+        return test_preference.module(request, policy=policy, optimizer=optimizer, batch_size=size, pairs=pairs)
+    if kind == "distill":  # from a teacher that skips a block, one video of a pair after the other
+        split = shard is not None
+        return test_distillation.module(request, policy=policy, optimizer=optimizer, batch_size=size, split_backward=split)
     return SFTModule(
         policy=policy, optimizer=optimizer, warmup_steps=1, max_grad_norm=1.0, seed=0, pairs=OfflinePairs(),
         sampler=UniformSampler(3, 0.9, 0), batch_size=size, split=0.8,
@@ -63,6 +69,8 @@ def fit(kind: str, folder: Path, home: Path, size: int, shared: int = 1, **setti
             mine = slice(replica() * size, (replica() + 1) * size)
             cond = rows(whole.cond, range(PAIRS)[mine])
             batch = cond if kind in ("online", "ahead") else Pair(whole.chosen[mine], whole.rejected[mine], cond)
+            if kind == "half online":
+                batch = Anchor(whole.chosen[mine], torch.arange(PAIRS)[mine] % 2 == 0, cond)
             return torch.utils.data.DataLoader([batch] * STEPS, batch_size=None)
 
     trainer.fit(model, Share())
