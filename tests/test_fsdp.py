@@ -85,3 +85,27 @@ def test_a_killed_rank_ends_the_run_and_others_continue_it_in_any_number(home, o
         assert_same_run(home / f"on_{processes}", one)
     ranks.together(2, log, ranks.train, *overrides("killed", 2))
     assert metrics(folder) == metrics(two) and adapter(folder) == adapter(two)
+
+
+def test_candidates_that_wait_for_the_ranker_survive_a_killed_rank(home):
+    def overrides(run: str, processes: int) -> list[str]:
+        return [
+            "run=ahead", f"hydra.run.dir={home}/{run}", "stage=online_ahead", "model.num_inference_steps=3", "max_steps=6",
+            "checkpoint_every_n_steps=2", "sample_every_n_steps=0", "policy.lora.rank=2", "trainer=fsdp", "optimizer.lr=1",
+            "+optimizer.eps=1.0", f"batch_size={4 // processes}", f"trainer.devices={processes}",
+        ]  # fmt: skip
+
+    ranks.together(2, home / "ahead.log", ranks.train, *overrides("ahead", 2))
+    folder, log = home / "ahead_killed", home / "ahead_killed.log"
+    started = ranks.start(2, log, ranks.train, *overrides("ahead_killed", 2))
+    wait_for_steps(started[0], folder, 3)
+    started[1].kill()
+    for process in started:
+        process.join(120)
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=False)
+    assert saved["global_step"] < 6 and saved["pairs"][0].shape[1] == 4 and not (folder / "adapter").exists()
+    shutil.copytree(folder, home / "ahead_on_1")
+    ranks.together(2, log, ranks.train, *overrides("ahead_killed", 2))
+    assert metrics(folder) == metrics(home / "ahead") and adapter(folder) == adapter(home / "ahead")
+    ranks.together(1, log, ranks.train, *overrides("ahead_on_1", 1))
+    assert_same_run(home / "ahead_on_1", home / "ahead")
