@@ -168,7 +168,7 @@ def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit) -> L.Trainer:
     callbacks = [StepProgressBar()]
     if cfg.sample_every_n_steps:
         guidance = instantiate(cfg.stage.get("sample_guidance", cfg.guidance))
-        callbacks.append(SampleVideos(folder, split.train, cfg.sample_every_n_steps, 4, guidance, seed=cfg.seed))
+        callbacks.append(SampleVideos(folder, split.train, cfg.sample_every_n_steps, guidance, seed=cfg.seed))
     if len(split.validation) and cfg.stage.needs_reference:
         callbacks.append(HeldOutPairs(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
     if len(split.validation) and cfg.stage.data == "rankings":

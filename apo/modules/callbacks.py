@@ -21,6 +21,8 @@ from apo.pairs.rollout import evaluating, rows
 from apo.policies.wan import WanPolicy
 from apo.seeds import generator
 
+SAMPLES = 4  # videos, each time
+
 
 class WholeCheckpoint(Callback):
     """checkpoints/last.ckpt every N steps, replaced in one move: a kill leaves the old one or the new one."""
@@ -61,10 +63,10 @@ class StepProgressBar(TQDMProgressBar):
 class SampleVideos(Callback):
     """samples/step_000100/: the same conditions and seeds every N steps, as mp4 and one contact sheet, also to W&B."""
 
-    def __init__(self, folder: str, data: Dataset, every_n_steps: int, count: int, guidance: Guidance, seed: int):
+    def __init__(self, folder: str, data: Dataset, every_n_steps: int, guidance: Guidance, seed: int):
         self.folder, self.every_n_steps = Path(folder) / "samples", every_n_steps
         self.guidance, self.seed = guidance, seed
-        batch = data.collate([data[i] for i in range(min(count, len(data)))])
+        batch = data.collate([data[i] for i in range(min(SAMPLES, len(data)))])
         self.cond = batch if isinstance(batch, Condition) else batch.cond
 
     def on_train_batch_end(self, trainer: L.Trainer, module, outputs, batch, batch_idx) -> None:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from apo.interfaces import Condition, Guidance, T
+from apo.modules.callbacks import SAMPLES
 from apo.modules.sharded import group_size
 from apo.plan.architecture import Architecture
 from apo.plan.counting import Passes
@@ -65,6 +66,11 @@ class Step:
     reference_at_once: int = 1  # of them
     reference_left_out: int = 0  # blocks, of all of them
     preference: bool = True  # chosen and rejected have one loss, which takes a forward more where they are trained on in turn
+    averaged: bool = False  # a moving average of the adapter is kept beside it
+    samples: float = 0.0  # sample videos per optimizer step; every rank makes them, one at a time
+    sample_steps: int = 0  # of the solver
+    sample_rows: int = 1  # forwards of a sample video per solver step
+    sample_at_once: int = 1  # of them
 
 
 def step_of(cfg: DictConfig) -> Step:
@@ -73,14 +79,17 @@ def step_of(cfg: DictConfig) -> Step:
     videos = cfg.batch_size * generated
     ranker = OmegaConf.select(cfg, "module.pairs.ranker._target_")
     judged = cfg.batch_size * math.comb(generated, 2) if ranker and not ranker.endswith("OracleRanker") else 0
-    guidance = asked(instantiate(cfg.guidance))
+    guidance, sample = asked(instantiate(cfg.guidance)), asked(instantiate(cfg.stage.get("sample_guidance", cfg.guidance)))
+    moves = OmegaConf.select(cfg, "module.reference_update_every_n_steps") is not None
     step = Step(
         rows=len(instantiate(cfg.sampler).sample(0, 1)), pairs=cfg.batch_size, videos=2 if cfg.stage.needs_reference else 1,
-        reference=cfg.stage.needs_reference, adapted_reference=cfg.adapter is not None, generated=videos,
+        reference=cfg.stage.needs_reference, adapted_reference=cfg.adapter is not None or moves, generated=videos,
         at_once=min(videos, OmegaConf.select(cfg, "module.pairs.rollout.batch_size") or videos),
         solver_steps=OmegaConf.select(cfg, "module.pairs.rollout.num_inference_steps") or cfg.model.num_inference_steps,
         guidance_rows=guidance.rows, guidance_at_once=guidance.at_once, left_out=guidance.left_out, judged=judged,
-        windows=OmegaConf.select(cfg, "module.windows_per_pair") or 1,
+        windows=OmegaConf.select(cfg, "module.windows_per_pair") or 1, averaged=cfg.get("ema_decay") is not None,
+        samples=SAMPLES / cfg.sample_every_n_steps if cfg.get("sample_every_n_steps") else 0.0,
+        sample_steps=cfg.model.num_inference_steps, sample_rows=sample.rows, sample_at_once=sample.at_once,
     )  # fmt: skip
     if OmegaConf.select(cfg, "module.distill") is None:
         return step
@@ -143,6 +152,7 @@ def flops(step: Step, passes: Passes, layout: Layout, ranking: float) -> dict[st
         "reference": trained * reference if step.reference else 0.0,
         "policy forward": (trained + ahead) * passes.forward,
         "policy backward": trained * (passes.backward + repeated),
+        "sample videos": step.samples * step.sample_steps * step.sample_rows * passes.forward,
     }
     return {part: value / layout.context_parallel for part, value in whole.items()}
 
@@ -163,10 +173,10 @@ def memory(step: Step, passes: Passes, layout: Layout, experts: int, lora: bool)
     """Bytes per rank at the peak, by kind. VAE and text encoder are counted by `with_frozen`; the ranker is elsewhere."""
     trained = 4 * passes.trained * experts
     gathered = min(2, layout.shard - 1) * passes.block  # the block in use and the next
-    copies = 1 + step.adapted_reference if lora else 0  # of the adapter, in float32
+    copies = 1 + step.adapted_reference + step.averaged if lora else 0  # of the adapter, in float32
     at_once = step.pairs * (1 if in_turn(step, layout) else step.videos)
     live = passes.live_checkpointed if layout.checkpointing else passes.live_train
-    generating = step.at_once * step.guidance_at_once * passes.live_forward
+    generating = max(step.at_once * step.guidance_at_once, step.sample_at_once if step.samples else 0) * passes.live_forward
     teaching = at_once * step.reference_at_once * passes.live_forward if step.reference else 0.0
     return {
         "weights": experts * passes.weights / layout.shard + gathered + copies * trained / layout.shard,
@@ -181,7 +191,8 @@ def with_frozen(memory: dict[str, float], step: Step, frozen: Frozen, offload: b
 
     offload: they are on the device only then.
     """
-    decoding = frozen.at_the_peak(step.at_once) + frozen.vae * (offload and step.at_once > 0)
+    videos = max(step.at_once, 1 if step.samples else 0)
+    decoding = frozen.at_the_peak(videos) + frozen.vae * (offload and videos > 0)
     return memory | {
         "activations": max(memory["activations"], decoding), "VAE and text encoder": 0.0 if offload else frozen.weights,
     }  # fmt: skip
@@ -193,10 +204,12 @@ def communication(step: Step, passes: Passes, layout: Layout, architecture: Arch
     split, reference = in_turn(step, layout), step.reference * step.reference_forwards
     passes_of_reference = reference // step.reference_at_once  # those at once gather the weights once
     gathers = chunks * step.solver_steps * (step.guidance_rows // step.guidance_at_once) / step.windows
+    gathers += step.samples * step.sample_steps * (step.sample_rows // step.sample_at_once)
     gathers += step.rows * ((1 + split) * (passes_of_reference + 2) + (split and step.preference))
     others, groups = 1 - 1 / layout.shard, layout.ranks // layout.shard
     trained = 4 * passes.trained * architecture.experts
     forwards = step.generated * step.solver_steps * step.guidance_rows / step.windows
+    forwards += step.samples * step.sample_steps * step.sample_rows
     forwards += step.rows * step.pairs * (step.videos * (reference + 2 + layout.checkpointing) + (split and step.preference))
     exchange = 4 * 2 * architecture.tokens(spec) * architecture.width / layout.context_parallel * (1 - 1 / layout.context_parallel)
     return {

@@ -1,11 +1,13 @@
 """The plan as text: what a step costs, whether it fits, what else could be chosen, what five stages take."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from apo.plan import costs
 from apo.plan.architecture import Architecture, architecture_of
@@ -18,6 +20,8 @@ from apo.policies.model import VideoSpec
 GIB, PFLOP, HOUR = 2**30, 1e15, 3600
 PAPER_HOURS = 64_000  # Sec. 4.1: H200 hours of the five stages
 WINDOWS, DEGREES = (1, 2, 5, 10), (1, 2, 4, 8)
+TILE = 256  # pixels, diffusers' own
+NOTHING = "no layout below does: lower batch_size, the window's videos or model.spec"
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,19 @@ def verdict(plan: Plan) -> str:
     if plan.fits(memory):
         return f"It fits: {said} per rank."
     fitting = [layout for layout in layouts(plan) if plan.fits(plan.memory(layout))]
-    remedy = f"{described(fitting[0])} would" if fitting else "no layout below does: lower batch_size, the window's videos or model.spec"
+    remedy = next(chain((f"{described(layout)} would" for layout in fitting), remedies(plan)), NOTHING)
     return f"**It does not fit**: {said} per rank; {remedy}."
+
+
+def remedies(plan: Plan) -> Iterator[str]:
+    """What else would make it fit, the cheapest first."""
+    for change in ("trainer.offload=true", f"model.decode_tile={TILE}", f"trainer.offload=true model.decode_tile={TILE}"):
+        cfg = OmegaConf.merge(plan.cfg, OmegaConf.from_dotlist(change.split()))
+        changed = replace(plan, cfg=cfg)
+        if "decode_tile" in change:
+            changed = replace(changed, frozen=frozen(plan.architecture, instantiate(cfg.model)))
+        if layout := next((layout for layout in [plan.layout, *layouts(plan)] if changed.fits(changed.memory(layout))), None):
+            yield change + ("" if layout == plan.layout else f" and {described(layout)}") + " would"
 
 
 def step_table(plan: Plan) -> str:
@@ -184,7 +199,7 @@ def assumptions(plan: Plan) -> str:
         f"{assumed.gpu.name}: {assumed.gpu.memory_gib:g} GiB, {assumed.gpu.flops / 1e12:g} TFLOP/s at bfloat16, of which "
         f"{assumed.utilisation:.0%} are reached; {assumed.bandwidth.node / 1e9:g} GB/s within a node and "
         f"{assumed.bandwidth.network / 1e9:g} GB/s beyond it. No GPU was at hand: none of this was measured.",
-        "Hours count arithmetic alone: communication, loading, decoding, sampling videos and waiting for a ranker are hidden or left out.",
+        "Hours count arithmetic alone: communication, loading, decoding, held-out pairs and waiting for a ranker are hidden or left out.",
         "FLOPs are those of matrix products and attention; VAE, text encoder, optimizer and the rankers' attention are left out.",
         "Two and three blocks of the transformer's own code run on tensors without data; "
         f"{plan.architecture.transformer['num_layers']} are extrapolated. Attention is a fused kernel, whose backward has five products.",

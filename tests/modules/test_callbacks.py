@@ -24,7 +24,7 @@ def test_samples_are_made_one_at_a_time_and_are_those_of_a_batch(request, style,
     policy.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
     decode = policy.decode
     monkeypatch.setattr(policy, "decode", lambda latents: asked.append(len(latents)) or decode(latents))
-    samples = SampleVideos(tmp_path, Two(cond), 5, 2, guidance, seed=7)
+    samples = SampleVideos(tmp_path, Two(cond), 5, guidance, seed=7)
     trainer = SimpleNamespace(global_step=5, max_steps=9, is_global_zero=True)
     samples.on_train_batch_end(trainer, SimpleNamespace(policy=policy, device="cpu"), None, None, 0)
     ((videos, prompts),) = written

@@ -115,7 +115,7 @@ def test_generation_holds_what_its_guidance_runs_at_once(tiny, batched, at_once)
     noise, guidance = initial_noise(policy, [1, 2]), CFGSTG(2.0, 2.0, 0.9, 1.0, [1], batched)
     there = [*policy.parameters(), *policy.buffers(), noise, *(v for v in vars(cond).values() if isinstance(v, torch.Tensor))]
     real = counted(lambda: generate(policy, guidance, cond, noise), there)
-    given = [SMALL, "stage=online", "guidance=cfg_stg", f"guidance.batched={str(batched).lower()}"]
+    given = [SMALL, "stage=online", "guidance=cfg_stg", f"guidance.batched={str(batched).lower()}", "sample_every_n_steps=0"]
     asked = costs.step_of(composed(given))
     assert (asked.guidance_rows, asked.guidance_at_once) == (3, at_once)
     step = replace(asked, pairs=0, generated=2, at_once=2, solver_steps=4)  # nothing is trained on

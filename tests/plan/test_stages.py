@@ -6,20 +6,21 @@ import pytest
 import torch
 from lightning import Trainer
 
-from apo.generate import initial_noise
+from apo.generate import generate, initial_noise
 from apo.guidance.cfg import CFG
 from apo.guidance.cfg_stg import CFGSTG
+from apo.guidance.none import NoGuidance
 from apo.plan import costs
 from apo.plan.__main__ import composed, curriculum
 from apo.plan.architecture import read
 from apo.plan.counting import counted, passes
 from apo.plan.frozen import Frozen, frozen
-from apo.plan.report import planned
+from apo.plan.report import planned, verdict
 from apo.policies.model import VideoSpec
 from tests.modules.test_distillation import module as distillation
 from tests.modules.test_preference import pair_of
 from tests.plan.shapes import OFFLINE, ONE, PAIRS, SMALL, with_gradients
-from tests.policies.test_wan import LORA, make
+from tests.policies.test_wan import LORA, inputs, make
 
 TEACHERS = {
     "cfg_stg": (CFGSTG(2.0, 2.0, 0.9, 1.0, [1], True), 3, 3, 1), "in_turn": (CFGSTG(2.0, 2.0, 0.9, 1.0, [1], False), 3, 1, 1),
@@ -115,3 +116,33 @@ def test_offloaded_parts_take_memory_only_while_they_work(tiny):
     assert costs.with_frozen(memory, OFFLINE, parts, offload=False) == memory | {"VAE and text encoder": 1e9}
     found = [costs.with_frozen(memory, generating, parts, offload)["activations"] for offload in (True, False)]
     assert found == [1e12 + 1e8 + 1e6, 1e12 + 1e6]
+
+
+def test_copies_of_the_adapter_count(tiny):
+    _, architecture, predicted = tiny("wan22")
+    once, twice, thrice = (
+        costs.memory(costs.step_of(composed([SMALL, "stage=online", *more])), predicted, ONE, architecture.experts, True)["weights"]
+        for more in ([], ["ema_decay=0.9"], ["ema_decay=0.9", "module.reference_update_every_n_steps=5"])
+    )  # fmt: skip
+    assert twice - once == thrice - twice == 4 * predicted.trained * architecture.experts
+
+
+def test_sample_videos_count(tiny):
+    policy, architecture, predicted = tiny("wan22")
+    _, _, cond = inputs(policy, "wan22", [950.0])
+    step = costs.step_of(composed([SMALL, "model.num_inference_steps=4", "stage=distill", "sample_every_n_steps=8"]))  # the student's
+    guided = costs.step_of(composed([SMALL, "model.num_inference_steps=4", "guidance=cfg_stg", "sample_every_n_steps=8"]))
+    for asked, guidance in ((step, NoGuidance()), (guided, CFG(2.0, 2.0, 0.9))):
+        real = counted(lambda guidance=guidance: generate(policy, guidance, cond, initial_noise(policy, [1])), [])
+        asked = replace(asked, sample_rows=2) if asked is guided else asked  # but for the block that STG leaves out
+        assert costs.flops(asked, predicted, ONE, 0.0)["sample videos"] == real.flops * 4 / 8
+    memory = costs.memory(step, predicted, ONE, architecture.experts, True)
+    parts = Frozen(weights=1e9, vae=1e8, decoding=1e12, video=1e6, sliced=True)
+    assert costs.with_frozen(memory, step, parts, offload=False)["activations"] == 1e12
+    assert costs.flops(replace(step, samples=0), predicted, ONE, 0.0)["sample videos"] == 0
+
+
+def test_a_model_too_large_whole_is_told_to_decode_in_tiles():
+    small = ["model=wan22_ti2v_5b", "plan=h100", "trainer.devices=8", "stage=online", "model.decode_tile=null", "plan.reserve_gib=44"]
+    plan = planned(composed(small))
+    assert not plan.fits(plan.memory()) and "model.decode_tile=256 would" in verdict(plan)
