@@ -60,10 +60,16 @@ online: install ## online and half-online stages on the world, with annotators t
 	$(BIN)/python evaluate.py run=online_no_window stage=seed_0 videos=0
 	$(BIN)/python -m apo.reports.online
 
-cheaper: install ## what cheaper candidates cost in quality: cached blocks, fewer solver steps, two windows a pair, ranking ahead
+cheaper: install ## what cheaper candidates cost in quality: cached blocks, fewer solver steps, two windows a pair, ranking ahead, a student's
+	$(BIN)/python train.py -m paper=online ranker.error_rate=0.0 $(ARGS)
 	$(BIN)/python train.py -m paper=cheaper $(ARGS)
-	$(BIN)/python evaluate.py run=cheaper stage='cheaper_*' videos=0
-	$(BIN)/python -m apo.reports.online
+	$(BIN)/python train.py -m paper=distilled_baseline $(ARGS)
+	$(BIN)/python train.py -m paper=cheaper_student $(ARGS)
+	$(BIN)/python evaluate.py run=cheaper stage='*' videos=0
+	$(BIN)/python evaluate.py run=cheaper stage='cheaper_guided*' videos=0 $(GUIDED)
+	$(BIN)/python evaluate.py run=online stage='ranker.error_rate_0.0*' videos=0
+	$(BIN)/python evaluate.py run=online stage='ranker.error_rate_0.0*' videos=0 $(GUIDED)
+	$(BIN)/python -m apo.reports.cheaper
 
 search: install ## the hyperparameters of Table 1's arms, by the same search for each on validation conditions
 	$(BIN)/python -m apo.reports.search

@@ -1,11 +1,16 @@
 """What can be known to be wrong with a run before anything is loaded, part by part."""
 
+from collections.abc import Sequence
+
+import torch
+from diffusers import WanTransformer3DModel
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from apo.modules.sharded import group_size
-from apo.plan.architecture import PUBLISHED, architecture_of
+from apo.plan.architecture import PUBLISHED, Architecture, architecture_of
 from apo.policies.context import require_divisible
-from apo.policies.model import WanModel
+from apo.policies.model import WanModel, check_blocks
 from apo.rankers.folders import check_paths
 
 ONE = ("max_steps", "batch_size", "checkpoint_every_n_steps", "validate_every_n_steps", "decay_steps", "trainer.devices",
@@ -55,6 +60,20 @@ def check_architecture(cfg: DictConfig, model: WanModel) -> None:
     model.check_tiles(architecture.spatial)
     model.check_boundary(architecture.experts)
     require_divisible(cfg.trainer.context_parallel, architecture.heads, tokens)
+    if (blocks := OmegaConf.select(cfg, "module.blocks")) is not None:
+        check_blocks(blocks, architecture.transformer["num_layers"], "module.blocks")
+    if cfg.policy.lora is not None and "vlm" not in cfg:
+        check_targets(cfg.policy.lora.targets, architecture)
+
+
+def check_targets(targets: Sequence[str], architecture: Architecture) -> None:
+    """ValueError for a LoRA target that the transformer lacks; peft itself asks that one of them is there."""
+    with torch.device("meta"):
+        model = WanTransformer3DModel(**architecture.transformer | {"num_layers": 1})
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    if lacking := [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in layers)]:
+        there = sorted({name.split(".", 3)[-1] for name in layers if name.startswith("blocks.0.attn")})
+        raise ValueError(f"policy.lora.targets: the model has no linear layer {lacking[0]}; blocks have, among others, {', '.join(there)}")
 
 
 def check_numbers(cfg: DictConfig) -> None:

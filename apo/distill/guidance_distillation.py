@@ -30,8 +30,9 @@ class GuidanceDistillation:
 
     def __post_init__(self):
         for name, given in (("omega", self.omega), ("lambda_", self.lambda_)):
-            if given is not None and (len(given) != 2 or given[0] > given[1]):
-                raise ValueError(f"distill.{name}={list(given)}: give a range [low, high], or null for the guidance's own")
+            if given is not None and (not isinstance(given, Sequence) or len(given) != 2 or given[0] > given[1]):
+                said = list(given) if isinstance(given, Sequence) else given
+                raise ValueError(f"distill.{name}={said}: give a range [low, high], or null for the guidance's own")
         if not isinstance(self.guidance, CFG):
             raise ValueError(f"{type(self.guidance).__name__} leaves nothing to distill: use guidance=cfg_stg or guidance=cfg")
         if self.lambda_ is not None and not isinstance(self.guidance, CFGSTG):

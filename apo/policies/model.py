@@ -102,10 +102,10 @@ class WanModel:
         return Path(WanImageToVideoPipeline.download(self.path))
 
 
-def check_blocks(blocks: Sequence[int], count: int) -> None:
-    """ValueError unless all are among the `count` transformer blocks of an expert."""
+def check_blocks(blocks: Sequence[int], count: int, name: str = "guidance.blocks") -> None:
+    """ValueError unless all are among the `count` transformer blocks of an expert. name: of the setting."""
     if wrong := [index for index in blocks if not 0 <= index < count]:
-        raise ValueError(f"guidance.blocks={list(blocks)}: there is no block {wrong[0]}; the model has {count}, give 0 to {count - 1}")
+        raise ValueError(f"{name}={list(blocks)}: there is no block {wrong[0]}; the model has {count}, give 0 to {count - 1}")
 
 
 CODEC_PARTS = ("vae", "text_encoder", "tokenizer", "image_encoder", "image_processor")

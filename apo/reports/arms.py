@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
@@ -65,15 +66,20 @@ class Arm:
             self.seconds.append(float(seconds.sum()))
             self.time = {key: self.time.get(key, 0.0) + value for key, value in seconds.rename(lambda k: k[5:]).items()}
             cfg = OmegaConf.load(folder / "config.yaml")
-            self.forward_equivalents.append(round(len(metrics) * forwards(step_of(cfg), metrics)))
+            blocks = metrics["generate/blocks"].mean() if "generate/blocks" in metrics else 1.0
+            self.forward_equivalents.append(round(len(metrics) * forwards(step_of(cfg), blocks)))
             self.batch_size = cfg.batch_size
 
 
-def forwards(step: Step, metrics: pd.DataFrame) -> float:
-    """What an optimizer step costs, in forwards of the 2B latents of its pairs; pairs generated anew are not counted."""
-    blocks = metrics["generate/blocks"].mean() if "generate/blocks" in metrics else 1.0
+def forwards(step: Step, blocks: float = 1.0) -> float:
+    """What an optimizer step costs, in forwards of the 2B latents of its pairs; pairs generated anew are not counted, and blocks
+    that STG leaves out are counted as if computed.
+
+    blocks: share of them that generation computes.
+    """
     generated = step.generated * step.solver_steps * step.guidance_rows * blocks / step.windows
-    return step.rows * PASSES + generated / (2 * step.pairs)
+    passes = step.reference * step.reference_forwards + PASSES - 1
+    return step.rows * passes * step.videos / 2 + generated / (2 * step.pairs)
 
 
 def collect(run: Path, pattern: str, remedy: str) -> tuple[dict[str, Arm], list[str]]:
@@ -118,3 +124,12 @@ def percent(interval: Interval) -> str:
     return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
+def bootstrap(values: np.ndarray, draws: int = 4000) -> Interval:
+    """The mean of values (seeds, conditions) with the interval of resampling both."""
+    rng, (seeds, places) = np.random.default_rng(0), values.shape
+    means = [values[rng.integers(seeds, size=seeds)][:, rng.integers(places, size=places)].mean() for _ in range(draws)]
+    return Interval(float(values.mean()), *(float(q) for q in np.quantile(means, [0.025, 0.975])))
+
+
+def points(interval: Interval) -> str:
+    return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"

@@ -12,10 +12,9 @@ RUNS = {  # run folder -> its title, and what its arms are compared with
     "online": ("Online", "the baseline"),
     "online_vlm": ("Online, ranked by the world's trained Qwen3-VL rankers", "the baseline"),
     "half_online": ("Half-online, from the online result of the same seed", "that online result"),
-    "cheaper": ("Cheaper candidates, for at most the online stage's forwards (`make cheaper`)", "the baseline"),
     "online_no_window": ("Online, one row per optimizer step", "the baseline"),
 }
-PATTERN, REMEDY = r"(.*?)-?seed_(\d+)", "`make online` or, of cheaper candidates, `make cheaper` trains and evaluates them"
+PATTERN, REMEDY = r"(.*?)-?seed_(\d+)", "`make online` trains and evaluates them"
 TITLES = {"baseline": "Pre-trained", "": "all seeds"}
 PAPER = """The paper (Section 4.3): distorted 14.0 % before and 7.5 % after the online stage, 7.5 % after the half-online one, whose
 instruction following won 86, tied 148 and lost 22 comparisons by people."""
@@ -29,7 +28,7 @@ def markdown(arms: dict[str, Arm], against: str) -> str:
     for name, arm in arms.items():
         total = sum(arm.time.values())
         cells = [
-            TITLES.get(name, name.replace("ranker.error_rate_", "annotator's error rate ").removeprefix("cheaper_").replace("_", " ")),
+            TITLES.get(name, name.replace("ranker.error_rate_", "annotator's error rate ")),
             f"{spread([100 * v for v in arm.distortion_rate], '{:.1f}')} {percent(arm.pooled)}",
             spread(arm.dynamic_degree),
             f"{spread([100 * v for v in arm.instruction_following], '{:.1f}')} {percent(wilson(arm.followed, arm.videos))}",

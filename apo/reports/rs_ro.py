@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from apo.evaluators.intervals import Interval
-from apo.reports.arms import spread
+from apo.reports.arms import bootstrap, points, spread
 from apo.reports.curriculum import GUIDED, PLAIN
 
 ARMS = {"apo": "with RS & RO", "wo_rs_ro": "without"}
@@ -59,17 +59,6 @@ def require_equally_many(found: Sequence[dict[Path, np.ndarray]]) -> None:
         raise ValueError(
             f"{fewest} has {counts[fewest]} conditions and {most} {counts[most]}: evaluate both with the same conditions.count"
         )
-
-
-def bootstrap(values: np.ndarray, draws: int = 4000) -> Interval:
-    """The mean of values (seeds, conditions) with the interval of resampling both."""
-    rng, (seeds, places) = np.random.default_rng(0), values.shape
-    means = [values[rng.integers(seeds, size=seeds)][:, rng.integers(places, size=places)].mean() for _ in range(draws)]
-    return Interval(float(values.mean()), *(float(q) for q in np.quantile(means, [0.025, 0.975])))
-
-
-def points(interval: Interval) -> str:
-    return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 def percent(values: np.ndarray) -> str:

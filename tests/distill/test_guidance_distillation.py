@@ -55,6 +55,7 @@ def test_the_teacher_stays_put_while_the_student_moves(request, tmp_path):
 @pytest.mark.parametrize("settings, said", [
     ((NoGuidance(), None, None), "NoGuidance leaves nothing to distill: use guidance=cfg_stg or guidance=cfg"),
     ((TEACHER, [3.0, 1.0], None), r"distill.omega=\[3.0, 1.0\]: give a range"),
+    ((TEACHER, 1.5, None), r"distill.omega=1.5: give a range"),
     ((TEACHER, None, [1.0]), r"distill.lambda_=\[1.0\]: give a range"),
     ((CFG(1.0, 1.0, 0.9), None, [0.0, 1.0]), r"distill.lambda_=\[0.0, 1.0\] needs guidance=cfg_stg"),
 ])  # fmt: skip

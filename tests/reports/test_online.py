@@ -1,6 +1,5 @@
 """The report of the online stages: seeds pooled, time in shares, what is missing named."""
 
-import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
@@ -44,9 +43,8 @@ def test_the_command_writes_table_and_figure(folder, monkeypatch, capsys):
 def test_generation_counts_in_forwards_of_the_pairs(tmp_path, changes, forwards):
     online = {"stage": {"name": "online", "data": "prompts", "needs_reference": True}, "module": {"pairs": {"candidates": 2} | changes}}
     folder = runs.training(tmp_path / "run", 40, **online)
-    cfg, metrics = OmegaConf.load(folder / "config.yaml"), pd.read_csv(folder / "metrics.csv")
-    assert arms.forwards(step_of(cfg), metrics) == 5 * 4 + forwards
-    metrics["generate/blocks"] = 0.5
-    assert arms.forwards(step_of(cfg), metrics) == 5 * 4 + forwards / 2
+    cfg = OmegaConf.load(folder / "config.yaml")
+    assert arms.forwards(step_of(cfg)) == 5 * 4 + forwards
+    assert arms.forwards(step_of(cfg), blocks=0.5) == 5 * 4 + forwards / 2
     cfg.module.windows_per_pair = 2
-    assert arms.forwards(step_of(cfg), metrics) == 5 * 4 + forwards / 4
+    assert arms.forwards(step_of(cfg), blocks=0.5) == 5 * 4 + forwards / 4
