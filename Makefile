@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?=
+# what train.py is given that evaluations and reports have to be told, too
+MODEL = $(filter model=% model.%,$(ARGS))
 
 help: ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -19,7 +21,7 @@ install: .venv/installed ## the environment, in .venv
 
 demo: install ## align the shipped baseline with offline Diffusion-APO; before and after, in pictures
 	$(BIN)/python train.py run=demo stage=offline sampler=apo $(ARGS)
-	$(BIN)/python evaluate.py run=demo stage=offline against=baseline
+	$(BIN)/python evaluate.py run=demo stage=offline against=baseline $(MODEL)
 
 test: install ## every test
 	$(BIN)/python -m pytest
@@ -44,20 +46,20 @@ bench: install ## optimizer step against its bare forward and backward passes
 
 table1: install ## Table 1 and the window ablations on the world: all arms, three seeds
 	$(BIN)/python train.py -m paper=table1 $(ARGS)
-	$(BIN)/python evaluate.py run=table1 stage='ablation_*' videos=0
+	$(BIN)/python evaluate.py run=table1 stage='ablation_*' videos=0 $(MODEL)
 	$(BIN)/python -m apo.reports.table1
 
 online: install ## online and half-online stages on the world, with annotators that err: three seeds
 	$(BIN)/python train.py -m paper=online $(ARGS)
-	$(BIN)/python evaluate.py run=online stage='ranker*' videos=0
+	$(BIN)/python evaluate.py run=online stage='ranker*' videos=0 $(MODEL)
 	$(BIN)/python train.py -m paper=online_vlm $(ARGS)
-	$(BIN)/python evaluate.py run=online_vlm stage='seed_*' videos=0
+	$(BIN)/python evaluate.py run=online_vlm stage='seed_*' videos=0 $(MODEL)
 	$(BIN)/python train.py -m paper=half_online $(ARGS)
 	for seed in 0 1 2; do $(BIN)/python evaluate.py run=half_online stage=seed_$$seed videos=0 \
-		against=outputs/online/ranker.error_rate_0.0-seed_$$seed || exit 1; done
+		against=outputs/online/ranker.error_rate_0.0-seed_$$seed $(MODEL) || exit 1; done
 	$(BIN)/python train.py run=online_no_window hydra.run.dir=outputs/online_no_window/seed_0 stage=online ablation=no_window max_steps=200 \
 		sample_every_n_steps=0 $(ARGS)
-	$(BIN)/python evaluate.py run=online_no_window stage=seed_0 videos=0
+	$(BIN)/python evaluate.py run=online_no_window stage=seed_0 videos=0 $(MODEL)
 	$(BIN)/python -m apo.reports.online
 
 cheaper: install ## what cheaper candidates cost in quality: cached blocks, fewer solver steps, two windows a pair, ranking ahead, a student's
@@ -65,10 +67,10 @@ cheaper: install ## what cheaper candidates cost in quality: cached blocks, fewe
 	$(BIN)/python train.py -m paper=cheaper $(ARGS)
 	$(BIN)/python train.py -m paper=distilled_baseline $(ARGS)
 	$(BIN)/python train.py -m paper=cheaper_student $(ARGS)
-	$(BIN)/python evaluate.py run=cheaper stage='*' videos=0
-	$(BIN)/python evaluate.py run=cheaper stage='cheaper_guided*' videos=0 $(GUIDED)
-	$(BIN)/python evaluate.py run=online stage='ranker.error_rate_0.0*' videos=0
-	$(BIN)/python evaluate.py run=online stage='ranker.error_rate_0.0*' videos=0 $(GUIDED)
+	$(BIN)/python evaluate.py run=cheaper stage='*' videos=0 $(MODEL)
+	$(BIN)/python evaluate.py run=cheaper stage='cheaper_guided*' videos=0 $(GUIDED) $(MODEL)
+	$(BIN)/python evaluate.py run=online stage='ranker.error_rate_0.0*' videos=0 $(MODEL)
+	$(BIN)/python evaluate.py run=online stage='ranker.error_rate_0.0*' videos=0 $(GUIDED) $(MODEL)
 	$(BIN)/python -m apo.reports.cheaper
 
 search: install ## the hyperparameters of Table 1's arms, by the same search for each on validation conditions
@@ -93,17 +95,17 @@ define run-curriculum
 endef
 
 curriculum: install ## the five stages, one after another, and their report (under an hour; SEEDS="0 1 2" for three seeds; resumes)
-	$(call run-curriculum,,curriculum,)
+	$(call run-curriculum,,curriculum,$(MODEL))
 
 curriculum-quick: install ## the same with few steps and videos, to see it run (under 10 minutes)
-	$(call run-curriculum,quick/,curriculum_quick,conditions.count=32)
+	$(call run-curriculum,quick/,curriculum_quick,conditions.count=32 $(MODEL))
 
 rsro: install ## what random shift and offset are worth after distillation: two arms, three seeds
 	$(BIN)/python train.py -m paper=table1 ablation=apo,wo_rs_ro $(ARGS)
 	$(BIN)/python train.py -m paper=rs_ro_distilled $(ARGS)
 	for arm in apo wo_rs_ro; do for how in "" "$(GUIDED)"; do \
-		$(BIN)/python evaluate.py run=table1 stage="ablation_$$arm-seed_*" videos=0 $$how || exit 1; done; done
-	$(BIN)/python evaluate.py run=rs_ro_distilled stage='arm_*' against=null videos=0
+		$(BIN)/python evaluate.py run=table1 stage="ablation_$$arm-seed_*" videos=0 $$how $(MODEL) || exit 1; done; done
+	$(BIN)/python evaluate.py run=rs_ro_distilled stage='arm_*' against=null videos=0 $(MODEL)
 	$(BIN)/python -m apo.reports.rs_ro
 
 lint: install ## ruff
