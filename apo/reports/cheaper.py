@@ -38,6 +38,7 @@ TABLES = {  # the first trained arm is what the others are compared with
         Arm("half the solver's steps", "cheaper/cheaper_fewer_steps-seed_{}",
             scale=["cheaper=fewer_steps", "module.pairs.rollout.num_inference_steps=20"]),
         Arm("two windows a pair", "cheaper/cheaper_two_windows-seed_{}", scale=["cheaper=two_windows"]),
+        Arm("both", "cheaper/cheaper_both-seed_{}", scale=["cheaper=both", "module.pairs.rollout.num_inference_steps=20"]),
         Arm("ranked a step ahead", "cheaper/cheaper_ahead-seed_{}", scale=["cheaper=ahead"]),
     ],
     "Measured under guidance or, once it is distilled, in one forward": [

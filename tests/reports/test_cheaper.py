@@ -45,6 +45,7 @@ def test_the_command_writes_rates_differences_and_costs(outputs, capsys):
 
 @pytest.mark.parametrize("overrides, expected", [
     (["stage=online"], 100), (["cheaper=cache"], 44), (["cheaper=two_windows"], 60), (["cheaper=ahead"], 100),
+    (["cheaper=both", "module.pairs.rollout.num_inference_steps=20"], 40),
     (["cheaper=student", "adapter=student"], 60), (["cheaper=guided"], 140), (["stage=offline"], 20),
 ])  # fmt: skip
 def test_forwards_of_a_step_at_scale(overrides, expected):
