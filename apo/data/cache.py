@@ -6,7 +6,6 @@ import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from apo.data.checksums import Checksums, file_digest
+from apo.data.checksums import Checksums, Digests
 from apo.data.manifest import Problem, Row, VideoFile
 from apo.data.video import Spec, VideoError, read_image, read_video
 from apo.interfaces import Policy
@@ -47,17 +46,17 @@ class LatentCache:
         self.folder = Path(folder) / hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
 
     def build(
-        self, rows: Sequence[Row], policy: Policy, rank: int = 0, world: int = 1, checksums: Checksums | None = None
-    ) -> Built:
+        self, rows: Sequence[Row], policy: Policy, rank: int = 0, world: int = 1, checksums: Checksums | None = None, quiet: bool = False,
+    ) -> Built:  # fmt: skip
         """Encodes those of rows[rank::world] that have no sound file yet. Interrupted, it goes on where it was.
 
         A bad row doesn't stop the others; it is reported in the result. No collective calls. With checksums, a file whose
         bytes have changed since they were written is encoded anew.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        digest = cache(file_digest)  # the same video is often in many pairs
+        digest = Digests(self.folder.parent, f"{rank}of{world}")
         built = Built({}, [])
-        for index in tqdm(range(rank, len(rows), world), desc="encoding", disable=rank > 0):
+        for index in tqdm(range(rank, len(rows), world), desc="encoding", disable=quiet or rank > 0):
             row = rows[index]
             try:
                 name = file_name(row, digest)

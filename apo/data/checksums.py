@@ -1,6 +1,8 @@
-"""sha256 of a folder's files, so that a disk's silent damage is found before training meets it."""
+"""sha256 of files: a cache's, so that a disk's silent damage is found before training meets it, and the user's, which rows are named by."""
 
 import hashlib
+import json
+import os
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -12,6 +14,41 @@ def file_digest(path: Path) -> str:
     """In hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Digests:
+    """sha256 of files, remembered while a file has the same size and times: a start does not read all videos again.
+
+    Each writer has a list of its own in the folder, and reads those of all.
+    """
+
+    def __init__(self, folder: Path, writer: str):
+        self.list = Path(folder) / f"{writer}.digests"
+        self.known: dict[str, tuple[list[int], str]] = {}
+        for file in Path(folder).glob("*.digests"):
+            for line in file.read_text().split("\n"):
+                if (found := recalled(line)) is not None:
+                    path, state, digest = found
+                    self.known[path] = state, digest
+
+    def __call__(self, path: Path) -> str:
+        """In hexadecimal."""
+        name, found = str(path.resolve()), os.stat(path)
+        state = [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+        if self.known.get(name, (None,))[0] != state:
+            self.known[name] = state, file_digest(path)
+            with self.list.open("a") as file:
+                file.write(f"\n{json.dumps([name, *self.known[name]])}\n")  # begins a line even after a writer that died within one
+        return self.known[name][1]
+
+
+def recalled(line: str) -> tuple[str, list[int], str] | None:
+    """(path, size and times, digest), or None of an empty line and of one that a dying writer left half."""
+    try:
+        path, state, digest = json.loads(line)
+        return path, state, digest
+    except ValueError:
+        return None
 
 
 class Checksums:

@@ -1,25 +1,24 @@
 """What `data=` gives to a stage and in what order, and labelled pairs of the user's own (`data=pairs`)."""
 
-import datetime
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from filelock import FileLock
 from torch.utils.data import Dataset
 
-from apo.data.cache import Built, LatentCache, fingerprint
+from apo.data.cache import LatentCache, fingerprint
 from apo.data.cached import CachedDataset, stacked
 from apo.data.manifest import Manifest, ManifestError, PairRow, Row, check, read
+from apo.data.shares import ALL, from_environment
 from apo.data.video import Spec
 from apo.interfaces import Pair, Policy
-from apo.seeds import generator, rank, world_size
+from apo.seeds import generator
 
 ORDER = 0x0DDE5  # keeps the order's random stream apart from others with the same seed
 
@@ -130,8 +129,10 @@ class UserRows:
         return read(self.path, self.row_type)
 
     def rows(self, spec: Spec) -> list[Row]:
-        """ManifestError with every bad row; see PairData."""
-        return check(self.manifest(), spec)
+        """All rows. ManifestError with every bad one; of those that torchrun or srun started, each process looks at its share."""
+        manifest, mine = self.manifest(), from_environment(os.environ) or ALL
+        check(replace(manifest, rows=manifest.rows[mine.rank :: mine.world]), spec)
+        return manifest.rows
 
 
 class UserPairs(UserRows):
@@ -159,27 +160,18 @@ class UserPairs(UserRows):
 def encoded(path: Path, rows: list[Row], cache_dir: Path, policy: Policy) -> list[Path]:
     """The cache file of each row of the manifest `path`; ManifestError on every rank.
 
-    Ranks that know of each other share the work. Processes that torchrun has only just started don't: one of them encodes, and the
-    others wait and find it done (`python -m apo.data.cache` beforehand lets all of them work).
+    Processes that torchrun or srun started share the work, each its own rows first: it then goes through the others' rows, once
+    those who are at them have finished or died.
     """
     cache = LatentCache(cache_dir, fingerprint(policy))
     cache.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache.folder / "lock") if world_size() == 1 else nullcontext():
-        built = cache.build(rows, policy, rank(), world_size())
-    shares = from_all_ranks(built)
-    if problems := [problem for share in shares for problem in share.problems]:
-        raise ManifestError(path, problems)
-    names = {index: name for share in shares for index, name in share.names.items()}
+    mine, names, problems = from_environment(os.environ) or ALL, {}, []
+    for turn in range(mine.world):
+        share = (mine.rank + turn) % mine.world
+        with FileLock(cache.folder / f"{share}of{mine.world}.lock"):
+            built = cache.build(rows, policy, share, mine.world, quiet=turn > 0)
+        names |= built.names
+        problems += built.problems
+    if problems:
+        raise ManifestError(path, sorted(problems, key=lambda problem: problem.line))
     return [cache.folder / names[index] for index in range(len(rows))]
-
-
-def from_all_ranks(share: Built) -> list[Built]:
-    """Every rank's share, once all are done."""
-    if world_size() == 1:
-        return [share]
-    # A rank whose share was cached already waits for those who encode for hours; the default group gives up sooner.
-    group = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=7))
-    shares = [share] * world_size()
-    dist.all_gather_object(shares, share, group=group)
-    dist.destroy_process_group(group)
-    return shares

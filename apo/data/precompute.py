@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,24 +25,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from apo.data.cache import LatentCache, fingerprint
 from apo.data.checksums import Checksums
-from apo.data.manifest import ManifestError, check
+from apo.data.manifest import ManifestError
 from apo.data.pairs import UserRows
+from apo.data.shares import Share, from_environment
 from apo.policies.encoder import WanEncoder
 from apo.policies.model import ROOT
-
-RANKS = (  # names of rank, world and local rank, and what is set only where those count
-    ("RANK", "WORLD_SIZE", "LOCAL_RANK", "WORLD_SIZE"),
-    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_ID"),  # sbatch's own shell has no step
-)
-
-
-@dataclass(frozen=True)
-class Share:
-    """rows[rank::world] of a manifest; `local` numbers the processes of one machine."""
-
-    rank: int
-    world: int
-    local: int
 
 
 def main() -> None:
@@ -59,12 +45,11 @@ def main() -> None:
         if given.share:
             rank, world, report = given.share.split("/", 2)
             run(cfg, data, Share(int(rank), int(world), int(rank)), Path(report))
-        elif launched:
-            manifest = data.manifest()
-            check(replace(manifest, rows=manifest.rows[launched.rank :: launched.world]), instantiate(cfg.model).spec)
+            return
+        data.rows(instantiate(cfg.model).spec)
+        if launched:
             run(cfg, data, launched)
         else:
-            data.rows(instantiate(cfg.model).spec)
             coordinate(overrides, given.workers or 1, len(data.manifest().rows))
     except (ValueError, FileNotFoundError, HydraException) as error:  # hydra wraps what a constructor raises
         sys.exit(f"cache: {error.__cause__ or error}")
@@ -85,14 +70,6 @@ def user_rows(cfg: DictConfig) -> UserRows:
     if not isinstance(data, UserRows):
         raise ValueError(f"data={cfg.data._target_.split('.')[-1]} has no rows to encode: use data=pairs, anchors or prompts")
     return data
-
-
-def from_environment(environment) -> Share | None:
-    """The share that torchrun's or srun's variables give this process."""
-    for rank, world, local, sign in RANKS:
-        if sign in environment and world in environment:
-            return Share(int(environment[rank]), int(environment[world]), int(environment.get(local, 0)))
-    return None
 
 
 def run(cfg: DictConfig, data: UserRows, share: Share, report: Path | None = None) -> None:

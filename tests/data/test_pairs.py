@@ -1,10 +1,12 @@
 import json
+import os
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -83,7 +85,7 @@ def test_the_split_leaves_pairs_to_train_on(pairs):
         pairs.split(0.99, seed=0)
 
 
-def test_check_finds_bad_rows_and_settings_without_a_model(tmp_path, manifest):
+def test_check_finds_bad_rows_and_settings_without_a_model(tmp_path, manifest, monkeypatch):
     data = UserPairs(str(manifest), str(tmp_path / "cache"), validation_fraction=0.2, seed=0)
     data.check(Spec())
     (tmp_path / "bad4.mp4").unlink()
@@ -92,26 +94,62 @@ def test_check_finds_bad_rows_and_settings_without_a_model(tmp_path, manifest):
     with pytest.raises(ValueError, match="data.validation_fraction=1.5"):
         UserPairs(str(manifest), str(tmp_path / "cache"), validation_fraction=1.5, seed=0)
     assert not (tmp_path / "cache").exists()
+    monkeypatch.setenv("WORLD_SIZE", "2")  # under torchrun each process looks at its share
+    monkeypatch.setenv("RANK", "1")
+    data.check(Spec())
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ManifestError, match="line 5"):
+        data.check(Spec())
 
 
-def prepare_as(rank: int, folder: Path, manifest: Path) -> None:
-    """One of two processes: builds its share twice, the second time with a file that decodes no more."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    policy, data = FakePolicy(), UserPairs(str(manifest), str(folder / "cache"), validation_fraction=0.0, seed=0)
+class SlowPolicy(FakePolicy):
+    """stops: once so many videos are encoded, it says so and never comes back."""
+
+    def __init__(self, mark: Path, stops: int | None = None):
+        super().__init__()
+        self.mark, self.stops = mark, stops
+
+    def encode(self, video):
+        time.sleep(0.1)
+        if self.stops is not None and self.encoded >= self.stops:
+            self.mark.touch()
+            time.sleep(600)
+        return super().encode(video)
+
+
+def prepare_as(rank: int, folder: Path, manifest: Path, stops: int | None = None) -> None:
+    """One of two processes as torchrun starts them."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    (folder / f"{rank}.here").touch()
+    while stops is None and not (folder / f"{1 - rank}.here").exists():
+        time.sleep(0.01)
+    policy, data = SlowPolicy(folder / "stuck", stops), UserPairs(str(manifest), str(folder / "cache"), validation_fraction=0.0, seed=0)
     files = [file.name for file in data.prepare(policy).train.files]
     (folder / f"{rank}.json").write_text(json.dumps([policy.encoded, files]))
-    dist.barrier()
-    (folder / "bad4.mp4").write_bytes((folder / "good0.mp4").read_bytes() + b"\0\0\0\x08free")  # row 4's chosen frames
-    dist.barrier()
-    with pytest.raises(ManifestError, match="line 5: .*same frames"):
-        data.prepare(policy)
-    dist.destroy_process_group()
 
 
-def test_ranks_share_the_encoding_and_agree(tmp_path, manifest):
+def test_processes_that_do_not_know_each_other_yet_share_the_encoding_and_agree(tmp_path, manifest):
     mp.spawn(prepare_as, (tmp_path, manifest), nprocs=2)
     (encoded, files), (other_encoded, other_files) = (json.loads((tmp_path / f"{r}.json").read_text()) for r in (0, 1))
     assert (encoded, other_encoded) == (8, 6) and files == other_files and len(files) == 7
+
+
+def test_the_share_of_a_process_that_died_is_taken_over(tmp_path, manifest, monkeypatch):
+    died = mp.get_context("spawn").Process(target=prepare_as, args=(1, tmp_path, manifest, 2))
+    died.start()
+    while not (tmp_path / "stuck").exists():
+        assert died.is_alive()
+        time.sleep(0.01)
+    threading.Timer(1.0, died.kill).start()
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    policy = FakePolicy()
+    data = UserPairs(str(manifest), str(tmp_path / "cache"), validation_fraction=0.0, seed=0)
+    assert len(data.prepare(policy).train.files) == 7 and policy.encoded == 14 - 2
+    died.join()
+    (tmp_path / "bad4.mp4").write_bytes((tmp_path / "good0.mp4").read_bytes() + b"\0\0\0\x08free")  # row 4's chosen frames
+    with pytest.raises(ManifestError, match="line 5: .*same frames"):
+        data.prepare(policy)
 
 
 def test_config_instantiates(tmp_path, manifest):

@@ -1,5 +1,6 @@
 """`python -m apo.data.cache` with real processes, one of them killed, over a tiny random pipeline."""
 
+import hashlib
 import os
 import re
 import signal
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from apo.data.checksums import Checksums
-from apo.data.precompute import Share, from_environment
+from apo.data.checksums import Checksums, Digests, file_digest
+from apo.data.shares import Share, from_environment
 from tests.clips import write_manifest
 from tests.data.clips import contents
 
@@ -136,3 +137,17 @@ def test_checksums_take_either_writers_bytes_and_no_half_line(tmp_path):
     assert not again.holds(file)
     again.record(file)
     assert Checksums(tmp_path, "rank3").holds(file)
+
+
+def test_a_files_digest_is_computed_again_only_when_it_has_changed(tmp_path, monkeypatch):
+    file, read = tmp_path / "video.mp4", []
+    file.write_bytes(b"one")
+    monkeypatch.setattr("apo.data.checksums.file_digest", lambda path: read.append(path) or file_digest(path))
+    first = Digests(tmp_path, "0of2")
+    assert first(file) == first(file) == hashlib.sha256(b"one").hexdigest() and len(read) == 1
+    with first.list.open("a") as half:
+        half.write('["/died/while/wri')
+    assert Digests(tmp_path, "1of2")(file) == first(file) and len(read) == 1  # another writer's
+    file.write_bytes(b"two")
+    assert Digests(tmp_path, "0of2")(file) == hashlib.sha256(b"two").hexdigest()
+    assert Digests(tmp_path, "0of2")(file) == hashlib.sha256(b"two").hexdigest() and len(read) == 2
