@@ -43,10 +43,10 @@ def check_trainer(cfg: DictConfig) -> None:
             )
         if "vlm" in cfg:
             raise ValueError("trainer=fsdp shards Wan's transformers, and stage=ranker trains a ranking model: use trainer=ddp")
-        if (threshold := OmegaConf.select(cfg, "module.pairs.rollout.cache_threshold")) is not None:
+        if shared > 1 and (threshold := OmegaConf.select(cfg, "module.pairs.rollout.cache_threshold")) is not None:
             raise ValueError(
-                f"module.pairs.rollout.cache_threshold={threshold}: each rank would leave out other blocks of the weights "
-                "that trainer=fsdp shares; set it null"
+                f"module.pairs.rollout.cache_threshold={threshold}: what the first block changes is not known whole where "
+                f"trainer.context_parallel={shared} divides the tokens; set one of them null, or 1"
             )
 
 

@@ -11,8 +11,9 @@ import argparse
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -86,15 +87,16 @@ class Adapter:
         with safe_open(self.folder / FILES[expert], "pt") as file:
             return {key.removeprefix("transformer."): file.get_tensor(key) for key in file.keys()}
 
-    def deltas(self, expert: str) -> dict[str, Tensor]:
-        """What each weight of an expert gains: alpha / rank · B·A, in float32."""
+    def deltas(self, expert: str) -> dict[str, Callable[[], Tensor]]:
+        """What makes each weight's gain, alpha / rank · B·A in float32: all of an expert's at once are larger than the expert."""
         state, settings = self.state(expert), adapter_settings(self.folder)
         modules = {key.removesuffix(".lora_A.weight") for key in state if key.endswith(".lora_A.weight")}
         scale = settings["alpha"] / settings["rank"]
-        return {
-            f"{module}.weight": scale * (state[f"{module}.lora_B.weight"].float() @ state[f"{module}.lora_A.weight"].float())
-            for module in sorted(modules)
-        }
+
+        def delta(module: str) -> Tensor:
+            return scale * (state[f"{module}.lora_B.weight"].float() @ state[f"{module}.lora_A.weight"].float())
+
+        return {f"{module}.weight": partial(delta, module) for module in sorted(modules)}
 
     def base(self, path: str | None) -> Path:
         """The pipeline folder that it was trained on (or `path`); ExportError if its weights are others."""
@@ -136,7 +138,7 @@ def write_fused(adapter: Adapter, out: Path, experts: list[str], base: Path) -> 
         for file in sorted((base / key).glob("*.safetensors")):
             weights, metadata = dict(tensors(file)), {"format": "pt"}
             for name in deltas.keys() & weights.keys():
-                delta, weight = deltas.pop(name), weights[name]
+                delta, weight = deltas.pop(name)(), weights[name]
                 exact = weight.float() + delta
                 weights[name] = exact.to(weight.dtype)
                 lost += float((weights[name].float() - exact).square().sum())

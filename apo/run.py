@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader, Sampler
 
 from apo import lineage
 from apo.checks import check_architecture, check_numbers, check_trainer, check_vlm, check_windows, windows_per_pair
-from apo.data.pairs import PairSplit, StepBatches
+from apo.data.pairs import PairSplit, StepBatches, UserRows
+from apo.data.precompute import device
+from apo.data.shares import ALL, from_environment
 from apo.guidance.cfg_stg import CFGSTG
 from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
 from apo.modules.loggers import MetricsCSV
@@ -51,6 +53,9 @@ def train(cfg: DictConfig, folder: Path) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     data = instantiate(cfg.data)
+    if isinstance(data, UserRows):  # what is not in the cache yet is encoded where training will be
+        local = (from_environment(os.environ) or ALL).local
+        module.policy.codec.to(device(cfg.trainer.accelerator, local))
     split = data.prepare(module.policy)
     last = folder / "checkpoints" / "last.ckpt"
     trainer = build_trainer(cfg, folder, split)

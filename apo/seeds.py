@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 _of_replica = 1  # processes
+_on_cpus: dist.ProcessGroup | None = None  # of all ranks, where the default group is on GPUs
 
 
 def generator(*key: int) -> torch.Generator:
@@ -61,6 +62,9 @@ def collected(value) -> list | None:
     """What each rank gives, in the order of ranks, on rank 0 alone: the others get None."""
     if world_size() == 1:
         return [value]
+    global _on_cpus
+    if _on_cpus is None and dist.get_backend() != "gloo":
+        _on_cpus = dist.new_group(backend="gloo")  # NCCL would gather in rank 0's GPU memory
     values = [None] * world_size() if rank() == 0 else None
-    dist.gather_object(value, values)
+    dist.gather_object(value, values, group=_on_cpus)
     return values

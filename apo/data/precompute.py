@@ -77,14 +77,15 @@ def run(cfg: DictConfig, data: UserRows, share: Share, report: Path | None = Non
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
     rows = data.manifest().rows
-    encoder = WanEncoder(instantiate(cfg.model)).to(device(cfg.trainer.accelerator, share.local))
+    place = device("auto", share.local)
+    encoder = WanEncoder(instantiate(cfg.model)).to(place)
     cache = LatentCache(data.cache_dir, fingerprint(encoder))
     cache.folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     built = cache.build(rows, encoder, share.rank, share.world, Checksums(cache.folder, f"rank{share.rank}of{share.world}"))
     seconds = time.perf_counter() - began
     there = len(built.names) - built.encoded
-    print(f"share {share.rank + 1} of {share.world}: {throughput(built.encoded, there, seconds)} -> {cache.folder}", flush=True)
+    print(f"share {share.rank + 1} of {share.world} on {place}: {throughput(built.encoded, there, seconds)} -> {cache.folder}", flush=True)
     if report is not None:
         report.write_text(json.dumps({"encoded": built.encoded, "there": there}))
     if built.problems:
@@ -92,7 +93,7 @@ def run(cfg: DictConfig, data: UserRows, share: Share, report: Path | None = Non
 
 
 def device(accelerator: str, local: int) -> torch.device:
-    """One GPU a process in turn, where the trainer would use GPUs."""
+    """One GPU a process in turn, where there are any; accelerator=cpu: none."""
     if accelerator == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", local % torch.cuda.device_count())

@@ -24,6 +24,6 @@ ALL = Share(0, 1, 0)
 def from_environment(environment: Mapping[str, str]) -> Share | None:
     """The share that torchrun's or srun's variables give this process."""
     for rank, world, local, sign in RANKS:
-        if sign in environment and world in environment:
+        if all(name in environment for name in (rank, world, sign)):
             return Share(int(environment[rank]), int(environment[world]), int(environment.get(local, 0)))
     return None

@@ -19,9 +19,10 @@ from apo.modules.preference import PreferenceModule
 from apo.pairs.online import RankerFailed
 from apo.pairs.rollout import evaluating, rows
 from apo.policies.wan import WanPolicy
-from apo.seeds import generator
+from apo.seeds import generator, replica, replicas
 
 SAMPLES = 4  # videos, each time
+HELD_OUT = 64  # pairs, each time
 
 
 class WholeCheckpoint(Callback):
@@ -97,22 +98,28 @@ class SampleVideos(Callback):
 
 
 class HeldOutPairs(Callback):
-    """val/ metrics on pairs that are not trained on, at five fixed noise levels and fixed noise, every N steps."""
+    """val/ metrics on pairs that are not trained on, at five fixed noise levels and fixed noise, every N steps.
+
+    At most HELD_OUT pairs, which the replicas share. All compute equally often, since sharded weights need all ranks.
+    """
 
     def __init__(self, pairs: PairDataset, every_n_steps: int, batch_size: int):
         self.pairs, self.every_n_steps, self.batch_size = pairs, every_n_steps, batch_size
+        self.count = min(len(pairs), HELD_OUT)
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: L.Trainer, module: PreferenceModule | DistillationModule, outputs, batch, batch_idx) -> None:
         if trainer.global_step % self.every_n_steps and trainer.global_step != trainer.max_steps:
             return
-        values = defaultdict(list)
-        for start in range(0, len(self.pairs), self.batch_size):
-            pair = self.pairs.collate([self.pairs[i] for i in range(start, min(start + self.batch_size, len(self.pairs)))])
+        values, starts = defaultdict(list), range(0, self.count, self.batch_size)
+        for turn in range(0, len(starts), replicas()):
+            start = starts[min(turn + replica(), len(starts) - 1)]
+            counts = turn + replica() < len(starts)  # else it only keeps the others company
+            pair = self.pairs.collate([self.pairs[i] for i in range(start, min(start + self.batch_size, self.count))])
             pair = module.transfer_batch_to_device(pair, module.device, 0)
             noise = torch.stack([torch.randn(x.shape, generator=generator(start, i)) for i, x in enumerate(pair.chosen)])
             for t in (980.0, 940.0, 880.0, 700.0, 400.0):
                 found = module.held_out(pair, torch.full((len(noise),), t), noise.to(pair.chosen))
                 for key, value in found.items():
-                    values[f"val/{key}"].append(value * len(noise))
-        module.record({key: torch.stack(value).sum() / (5 * len(self.pairs)) for key, value in values.items()})
+                    values[f"val/{key}"].append(value * len(noise) * counts)
+        module.record({key: torch.stack(value).sum() * replicas() / (5 * self.count) for key, value in values.items()})

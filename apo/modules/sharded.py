@@ -3,6 +3,7 @@
 import secrets
 import shutil
 from collections import defaultdict
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.optim import Optimizer
+
+PATIENCE = timedelta(hours=4)  # of ranks for one that still reads weights from a shared disk, or downloads them; torch has 10 to 30 minutes
 
 
 def group_size(shard: int | str, nodes: int, devices: int) -> int:
@@ -30,7 +33,7 @@ class ShardedStrategy(ModelParallelStrategy):
     """
 
     def __init__(self, shard: int, processes: int, backend: str | None):
-        super().__init__(processes // shard, shard, process_group_backend=backend)
+        super().__init__(processes // shard, shard, process_group_backend=backend, timeout=PATIENCE)
         self.newest: str | None = None  # the folder of the last checkpoint that was written or read
 
     @property
@@ -53,7 +56,7 @@ class ShardedStrategy(ModelParallelStrategy):
         if self.is_global_zero:
             for old in path.parent.glob("step_*-*"):  # of checkpoints before the last, and of saves that were cut short
                 if old.name != self.newest:
-                    shutil.rmtree(old)
+                    shutil.rmtree(old, ignore_errors=True)  # a file that is open elsewhere stays on NFS for a while
         self.barrier()
         (optimizer,) = checkpoint.pop("optimizer_states")
         dcp.save({"model": checkpoint.pop("state_dict"), "optimizer": optimizer["state"]}, checkpoint_id=path.parent / folder)
@@ -63,7 +66,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path, weights_only=None) -> dict:
         path = Path(checkpoint_path)
-        checkpoint = torch.load(path, weights_only=False)
+        checkpoint = torch.load(path, weights_only=False, mmap=True)  # of what all ranks' candidates take, each reads its own
         self.newest = checkpoint["tensors"]
         (optimizer,) = self.optimizers
         folder, parameters = path.parent / self.newest, dict(self.model.named_parameters())

@@ -54,6 +54,8 @@ class AheadPairs(OnlinePairs):
 
     @torch.no_grad()
     def ask(self, videos: Tensor, cond: Condition) -> tuple[list[tuple], Exception | None]:
+        if videos.is_cuda:  # the current device is a thread's own, and "cuda" in a new one is the first
+            torch.cuda.set_device(videos.device)
         return super().ask(videos, cond)
 
     def state(self) -> tuple[Tensor, Condition] | None:

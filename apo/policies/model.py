@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]  # of the repository: relative model paths may start here
@@ -97,9 +98,15 @@ class WanModel:
         """The pipeline folder, downloaded from the hub if it is not on this disk."""
         if (local := self.local()) is not None:
             return local
-        from diffusers import WanImageToVideoPipeline
+        return downloaded(self.path)
 
-        return Path(WanImageToVideoPipeline.download(self.path))
+
+@cache
+def downloaded(path: str) -> Path:
+    """The folder of a pipeline of the hub; it is asked once in a process."""
+    from diffusers import WanImageToVideoPipeline
+
+    return Path(WanImageToVideoPipeline.download(path))
 
 
 def check_blocks(blocks: Sequence[int], count: int, name: str = "guidance.blocks") -> None:

@@ -4,10 +4,16 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
+import torch.distributed as dist
 from diffusers import WanTransformer3DModel
+from diffusers.hooks._helpers import TransformerBlockRegistry
+from diffusers.hooks.first_block_cache import FBCHeadBlockHook
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -40,6 +46,20 @@ def seemingly_on_cpu(expert: nn.Module) -> Iterator[None]:
         empty(expert)
 
 
+@contextmanager
+def one_decision() -> Iterator[None]:
+    """Inside, First Block Cache computes a forward's later blocks on all ranks if it would on one: they stay in step."""
+    decide = FBCHeadBlockHook._should_compute_remaining_blocks
+
+    def agreed(hook: FBCHeadBlockHook, residual: Tensor) -> bool:
+        asked = torch.tensor(int(decide(hook, residual)), device=residual.device)
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        return bool(asked)
+
+    with patch.object(FBCHeadBlockHook, "_should_compute_remaining_blocks", agreed):
+        yield
+
+
 def shard(expert: WanTransformer3DModel, mesh: DeviceMesh, folder: Path) -> None:
     """Spreads an expert over the last axis of `mesh`, replicated over the first if there are two, and reads its weights.
 
@@ -47,6 +67,8 @@ def shard(expert: WanTransformer3DModel, mesh: DeviceMesh, folder: Path) -> None
     """
     for module in (*expert.blocks, expert):
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    block = type(expert.blocks[0])  # FSDP2 makes it a subclass of its own, which diffusers' First Block Cache has to know
+    TransformerBlockRegistry.register(block, replace(TransformerBlockRegistry.get(WanTransformerBlock)))
     fill(expert, folder, torch.device(mesh.device_type))
 
 

@@ -59,7 +59,7 @@ class WanPolicy(nn.Module):
         self.fingerprint = codec_fingerprint(folder, model)
         self.base_hash = model.base_hash(folder)
         self.null_text = self.codec.text([model.negative_prompt])
-        self.has_reference, self.has_average, self.layers = False, False, []
+        self.has_reference, self.has_average, self.is_shared, self.layers = False, False, False, []
         self.requires_grad_(False)
         if lora is None:
             self.experts.requires_grad_(True)
@@ -100,6 +100,7 @@ class WanPolicy(nn.Module):
             context.share_tokens(self.experts.values(), self.context_parallel, mesh.device_type)
         for part, expert in self.experts.items():
             sharding.shard(expert, mesh, self.model.folder() / part)
+        self.is_shared = True
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -214,14 +215,16 @@ class WanPolicy(nn.Module):
         `threshold` from the last whole forward's: diffusers' First Block Cache, fresh each time. None: no cache.
 
         For passes without gradients that follow one trajectory, each in one forward of the same shape. The decision is the
-        batch's, so ranks that share a model's weights may not use it. Gives the
-        numbers of blocks "computed" and "due", or one of each without a cache.
+        batch's; ranks that share a model's weights compute a forward whole if one of them would. Gives the numbers of blocks
+        "computed" and "due", or one of each without a cache.
         """
         if threshold is None:
             yield Counter(computed=1, due=1)
             return
         blocks = Counter()
         with ExitStack() as stack:
+            if self.is_shared:
+                stack.enter_context(sharding.one_decision())
             for expert in self.experts.values():
                 for block in expert.blocks:
                     stack.enter_context(patch.object(block, "forward", partial(counting, block.forward, blocks, "computed")))

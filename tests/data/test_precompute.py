@@ -65,7 +65,7 @@ def test_a_killed_worker_costs_its_own_rest_and_the_same_command_completes(comma
     os.kill(started[1], signal.SIGKILL)
     out, error = process.communicate(timeout=800)
     assert process.returncode == 1 and "worker 2 ended with -9; the same command goes on" in error
-    assert "share 1 of 2: 8 rows encoded" in out  # the other one finished
+    assert "share 1 of 2 on cpu: 8 rows encoded" in out  # the other one finished
     done = lists(tmp_path, "rank1of2")
     assert 1 <= done < 8
     result = execute(command(tmp_path, "--workers", "2"))
@@ -84,7 +84,7 @@ def test_a_damaged_byte_is_found_and_only_its_file_made_anew(command, whole, tmp
     assert contents(whole) != before
     result = execute(command(whole), RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")  # as torchrun starts it
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "share 1 of 1: 1 rows encoded, 15 were there" in result.stdout and contents(whole) == before
+    assert "share 1 of 1 on cpu: 1 rows encoded, 15 were there" in result.stdout and contents(whole) == before
 
 
 def test_training_reads_what_was_computed(command, whole, wan22_folder):
@@ -121,6 +121,7 @@ def test_shares_come_from_torchrun_or_srun_and_not_from_sbatchs_own_shell():
     assert from_environment(torchrun | slurm) == Share(5, 8, 1)
     assert from_environment(slurm | {"SLURM_STEP_ID": "0"}) == Share(3, 4, 3)
     assert from_environment(slurm) is None and from_environment({}) is None
+    assert from_environment({"WORLD_SIZE": "8", "LOCAL_RANK": "1", "NODE_RANK": "0"}) is None  # a child that Lightning started
 
 
 def test_checksums_take_either_writers_bytes_and_no_half_line(tmp_path):

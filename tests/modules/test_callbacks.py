@@ -3,10 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from apo.generate import generate, initial_noise
 from apo.guidance.cfg import CFG
-from apo.modules.callbacks import SampleVideos, WholeCheckpoint
+from apo.modules.callbacks import HELD_OUT, HeldOutPairs, SampleVideos, WholeCheckpoint
 from apo.modules.optim import NonFiniteGradient
 from apo.pairs.online import RankerFailed
 from tests.policies.test_wan import STYLES, inputs, make
@@ -42,6 +43,45 @@ def test_only_a_failed_ranker_leaves_a_checkpoint_between_the_usual_ones(excepti
     )
     WholeCheckpoint(tmp_path, 2).on_exception(trainer, SimpleNamespace(zero_grad=lambda: None), exception)
     assert bool(saved) == saves
+
+
+class Measured:
+    """A module that notes which pairs it is asked for; its loss is their sum plus a share of the noise level."""
+
+    device = "cpu"
+
+    def __init__(self):
+        self.asked, self.recorded = [], None
+
+    def transfer_batch_to_device(self, pair, *_):
+        return pair
+
+    def held_out(self, pair, t, noise):
+        self.asked.append(pair.chosen[:, 0].tolist())
+        return {"loss": pair.chosen.mean() + t.mean() / 1000}
+
+    def record(self, values):
+        self.recorded = values
+
+
+@pytest.mark.parametrize("pairs, size", [(7, 2), (3, 1), (HELD_OUT + 9, 8)])
+def test_replicas_share_held_out_pairs_and_compute_equally_often(pairs, size, monkeypatch):
+    """Of two replicas; what ranks record is averaged."""
+    data = type("Data", (), {
+        "__len__": lambda self: pairs, "__getitem__": lambda self, i: i,
+        "collate": lambda self, places: SimpleNamespace(chosen=torch.tensor(places).float()[:, None]),
+    })()  # fmt: skip
+    trainer, found = SimpleNamespace(global_step=5, max_steps=9), {}
+    for replicas, replica in ((1, 0), (2, 0), (2, 1)):
+        monkeypatch.setattr("apo.modules.callbacks.replicas", lambda count=replicas: count)
+        monkeypatch.setattr("apo.modules.callbacks.replica", lambda place=replica: place)
+        found[replicas, replica] = module = Measured()
+        HeldOutPairs(data, 5, size).on_train_batch_end(trainer, module, None, None, 0)
+    one, *two = found.values()
+    assert one.recorded["val/loss"] == pytest.approx(sum(range(count := min(pairs, HELD_OUT))) / count + 0.78)
+    assert sum(float(module.recorded["val/loss"]) for module in two) / 2 == pytest.approx(float(one.recorded["val/loss"]))
+    assert len(two[0].asked) == len(two[1].asked) < len(one.asked)
+    assert {place for places in two[0].asked + two[1].asked for place in places} == set(range(count))
 
 
 class Two:

@@ -13,12 +13,13 @@ from torch.testing import assert_close
 from apo.generate import generate, initial_noise
 from apo.guidance.none import NoGuidance
 from apo.modules.optim import MismatchedExperts, average_gradients
+from apo.pairs.rollout import Rollout
 from apo.policies.sharding import without_data
 from apo.policies.wan import WanPolicy
-from apo.seeds import replica, share_pairs
+from apo.seeds import gathered, replica, share_pairs
 from tests import ranks
 from tests.modules.test_preference import module
-from tests.policies.test_wan import STYLES, inputs, make
+from tests.policies.test_wan import STYLES, inputs, make, perturbed
 
 # of outputs and gradients: where weights lie in memory decides which kernels multiply them
 CLOSE = {"float32": {"rtol": 1e-4, "atol": 1e-5}, "bfloat16": {"rtol": 5e-2, "atol": 3e-2}}
@@ -103,6 +104,35 @@ def compare(folder: Path, shape: tuple[int, ...], dtype: str, shared: int) -> No
 )  # fmt: skip
 def test_sharded_equals_whole(wan22_folder, tmp_path, shape, dtype, shared):
     ranks.together(torch.Size(shape).numel(), tmp_path / "log", compare, wan22_folder, shape, dtype, shared)
+
+
+def cache(folder: Path) -> None:
+    """Ranks with videos of their own leave out the same blocks, and nothing is left out where every step changes enough."""
+    dist.init_process_group("gloo")
+    request = asking(wan22_folder=folder)
+    plain, policy = perturbed(make(request, "wan22")), make(request, "wan22", shard="all")
+    policy.shard(init_device_mesh("cpu", (2,)))
+    cond = inputs(plain, "wan22", [950.0])[2]
+    with torch.no_grad():
+        for _, a, b in both(policy, plain):
+            a.copy_(torch.distributed.tensor.distribute_tensor(b.detach(), a.device_mesh, a.placements))
+    noise = [(5, dist.get_rank())]
+
+    def rollout(model: WanPolicy, threshold: float | None) -> tuple[torch.Tensor, float]:
+        settings = Rollout(NoGuidance(), num_inference_steps=8, cache_threshold=threshold)
+        return settings(model, cond, noise), float(settings.meters["generate/blocks"])
+
+    assert_close(rollout(policy, 1e-9)[0], rollout(plain, None)[0], **CLOSE["float32"])
+    alone = {threshold: gathered(rollout(plain, threshold)[1]) for threshold in torch.logspace(-2, 1, 25).tolist()}
+    apart = [threshold for threshold, shares in alone.items() if shares[0] != shares[1]]
+    for threshold in apart[:3]:
+        one, other = gathered(rollout(policy, threshold)[1])
+        assert one == other >= max(alone[threshold]), threshold
+    assert apart and rollout(policy, 1e9)[1] < 1
+
+
+def test_ranks_leave_out_the_same_blocks(wan22_folder, tmp_path):
+    ranks.together(2, tmp_path / "log", cache, wan22_folder)
 
 
 class OfRank:
