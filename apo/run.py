@@ -22,7 +22,7 @@ from apo.data.shares import ALL, from_environment
 from apo.guidance.cfg_stg import CFGSTG
 from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
 from apo.modules.loggers import MetricsCSV
-from apo.modules.preemption import REQUEUE, StopWhenTold
+from apo.modules.preemption import REQUEUE, STOPPED, StopWhenTold
 from apo.modules.ranker import HeldOutRankings
 from apo.modules.sharded import ShardedStrategy, group_size
 from apo.policies.context import require_first_block
@@ -62,6 +62,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
     trainer.fit(module, StepData(split, cfg), ckpt_path=last if last.exists() else None, weights_only=False)
     if any(isinstance(callback, StopWhenTold) and callback.stopped for callback in trainer.callbacks):
         print(f"told to stop: step {trainer.global_step} of {cfg.max_steps} is saved; the same command continues", file=sys.stderr)
+        if trainer.is_global_zero and STOPPED in os.environ:
+            Path(os.environ[STOPPED]).touch()
         raise SystemExit(REQUEUE if trainer.is_global_zero else 0)  # Lightning kills rank 0 if another rank fails first
     if trainer.global_step < cfg.max_steps:
         raise SystemExit(f"stopped at step {trainer.global_step} of {cfg.max_steps}; the same command continues")

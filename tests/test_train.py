@@ -69,13 +69,14 @@ def test_parts_that_stay_in_cpu_memory_change_nothing(command, whole):
 
 def test_told_to_stop_it_saves_the_step_and_asks_to_be_requeued(command, whole):
     folder, rare = command.home / "told", "checkpoint_every_n_steps=100"
-    process = subprocess.Popen(command("told", rare), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    marked = {"env": os.environ | {"APO_STOPPED": str(command.home / "mark")}}  # for experiments/slurm/train.sbatch
+    process = subprocess.Popen(command("told", rare), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **marked)
     wait_for_steps(process, folder, 3)
     process.send_signal(signal.SIGUSR1)
     error = process.communicate(timeout=240)[1]
     assert process.returncode == 75 and "told to stop" in error and "Traceback" not in error
     steps = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=False)["global_step"]
-    assert 3 <= steps == len(metrics(folder)) < 24 and not (folder / "adapter").exists()
+    assert (command.home / "mark").exists() and 3 <= steps == len(metrics(folder)) < 24 and not (folder / "adapter").exists()
     execute(command("told", rare))
     assert metrics(folder) == metrics(whole) and adapter(folder) == adapter(whole)
 

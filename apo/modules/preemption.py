@@ -11,6 +11,8 @@ from apo.modules.callbacks import WholeCheckpoint
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 REQUEUE = 75  # exit status of a run that was told to stop: sysexits.h's EX_TEMPFAIL, for slurm.conf's RequeueExit and our sbatch script
 
+STOPPED = "APO_STOPPED"  # names a file that a run which was told to stop leaves: torchrun does not pass on its processes' status
+
 
 class StopWhenTold(Callback):
     """Finishes the optimizer step under way, saves and stops, on all ranks if any was told: the next start continues exactly.

@@ -199,6 +199,7 @@ def assumptions(plan: Plan) -> str:
         f"{assumed.gpu.name}: {assumed.gpu.memory_gib:g} GiB, {assumed.gpu.flops / 1e12:g} TFLOP/s at bfloat16, of which "
         f"{assumed.utilisation:.0%} are reached; {assumed.bandwidth.node / 1e9:g} GB/s within a node and "
         f"{assumed.bandwidth.network / 1e9:g} GB/s beyond it. No GPU was at hand: none of this was measured.",
+        "A command that names none has trainer=fsdp, ranker=served, plan=h200 and batch_size=1.",
         "Hours count arithmetic alone: communication, loading, decoding, held-out pairs and waiting for a ranker are hidden or left out.",
         "FLOPs are those of matrix products and attention; VAE, text encoder, optimizer and the rankers' attention are left out.",
         "Two and three blocks of the transformer's own code run on tensors without data; "

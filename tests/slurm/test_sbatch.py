@@ -52,14 +52,16 @@ def test_two_nodes_told_to_stop_are_requeued_and_finish(job, tmp_path, wan22_fol
     assert "trainer.nodes=2 trainer.devices=1" in calls(job.folder, "srun")[1]
 
 
-@pytest.mark.parametrize("code, requeued", [(75, True), (1, False), (0, False)])
-def test_only_a_run_that_asks_for_it_is_requeued(job, tmp_path, code, requeued):
+@pytest.mark.parametrize("code, leaves, requeued", [(75, False, True), (1, False, False), (1, True, True), (0, False, False)])
+def test_only_a_run_that_asks_for_it_is_requeued(job, tmp_path, code, leaves, requeued):
+    """leaves: what a run leaves that was told to stop by a preemption, of which this shell knows nothing."""
     program = tmp_path / "torchrun"
-    program.write_text(f"#!/bin/bash\nexit {code}\n")
+    program.write_text("#!/bin/bash\n" + leaves * 'touch "$APO_STOPPED"\n' + f"exit {code}\n")
     program.chmod(0o755)
     result = subprocess.run(["bash", SCRIPT], cwd=ROOT, env=job(TORCHRUN=str(program)), capture_output=True, text=True)
     assert ("requeue 4711" in calls(job.folder, "scontrol")) is requeued
     assert result.returncode == (0 if requeued else code), result.stderr
+    assert not list(ROOT.glob(".stopped-*"))
 
 
 def test_the_script_asks_slurm_for_what_its_trap_counts_on():
