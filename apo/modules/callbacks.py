@@ -60,6 +60,9 @@ class StepProgressBar(TQDMProgressBar):
         super().on_train_epoch_start(trainer, *_)
         self.train_progress_bar.set_description("steps")
 
+    def on_train_batch_end(self, trainer: L.Trainer, module, outputs, batch, batch_idx) -> None:
+        super().on_train_batch_end(trainer, module, outputs, batch, trainer.global_step - 1)  # a pair may be used for several steps
+
 
 class SampleVideos(Callback):
     """samples/step_000100/: the same conditions and seeds every N steps, as mp4 and one contact sheet, also to W&B."""

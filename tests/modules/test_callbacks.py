@@ -7,7 +7,7 @@ import torch
 
 from apo.generate import generate, initial_noise
 from apo.guidance.cfg import CFG
-from apo.modules.callbacks import HELD_OUT, HeldOutPairs, SampleVideos, WholeCheckpoint
+from apo.modules.callbacks import HELD_OUT, HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
 from apo.modules.optim import NonFiniteGradient
 from apo.pairs.online import RankerFailed
 from tests.policies.test_wan import STYLES, inputs, make
@@ -43,6 +43,14 @@ def test_only_a_failed_ranker_leaves_a_checkpoint_between_the_usual_ones(excepti
     )
     WholeCheckpoint(tmp_path, 2).on_exception(trainer, SimpleNamespace(zero_grad=lambda: None), exception)
     assert bool(saved) == saves
+
+
+def test_the_bar_counts_optimizer_steps(monkeypatch):
+    bar = StepProgressBar()
+    bar._train_progress_bar = SimpleNamespace(n=0, total=8, disable=False, refresh=lambda: None, set_postfix=lambda _: None)
+    monkeypatch.setattr(StepProgressBar, "get_metrics", lambda *_: {})
+    bar.on_train_batch_end(SimpleNamespace(global_step=6), None, None, None, 2)  # the third batch, each of two steps
+    assert bar.train_progress_bar.n == 6
 
 
 class Measured:
