@@ -65,9 +65,12 @@ online: install ## online and half-online stages on the world, with annotators t
 cheaper: install ## what cheaper candidates cost in quality: cached blocks, fewer solver steps, two windows a pair, ranking ahead, a student's
 	$(BIN)/python train.py -m paper=online ranker.error_rate=0.0 $(ARGS)
 	$(BIN)/python train.py -m paper=cheaper $(ARGS)
+	$(BIN)/python train.py -m paper=cheaper run=cheaper_at_scale cheaper=fewer_steps,two_windows max_steps=334 $(ARGS)
+	$(BIN)/python train.py -m paper=cheaper run=cheaper_at_scale cheaper=both max_steps=500 $(ARGS)
 	$(BIN)/python train.py -m paper=distilled_baseline $(ARGS)
 	$(BIN)/python train.py -m paper=cheaper_student $(ARGS)
 	$(BIN)/python evaluate.py run=cheaper stage='*' videos=0 $(MODEL)
+	$(BIN)/python evaluate.py run=cheaper_at_scale stage='*' videos=0 $(MODEL)
 	$(BIN)/python evaluate.py run=cheaper stage='cheaper_guided*' videos=0 $(GUIDED) $(MODEL)
 	$(BIN)/python evaluate.py run=online stage='ranker.error_rate_0.0*' videos=0 $(MODEL)
 	$(BIN)/python evaluate.py run=online stage='ranker.error_rate_0.0*' videos=0 $(GUIDED) $(MODEL)
