@@ -105,8 +105,8 @@ def at_scale(overrides: Sequence[str]) -> Step:
 
 def table(arms: list[Arm], outputs: Path) -> list[str]:
     """As Markdown; an arm that is not evaluated says so."""
-    head = ["", "distorted, %", "difference", "dynamic degree", "follow, %", "steps", "forwards of a step, of the run", "of Wan2.2", "s a step",
-            "seeds"]  # fmt: skip
+    head = ["", "distorted, %", "difference", "dynamic degree", "follow, %", "steps", "forwards of a step, of the run", "of Wan2.2",
+            "s a step", "seeds"]  # fmt: skip
     lines, first = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"], None
     for arm in arms:
         if not (seeds := seeds_of(arm, outputs)):
