@@ -1,5 +1,6 @@
 """Being told to stop by a cluster: SIGUSR1 before a time limit, SIGTERM at preemption."""
 
+import os
 import signal
 import threading
 
@@ -27,7 +28,8 @@ class StopWhenTold(Callback):
     def on_train_start(self, trainer: L.Trainer, module) -> None:  # after Lightning has set its handlers, which it restores at the end
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                signal.signal(number, self.take_note)
+                if number != signal.SIGTERM or "SUBMITIT_EXECUTOR" not in os.environ:  # submitit waits for a signal of its own
+                    signal.signal(number, self.take_note)
 
     def take_note(self, *_) -> None:
         self.told = True

@@ -1,5 +1,6 @@
 """What happens beside the optimizer steps, on a policy with random weights."""
 
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from apo.generate import generate, initial_noise
 from apo.guidance.cfg import CFG
 from apo.modules.callbacks import HELD_OUT, HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
 from apo.modules.optim import NonFiniteGradient
+from apo.modules.preemption import SIGNALS, StopWhenTold
 from apo.pairs.online import RankerFailed
 from tests.policies.test_wan import STYLES, inputs, make
 
@@ -51,6 +53,22 @@ def test_the_bar_counts_optimizer_steps(monkeypatch):
     monkeypatch.setattr(StepProgressBar, "get_metrics", lambda *_: {})
     bar.on_train_batch_end(SimpleNamespace(global_step=6), None, None, None, 2)  # the third batch, each of two steps
     assert bar.train_progress_bar.n == 6
+
+
+@pytest.mark.parametrize("submitit", [False, True])
+def test_sigterm_is_left_to_submitit_which_requeues_at_a_signal_of_its_own(submitit, monkeypatch, tmp_path):
+    set_by_it, before = lambda *_: None, {number: signal.getsignal(number) for number in SIGNALS}
+    if submitit:
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    try:
+        signal.signal(signal.SIGTERM, set_by_it)
+        stop = StopWhenTold(WholeCheckpoint(tmp_path, 2))
+        stop.on_train_start(None, None)
+        assert signal.getsignal(signal.SIGTERM) == (set_by_it if submitit else stop.take_note)
+        assert signal.getsignal(signal.SIGUSR1) == stop.take_note
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Measured:
