@@ -69,11 +69,11 @@ def check_architecture(cfg: DictConfig, model: WanModel) -> None:
 def check_targets(targets: Sequence[str], architecture: Architecture) -> None:
     """ValueError for a LoRA target that the transformer lacks; peft itself asks that one of them is there."""
     with torch.device("meta"):
-        model = WanTransformer3DModel(**architecture.transformer | {"num_layers": 1})
-    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+        model = WanTransformer3DModel(**architecture.transformer)
+    layers = dict(model.named_modules())
     if lacking := [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in layers)]:
-        there = sorted({name.split(".", 3)[-1] for name in layers if name.startswith("blocks.0.attn")})
-        raise ValueError(f"policy.lora.targets: the model has no linear layer {lacking[0]}; blocks have, among others, {', '.join(there)}")
+        there = sorted(name for name, layer in layers["blocks.0.attn1"].named_modules() if isinstance(layer, nn.Linear))
+        raise ValueError(f"policy.lora.targets: the model has no layer {lacking[0]}; blocks have, among others, {', '.join(there)}")
 
 
 def check_numbers(cfg: DictConfig) -> None:

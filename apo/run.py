@@ -18,7 +18,6 @@ from apo import lineage
 from apo.checks import check_architecture, check_numbers, check_trainer, check_vlm, check_windows, windows_per_pair
 from apo.data.pairs import PairSplit, StepBatches, UserRows
 from apo.data.precompute import device
-from apo.data.shares import ALL, from_environment
 from apo.guidance.cfg_stg import CFGSTG
 from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
 from apo.modules.loggers import MetricsCSV
@@ -54,8 +53,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
         raise ConfigError(str(error)) from error
     data = instantiate(cfg.data)
     if isinstance(data, UserRows):  # what is not in the cache yet is encoded where training will be
-        local = (from_environment(os.environ) or ALL).local
-        module.policy.codec.to(device(cfg.trainer.accelerator, local))
+        local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))
+        module.policy.codec.to(device(cfg.trainer.accelerator, int(local)))
     split = data.prepare(module.policy)
     last = folder / "checkpoints" / "last.ckpt"
     trainer = build_trainer(cfg, folder, split)

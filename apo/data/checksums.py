@@ -24,22 +24,22 @@ class Digests:
 
     def __init__(self, folder: Path, writer: str):
         self.list = Path(folder) / f"{writer}.digests"
-        self.known: dict[str, tuple[list[int], str]] = {}
+        self.known: dict[tuple, str] = {}
         for file in Path(folder).glob("*.digests"):
             for line in file.read_text().split("\n"):
                 if (found := recalled(line)) is not None:
                     path, state, digest = found
-                    self.known[path] = state, digest
+                    self.known[path, *state] = digest
 
     def __call__(self, path: Path) -> str:
         """In hexadecimal."""
         name, found = str(path.resolve()), os.stat(path)
         state = [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
-        if self.known.get(name, (None,))[0] != state:
-            self.known[name] = state, file_digest(path)
+        if (name, *state) not in self.known:
+            self.known[name, *state] = digest = file_digest(path)
             with self.list.open("a") as file:
-                file.write(f"\n{json.dumps([name, *self.known[name]])}\n")  # begins a line even after a writer that died within one
-        return self.known[name][1]
+                file.write(f"\n{json.dumps([name, state, digest])}\n")  # begins a line even after a writer that died within one
+        return self.known[name, *state]
 
 
 def recalled(line: str) -> tuple[str, list[int], str] | None:

@@ -41,6 +41,8 @@ def main() -> None:
         cfg, launched = composed(overrides), from_environment(os.environ)
         if given.workers is not None and (launched or given.workers < 1):
             raise ValueError(f"--workers {given.workers}: give at least 1, and leave it out under torchrun and srun")
+        if 0 < (gpus := torch.cuda.device_count()) < (given.workers or 1):
+            raise ValueError(f"--workers {given.workers}: one a GPU, and there are {gpus}; CUDA_VISIBLE_DEVICES= encodes on CPUs")
         data = user_rows(cfg)
         if given.share:
             rank, world, report = given.share.split("/", 2)

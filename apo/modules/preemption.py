@@ -28,8 +28,9 @@ class StopWhenTold(Callback):
     def on_train_start(self, trainer: L.Trainer, module) -> None:  # after Lightning has set its handlers, which it restores at the end
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                if number != signal.SIGTERM or "SUBMITIT_EXECUTOR" not in os.environ:  # submitit waits for a signal of its own
-                    signal.signal(number, self.take_note)
+                signal.signal(number, self.take_note)
+            if "SUBMITIT_EXECUTOR" in os.environ:  # it requeues at a signal of its own, and lets this one pass
+                signal.signal(signal.SIGTERM, lambda *_: None)
 
     def take_note(self, *_) -> None:
         self.told = True

@@ -91,7 +91,7 @@ def cost(arm: Arm, seed: str, outputs: Path) -> list[str]:
     blocks = metrics["generate/blocks"].mean() if "generate/blocks" in metrics else 1.0
     step, seconds = forwards(step_of(OmegaConf.load(folder / "config.yaml")), blocks), metrics.filter(like="time/").sum(axis=1)
     costs = [step, forwards(at_scale(arm.scale), blocks) if arm.scale else None]
-    cells = ["" if each is None else f"{each:.0f}, {each * len(metrics):,.0f}" for each in costs]
+    cells = ["" if each is None else f"{each:.4g}, {each * len(metrics):,.0f}" for each in costs]
     return [str(len(metrics)), *cells, f"{seconds.mean():.2f}"]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from apo.data import precompute
 from apo.data.checksums import Checksums, Digests, file_digest
 from apo.data.shares import Share, from_environment
 from tests.clips import write_manifest
@@ -151,4 +152,11 @@ def test_a_files_digest_is_computed_again_only_when_it_has_changed(tmp_path, mon
     assert Digests(tmp_path, "1of2")(file) == first(file) and len(read) == 1  # another writer's
     file.write_bytes(b"two")
     assert Digests(tmp_path, "0of2")(file) == hashlib.sha256(b"two").hexdigest()
-    assert Digests(tmp_path, "0of2")(file) == hashlib.sha256(b"two").hexdigest() and len(read) == 2
+    assert Digests(tmp_path, "0of1")(file) == hashlib.sha256(b"two").hexdigest() and len(read) == 2  # whichever list is read last
+
+
+def test_more_workers_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("sys.argv", ["cache", "--workers", "8", "data=pairs", "data.path=pairs.jsonl"])
+    with pytest.raises(SystemExit, match="--workers 8: one a GPU, and there are 1; CUDA_VISIBLE_DEVICES= encodes on CPUs"):
+        precompute.main()

@@ -1,8 +1,10 @@
 """What happens beside the optimizer steps, on a policy with random weights."""
 
+import os
 import signal
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from apo.generate import generate, initial_noise
 from apo.guidance.cfg import CFG
 from apo.modules.callbacks import HELD_OUT, HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
 from apo.modules.optim import NonFiniteGradient
-from apo.modules.preemption import SIGNALS, StopWhenTold
+from apo.modules.preemption import StopWhenTold
 from apo.pairs.online import RankerFailed
 from tests.policies.test_wan import STYLES, inputs, make
 
@@ -55,20 +57,38 @@ def test_the_bar_counts_optimizer_steps(monkeypatch):
     assert bar.train_progress_bar.n == 6
 
 
+class Terminated(L.LightningModule):
+    """Gets a SIGTERM in its second step."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch, place):
+        if place == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.optimizers().step()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
 @pytest.mark.parametrize("submitit", [False, True])
-def test_sigterm_is_left_to_submitit_which_requeues_at_a_signal_of_its_own(submitit, monkeypatch, tmp_path):
-    set_by_it, before = lambda *_: None, {number: signal.getsignal(number) for number in SIGNALS}
+def test_sigterm_stops_a_run_but_under_submitit_which_requeues_at_a_signal_of_its_own(submitit, monkeypatch, tmp_path):
     if submitit:
         monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    try:
-        signal.signal(signal.SIGTERM, set_by_it)
-        stop = StopWhenTold(WholeCheckpoint(tmp_path, 2))
-        stop.on_train_start(None, None)
-        assert signal.getsignal(signal.SIGTERM) == (set_by_it if submitit else stop.take_note)
-        assert signal.getsignal(signal.SIGUSR1) == stop.take_note
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    saved, before = [], signal.getsignal(signal.SIGTERM)
+    checkpoint = WholeCheckpoint(tmp_path, 100)
+    monkeypatch.setattr(checkpoint, "save", lambda trainer: saved.append(trainer.global_step))
+    stop = StopWhenTold(checkpoint)
+    trainer = L.Trainer(
+        max_steps=5, accelerator="cpu", callbacks=[stop], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Terminated(), torch.utils.data.DataLoader(range(5)))
+    assert (trainer.global_step, saved, stop.stopped) == ((5, [], False) if submitit else (2, [2], True))
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 class Measured:

@@ -171,7 +171,7 @@ def test_a_run_that_dies_resumes_exactly_and_says_what_it_came_from(home):
     (["stage=distill", "distill.omega=[2,1]"], r"distill.omega=\[2, 1\]: give a range"),
     (["stage=distill", "policy.lora=null"], "policy.lora=null"),
     (["stage=distill", "module.blocks=[0,9]"], r"module.blocks=\[0, 9\]: there is no block 9; the model has 2"),
-    (["policy.lora.targets=[to_q,nope]"], "policy.lora.targets: the model has no linear layer nope; .* to_out.0, to_q"),
+    (["policy.lora.targets=[to_q,nope]"], "policy.lora.targets: the model has no layer nope; .* to_out.0, to_q"),
     (["stage=distill_dpo"], "stage=distill_dpo starts from an adapter of stage=distill, and adapter is not set"),
     (["stage=distill_dpo", "adapter={home}/aligned/adapter"],
      "went through stage=distill, and adapter=.* went through offline: train stage=distill adapter="),
