@@ -26,6 +26,11 @@ NULL = {  # what leaving a number out means
 def check_trainer(cfg: DictConfig) -> None:
     """ValueError for what is wrong with the number of processes and what they share."""
     trainer = cfg.trainer
+    if trainer.strategy == "auto" and trainer.nodes * trainer.devices > 1:
+        raise ValueError(
+            f"trainer.strategy=auto is for one process, and there are {trainer.nodes} x {trainer.devices}: give trainer=fsdp, or "
+            "trainer=ddp where every device holds the whole model"
+        )
     if (trainer.shard is None) == (trainer.strategy == "fsdp"):
         needed = "node, all or a number of processes" if trainer.shard is None else "null; or give trainer=fsdp"
         raise ValueError(f"trainer.shard={trainer.shard}: trainer.strategy={trainer.strategy} needs {needed}")

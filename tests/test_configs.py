@@ -160,6 +160,8 @@ def test_arms_cost_the_same():
     (["trainer=fsdp", "trainer.shard=3", "trainer.devices=8"], "trainer.shard=3: give node, all or a divisor of the 1 x 8 processes"),
     (["trainer=fsdp", "trainer.shard=nodes"], "trainer.shard=nodes: give node, all or a divisor of the 1 x 2 processes"),
     (["trainer=fsdp", "trainer.shard=null"], "trainer.shard=None: trainer.strategy=fsdp needs node, all or a number"),
+    (["trainer.devices=2"], "trainer.strategy=auto is for one process, and there are 1 x 2: give trainer=fsdp, or trainer=ddp"),
+    (["trainer=gpu", "trainer.devices=8"], "trainer.strategy=auto is for one process, and there are 1 x 8"),
     (["trainer.shard=node"], "trainer.shard=node: trainer.strategy=auto needs null; or give trainer=fsdp"),
     (["trainer.context_parallel=2"], "trainer.context_parallel=2: trainer.strategy=auto gives every process pairs of its own; .*fsdp"),
     (["trainer=ddp", "trainer.context_parallel=2"], "trainer.context_parallel=2: trainer.strategy=ddp"),

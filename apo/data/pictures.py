@@ -34,7 +34,7 @@ def strip(video: Tensor, height: int) -> Image.Image:
     index = torch.linspace(0, len(video) - 1, min(COLUMNS, len(video))).round().long()
     frames = video[index].float()
     frames = nnf.interpolate(frames, size=(height, round(height * frames.shape[-1] / frames.shape[-2])), mode="nearest")
-    return Image.fromarray(torch.cat(list(nnf.pad(frames, (0, 2), value=255)), 2).permute(1, 2, 0).byte().numpy())
+    return Image.fromarray(torch.cat(list(nnf.pad(frames, (0, 2), value=255)), 2).permute(1, 2, 0).byte().numpy(force=True))
 
 
 def side_by_side(videos: Sequence[Tensor], gap: int = 4) -> Tensor:

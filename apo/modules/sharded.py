@@ -6,11 +6,13 @@ from collections import defaultdict
 from datetime import timedelta
 from pathlib import Path
 
+import lightning as L
 import torch
 import torch.distributed.checkpoint as dcp
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.optim import Optimizer
 
@@ -40,6 +42,11 @@ class ShardedStrategy(ModelParallelStrategy):
     def mesh(self):
         """What FSDP2 shards over: (groups, processes of a group), or the only group."""
         return self.device_mesh if self.device_mesh.size(0) > 1 else self.device_mesh["tensor_parallel"]
+
+    def setup(self, trainer: L.Trainer) -> None:
+        for group in distributed_c10d._world.pg_map:  # under NCCL those of meshes come with torch's ten minutes
+            distributed_c10d._set_pg_timeout(PATIENCE, group)
+        super().setup(trainer)
 
     def lightning_module_state_dict(self) -> dict[str, Tensor]:
         return self.model.state_dict()

@@ -1,6 +1,6 @@
 """Online pairs one step ahead: the ranker looks at a step's candidates while the policy trains on those of the step before."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class AheadPairs(OnlinePairs):
             latents, cond = latents.to(batch.image.device), cond.map(lambda value: value.to(batch.image.device))
             self.submit(Drafts(latents, self.rollout.decode(policy, latents.flatten(0, 1)).unflatten(0, latents.shape[:2]), cond))
             self.left = None
+            wait([self.waiting[1]])  # transformers changes torch's default dtype, of all threads, while a ranker is loaded
         before = self.waiting
         drafts = self.generate(batch, policy, step, 0, range(len(batch.prompt)))
         if before is None:

@@ -21,7 +21,7 @@ GIB, PFLOP, HOUR = 2**30, 1e15, 3600
 PAPER_HOURS = 64_000  # Sec. 4.1: H200 hours of the five stages
 WINDOWS, DEGREES = (1, 2, 5, 10), (1, 2, 4, 8)
 TILE = 256  # pixels, diffusers' own
-NOTHING = "no layout below does: lower batch_size, the window's videos or model.spec"
+NOTHING = "no layout below does: give trainer=fsdp more devices, or lower batch_size, the window's videos or model.spec"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -58,7 +58,6 @@ class WanPolicy(nn.Module):
         self._check(pipeline)
         self.fingerprint = codec_fingerprint(folder, model)
         self.base_hash = model.base_hash(folder)
-        self.null_text = self.codec.text([model.negative_prompt])
         self.has_reference, self.has_average, self.is_shared, self.layers = False, False, False, []
         self.requires_grad_(False)
         if lora is None:
@@ -234,6 +233,11 @@ class WanPolicy(nn.Module):
                 for block in expert.blocks:
                     stack.enter_context(patch.object(block, "forward", partial(counting, block.forward, blocks, "due")))
             yield blocks
+
+    @cached_property
+    def null_text(self) -> Tensor:
+        """(1, L, D) of the negative prompt; made when it is first asked for, on the device that the codec is on by then."""
+        return self.codec.text([self.model.negative_prompt])
 
     def unconditional(self, cond: Condition) -> Condition:
         """The same condition with the negative prompt's text."""

@@ -7,6 +7,7 @@ import lightning as L
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed import distributed_c10d
 
 from apo.data.anchors import Anchor
 from apo.guidance.none import NoGuidance
@@ -14,7 +15,7 @@ from apo.interfaces import Pair
 from apo.modules.base import PolicyModule
 from apo.modules.loggers import MetricsCSV
 from apo.modules.sft import SFTModule
-from apo.modules.sharded import ShardedStrategy, group_size
+from apo.modules.sharded import PATIENCE, ShardedStrategy, group_size
 from apo.pairs.ahead import AheadPairs
 from apo.pairs.half_online import HalfOnlinePairs
 from apo.pairs.offline import OfflinePairs
@@ -84,6 +85,8 @@ def fit(kind: str, folder: Path, home: Path, size: int, shared: int = 1, **setti
 def sharded(folder: Path, home: Path, shared: int) -> None:
     for kind in KINDS:
         fit(kind, folder, home, PAIRS * shared // 2, shared, devices=2, strategy=ShardedStrategy(2, 2, "gloo"))
+    groups = distributed_c10d._world.pg_map
+    assert len(groups) > 1 and all(group._get_backend(torch.device("cpu")).options._timeout == PATIENCE for group in groups)
 
 
 def weights(folder: Path) -> dict[tuple[str, str], torch.Tensor]:
