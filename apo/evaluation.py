@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ import apo.quiet  # noqa: F401  isort: skip
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,6 +19,7 @@ from apo.data.pictures import contact_sheet, side_by_side
 from apo.data.precompute import device
 from apo.data.video import write_video
 from apo.evaluators.win_rate import WinRate
+from apo.files import write_tensors, write_text
 from apo.generate import generate, initial_noise
 from apo.policies.lora import adapter_hash, adapter_settings
 from apo.policies.wan import WanPolicy
@@ -140,7 +140,7 @@ class Judge:
         count = len(self.conditions)
         result = {"key": digest, "run": self.cfg.run, "stage": arm.name, "n": count, "metrics": metrics, "rows": evaluator.rows}
         folder.mkdir(parents=True, exist_ok=True)
-        replace(done, json.dumps(result))
+        write_text(done, json.dumps(result))
         return result
 
     def videos(self, arm: Arm, digest: str, label: str):
@@ -159,8 +159,7 @@ class Judge:
                         latents = generate(policy, self.guidance, cond, noise)
                 else:
                     latents = generate(policy, self.guidance, cond, noise)
-                save_file({"latents": latents}, part.with_suffix(".tmp"))
-                os.replace(part.with_suffix(".tmp"), part)
+                write_tensors(part, {"latents": latents})
             yield policy.decode(load_file(part)["latents"]), cond
 
     def draw(self, arms: list[Arm], results: list[dict], folder: Path) -> None:
@@ -218,7 +217,7 @@ def outcomes(ours: list[bool], theirs: list[bool]) -> dict:
 
 def write(folder: Path, report: dict, against: dict | None = None) -> str:
     """report.json and report.md; returns the latter's text."""
-    replace(folder / "report.json", json.dumps({k: v for k, v in report.items() if k not in ("rows", "key")}, indent=1))
+    write_text(folder / "report.json", json.dumps({k: v for k, v in report.items() if k not in ("rows", "key")}, indent=1))
     columns = ([against] if against else []) + [report]
     lines = [f"# {report['run']}: {report['stage']}, {report['n']} held-out videos", ""]
     lines += ["| metric (95 % interval) | " + " | ".join(c["stage"] for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
@@ -231,7 +230,7 @@ def write(folder: Path, report: dict, against: dict | None = None) -> str:
         lines += ["", f"Against {a['run']}: {a['win']} won, {a['tie']} tied, {a['loss']} lost (clean beats distorted);"]
         lines += ["instruction following: {win} won, {tie} tied, {loss} lost.".format(**a["instruction_following"])]
     text = "\n".join(lines)
-    replace(folder / "report.md", text + "\n")
+    write_text(folder / "report.md", text + "\n")
     return text
 
 
@@ -243,10 +242,3 @@ def reported(folder: Path, result: dict) -> bool:
 
 def shown(interval: dict) -> str:
     return "{value:.3f} ({low:.3f}-{high:.3f})".format(**interval)
-
-
-def replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # evaluations of other arms may write the same baseline's report
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
-import secrets
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import Dataset
 
 from apo.data.checksums import file_digest
+from apo.files import write_json
 
 FILE = "lineage.json"
 START = "start.json"  # of a run folder: the files of the adapter that it began with
@@ -87,7 +86,7 @@ def require_same_start(cfg: DictConfig, folder: Path) -> None:
 
 def begin(cfg: DictConfig, folder: Path) -> None:
     """Notes in a run folder which adapter it begins with."""
-    replace(folder / START, files(cfg))
+    write_json(folder / START, files(cfg))
 
 
 def files(cfg: DictConfig) -> dict[str, str] | None:
@@ -114,15 +113,9 @@ def of(cfg: DictConfig, adapter: Path, base_hash: str, dataset: Dataset) -> dict
 
 def write(adapter: Path, lineage: dict) -> None:
     """adapter/lineage.json. Written last: it marks a finished run."""
-    replace(adapter / FILE, lineage)
+    write_json(adapter / FILE, lineage)
 
 
 def model_path(cfg: DictConfig) -> str:
     """Of the model that the stage trains."""
     return (cfg.get("vlm") or cfg.model).path
-
-
-def replace(path: Path, content) -> None:
-    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")  # processes of one run write the same
-    temporary.write_text(json.dumps(content, indent=1))
-    os.replace(temporary, path)

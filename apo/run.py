@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import secrets
 import sys
 from pathlib import Path
 
@@ -18,12 +17,13 @@ from apo import lineage
 from apo.checks import check_architecture, check_numbers, check_trainer, check_vlm, check_windows, windows_per_pair
 from apo.data.pairs import PairSplit, StepBatches, UserRows
 from apo.data.precompute import device
+from apo.files import write_text
 from apo.guidance.cfg_stg import CFGSTG
 from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
 from apo.modules.loggers import MetricsCSV
 from apo.modules.preemption import REQUEUE, STOPPED, StopWhenTold
 from apo.modules.ranker import HeldOutRankings
-from apo.modules.sharded import ShardedStrategy, group_size
+from apo.modules.sharded import PATIENCE, ShardedStrategy, group_size
 from apo.policies.context import require_first_block
 from apo.reports import card
 from apo.seeds import replica, replicas
@@ -161,12 +161,9 @@ def differences(before, now, key: str) -> list[str]:
 
 def remember(cfg: DictConfig, folder: Path) -> None:
     """Every process writes the same, since none knows its rank yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"config.yaml.{secrets.token_hex(4)}.tmp"
-    OmegaConf.save(cfg, temporary, resolve=True)
     if not (folder / lineage.START).exists():
         lineage.begin(cfg, folder)
-    os.replace(temporary, folder / "config.yaml")
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit) -> L.Trainer:
@@ -183,7 +180,7 @@ def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit) -> L.Trainer:
     callbacks += [checkpoint, StopWhenTold(checkpoint)]  # last: a step is whole once its samples are
     strategy = cfg.trainer.strategy
     if strategy == "ddp":  # a window row trains one expert, so the other one's parameters are unused in that backward
-        strategy = DDPStrategy(find_unused_parameters=True, process_group_backend=cfg.trainer.backend)
+        strategy = DDPStrategy(find_unused_parameters=True, process_group_backend=cfg.trainer.backend, timeout=PATIENCE)
     if strategy == "fsdp":
         shard = group_size(cfg.trainer.shard, cfg.trainer.nodes, cfg.trainer.devices)
         strategy = ShardedStrategy(shard, cfg.trainer.nodes * cfg.trainer.devices, cfg.trainer.backend)

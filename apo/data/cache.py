@@ -2,21 +2,19 @@
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from apo.data.checksums import Checksums, Digests
 from apo.data.manifest import Problem, Row, VideoFile
 from apo.data.video import Spec, VideoError, read_image, read_video
+from apo.files import write_tensors, write_text
 from apo.interfaces import Policy
 
 TENSORS = {"text", "image", "frame"}  # and the videos, and image_embeds where the model has an image encoder
@@ -62,7 +60,7 @@ class LatentCache:
                 name = file_name(row, digest)
                 path = self.folder / name
                 if not is_sound(path, row) or (checksums is not None and not checksums.holds(path)):
-                    save(path, encode(row, policy), row.texts())
+                    write_tensors(path, encode(row, policy), row.texts())
                     built.encoded += 1
                 if checksums is not None:
                     checksums.record(path)
@@ -100,19 +98,10 @@ def encode(row: Row, policy: Policy) -> dict[str, Tensor]:
     return {name: tensor.cpu().contiguous() for name, tensor in (tensors | {"frame": frame}).items()}
 
 
-def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Complete or not there at all, whoever kills the process and whoever else writes the same file."""
-    partial = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
-    save_file(tensors, partial, metadata)
-    os.replace(partial, path)
-
-
 def remembered(done: Path, make):
     """What `make()` returned, from the JSON file `done` if it is there: an interrupted build goes on after its last batch."""
     if not done.exists():
-        temporary = done.with_suffix(".tmp")
-        temporary.write_text(json.dumps(make()))
-        os.replace(temporary, done)
+        write_text(done, json.dumps(make()))
     return json.loads(done.read_text())
 
 

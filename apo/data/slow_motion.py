@@ -13,8 +13,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
-import secrets
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from tqdm import tqdm
 from apo.data.checksums import file_digest
 from apo.data.manifest import ManifestError, Problem, Row, VideoFile, read
 from apo.data.video import COPY_AGAIN, VideoError, open_stream, probe, rate, timed_frames
+from apo.files import replacing, write_text
 from apo.seeds import generator
 
 INTERPOLATE = "minterpolate=fps={fps}:mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1"
@@ -94,18 +93,15 @@ def encode(source: Source, filters: str, path: Path) -> None:
     """Writes the source's frames, filtered, unless the file is there; complete or not there at all."""
     if path.is_file():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-y", "-ss", str(source.start), "-i", str(source.row.video),
-        "-map", "0:v:0", "-vf", f"{filters},{EVEN}", "-frames:v", str(source.frames), *ENCODE, str(partial),
+        "-map", "0:v:0", "-vf", f"{filters},{EVEN}", "-frames:v", str(source.frames), *ENCODE,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        partial.unlink(missing_ok=True)
-        reason = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise VideoError(f"{source.row.video}: ffmpeg could not make {path.name} of it ({reason}): {COPY_AGAIN}")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        done = subprocess.run([*command, str(partial)], capture_output=True, text=True)
+        if done.returncode:
+            reason = (done.stderr.strip() or "no message").splitlines()[-1]
+            raise VideoError(f"{source.row.video}: ffmpeg could not make {path.name} of it ({reason}): {COPY_AGAIN}")
 
 
 def slow_filters(fps: Fraction, factor: int) -> str:
@@ -135,15 +131,8 @@ def make_pair(source: Source, factor: int, folder: Path) -> dict:
     if slow_frames != frames:
         raise VideoError(f"{source.row.video}: {frames} frames, {slow_frames} when slower: its frames' times are uneven, drop the row")
     pair = {"standard": f"videos/{standard.name}", "slow": f"videos/{slow.name}", "factor": factor, "motion": [moves, slow_moves]}
-    write_whole(record, json.dumps(pair))
+    write_text(record, json.dumps(pair))
     return pair
-
-
-def write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def ranking(source: Source, pair: dict, seed: int) -> dict:
@@ -177,7 +166,7 @@ def make(manifest: Path, folder: Path, factors: list[int], seed: int = 0, min_mo
     pairs = [(source, pair) for source, pairs in zip(videos, made) for pair in pairs]
     rows = [ranking(source, pair, seed) for source, pair in pairs if max(min_motion, pair["motion"][1]) < pair["motion"][0]]
     path = folder / "rankings.jsonl"
-    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     print(f"{len(rows)} pairs in {path}; {len(pairs) - len(rows)} of videos that hardly move left out")
     return path
 

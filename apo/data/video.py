@@ -1,7 +1,6 @@
 """Videos and images on disk to and from uint8 tensors. Everything the data layer knows about codecs is here."""
 
 import math
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -15,6 +14,8 @@ import torch.nn.functional as nnf
 from av.video.reformatter import Colorspace
 from PIL import Image, ImageOps
 from torch import Tensor
+
+from apo.files import replacing
 
 BT709 = 1  # ffmpeg's number for the matrix, the primaries and the transfer curve
 LIMITED_RANGE = 1
@@ -127,20 +128,17 @@ def write_video(path: Path, video: Tensor, fps: float, crf: int = 12, enlarge: b
     video = video.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
     height, width = video.shape[-2:]
     video = nnf.pad(video.float(), (0, width % 2, 0, height % 2), mode="replicate").byte()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with replacing(path) as partial, av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(60000))
         stream.height, stream.width, stream.pix_fmt = *video.shape[-2:], "yuv420p"
         stream.options = {"crf": str(crf), "preset": "medium", "mbtree": "0"}  # of small frames mbtree reads what was not written
         context = stream.codec_context  # untagged, players guess the colours from the size
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = LIMITED_RANGE
-        for image in video.permute(0, 2, 3, 1).contiguous().numpy():
+        for image in video.permute(0, 2, 3, 1).contiguous().numpy(force=True):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)))
         container.mux(stream.encode(None))
-    os.replace(partial, path)
 
 
 @contextmanager

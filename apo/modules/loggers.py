@@ -7,6 +7,8 @@ from pathlib import Path
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from apo.files import replacing
+
 
 class MetricsCSV(Logger):
     """One row per step in folder/metrics.csv, on disk at once. What is logged for the last row's step joins that row.
@@ -66,11 +68,8 @@ class MetricsCSV(Logger):
             return list(csv.DictReader(file))
 
     def _write(self, rows: list[dict]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
+        with replacing(self.path) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
             if self.columns:
                 writer.writeheader()
             writer.writerows(rows)
-        os.replace(temporary, self.path)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from apo.data.cache import save
 from apo.data.pairs import PairDataset, PairSplit
+from apo.files import write_tensors
 from apo.generate import generate, initial_noise
 from apo.pairs.world_videos import WorldVideos, row_tensors
 from apo.policies.wan import WanPolicy
@@ -47,6 +47,6 @@ class WorldPairs(WorldVideos):
             chosen, rejected = (second, first) if first_bad[i] else (first, second)
             name = f"{batch:05d}_{i:02d}-pair.safetensors"
             tensors = row_tensors({"chosen": chosen[i], "rejected": rejected[i]}, cond, i)
-            save(folder / name, tensors, {"prompt": prompts[i], "domain": ""})
+            write_tensors(folder / name, tensors, {"prompt": prompts[i], "domain": ""})
             names.append(name)
         return names

@@ -6,8 +6,8 @@ import numpy as np
 from tqdm import tqdm
 
 from apo.data.anchors import NEGATIVE, POSITIVE, AnchorDataset, Mixed
-from apo.data.cache import save
 from apo.data.pairs import PairDataset, PairSplit
+from apo.files import write_tensors
 from apo.generate import generate, initial_noise
 from apo.pairs.world_videos import WorldVideos, row_tensors
 from apo.policies.wan import WanPolicy
@@ -73,7 +73,7 @@ class WorldAnchors(WorldVideos):
                 if kind is not None:
                     name = f"{batch:05d}_{i:02d}_{which}-anchor.safetensors"
                     texts = {"prompt": prompts[i], "domain": parse(prompts[i]).domain, "label": LABELS[kind]}
-                    save(folder / name, row_tensors({"video": latents[i]}, cond, i), texts)
+                    write_tensors(folder / name, row_tensors({"video": latents[i]}, cond, i), texts)
                     kinds[name] = kind
         return kinds
 

@@ -14,8 +14,8 @@ from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
-from safetensors.torch import save_file
 
+from apo.files import write_tensors
 from apo.policies.sharding import seemingly_on_cpu, whole
 from apo.seeds import rank
 
@@ -93,7 +93,7 @@ def save_lora(experts: dict[str, WanTransformer3DModel], folder: Path, name: str
         metadata = {"lora_adapter_metadata": packed}
         WanImageToVideoPipeline.save_lora_weights(
             folder, transformer_lora_layers=state, weight_name=FILES[key],
-            save_function=lambda weights, path, metadata=metadata: save_file(weights, path, metadata),
+            save_function=lambda weights, path, metadata=metadata: write_tensors(Path(path), weights, metadata),
         )
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
+from apo.files import write_tensors
 from apo.policies.lora import add_lora, tuner_layers, using
 from apo.policies.model import fingerprint
 from apo.rankers.answer import LABELS, frame_places, prompt_text
@@ -156,7 +157,7 @@ class TrainableVLM(RankingVLM):
             self.processor.save_pretrained(folder)
             return
         state = get_peft_model_state_dict(self.model, adapter_name=TRAINED)
-        save_file({PREFIX + key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / WEIGHTS)
+        write_tensors(folder / WEIGHTS, {PREFIX + key: value.detach().cpu().contiguous() for key, value in state.items()})
         config = self.model.peft_config[TRAINED]
         config.base_model_name_or_path = self.path
         config.save_pretrained(folder)

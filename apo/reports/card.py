@@ -1,9 +1,9 @@
 """The model card beside an adapter, README.md: what it was made from, how to load it, what was measured."""
 
 import json
-import os
 from pathlib import Path
 
+from apo.files import write_text
 from apo.policies.lora import FILES
 
 LOADING = {
@@ -15,9 +15,7 @@ LOADING = {
 
 def write(adapter: Path, lineage: dict) -> None:
     """README.md in the adapter's folder; `lineage` is what its lineage.json holds or will hold."""
-    temporary = adapter / f"README.{os.getpid()}.tmp"
-    temporary.write_text(card(adapter, lineage))
-    os.replace(temporary, adapter / "README.md")
+    write_text(adapter / "README.md", card(adapter, lineage))
 
 
 def card(adapter: Path, lineage: dict) -> str:

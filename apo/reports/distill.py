@@ -6,7 +6,6 @@ Needs no evaluation before: what evaluate.py has done already is read, the rest 
 """
 
 import argparse
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from tqdm import tqdm
 
 from apo import lineage
-from apo.evaluation import BASELINE, Arm, Judge, find, replace, shown
+from apo.evaluation import BASELINE, Arm, Judge, find, shown
 from apo.evaluators.intervals import Interval, mean_interval
+from apo.files import write_json, write_text
 from apo.flow import noised
 from apo.generate import generate, initial_noise
 from apo.guidance.none import NoGuidance
@@ -183,8 +183,8 @@ def main() -> None:
         torch.set_num_threads(two.plain.cfg.trainer.threads)
     found = report(two, args.count, args.repeats)
     path, text = two.student.folder / "eval" / "distillation.md", markdown(found)
-    replace(path.with_suffix(".json"), json.dumps(found, indent=1))
-    replace(path, text)
+    write_json(path.with_suffix(".json"), found)
+    write_text(path, text)
     print(f"{text}\nreport: {path}")
 
 

@@ -17,9 +17,10 @@ from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from apo.data.cache import remembered, save
+from apo.data.cache import remembered
 from apo.data.pairs import PairSplit
 from apo.data.rankings import RankingDataset
+from apo.files import write_tensors
 from apo.generate import generate, initial_noise
 from apo.interfaces import Condition, Guidance
 from apo.policies.model import VideoSpec, WanModel, fingerprint
@@ -169,7 +170,7 @@ class WorldRankings:
         path = self.cache_dir / f"world_rankings-videos-{self.video_key}" / f"{place.split}-{place.domain}-{block:05d}.safetensors"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            save(path, {"videos": self.generate(place, block)}, {})
+            write_tensors(path, {"videos": self.generate(place, block)})
         with safe_open(path, "pt") as file:
             return file.get_slice("videos")[i]
 
