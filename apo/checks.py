@@ -1,31 +1,28 @@
 """What can be known to be wrong with a run before anything is loaded, part by part."""
 
-from collections.abc import Sequence
-
 import torch
-from diffusers import WanTransformer3DModel
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from apo.modules.sharded import group_size
-from apo.plan.architecture import PUBLISHED, Architecture, architecture_of
+from apo.plan.architecture import PUBLISHED, architecture_of, check_targets
 from apo.policies.context import require_divisible
 from apo.policies.model import WanModel, check_blocks
 from apo.rankers.folders import check_paths
 
-ONE = ("max_steps", "batch_size", "checkpoint_every_n_steps", "validate_every_n_steps", "decay_steps", "trainer.devices",
-       "trainer.nodes", "policy.lora.rank", "vlm.lora.rank", "module.windows_per_pair", "module.reference_update_every_n_steps",
-       "module.pairs.rollout.batch_size")  # fmt: skip
-LEAST = dict.fromkeys(ONE, 1) | dict.fromkeys(("seed", "warmup_steps", "sample_every_n_steps"), 0)
-NULL = {  # what leaving a number out means
-    "decay_steps": ", or null for a rate that stays", "module.reference_update_every_n_steps": ", or null to keep the reference",
-    "module.pairs.rollout.batch_size": ", or null for all at once",
-}
+ACCELERATORS, STRATEGIES = ("cpu", "gpu", "cuda", "auto"), ("auto", "ddp", "fsdp")
 
 
 def check_trainer(cfg: DictConfig) -> None:
     """ValueError for what is wrong with the number of processes and what they share."""
     trainer = cfg.trainer
+    for key, known in (("accelerator", ACCELERATORS), ("strategy", STRATEGIES)):
+        if trainer[key] not in known:
+            raise ValueError(f"trainer.{key}={trainer[key]}: give one of {', '.join(known)}")
+    if trainer.accelerator in ("gpu", "cuda") and (there := torch.cuda.device_count()) < trainer.devices:
+        raise ValueError(
+            f"trainer.accelerator={trainer.accelerator} trainer.devices={trainer.devices}: torch sees {there} GPU(s) here; give "
+            "trainer=cpu, fewer devices, or install the torch build of your GPU's driver"
+        )
     if trainer.strategy == "auto" and trainer.nodes * trainer.devices > 1:
         raise ValueError(
             f"trainer.strategy=auto is for one process, and there are {trainer.nodes} x {trainer.devices}: give trainer=fsdp, or "
@@ -69,24 +66,6 @@ def check_architecture(cfg: DictConfig, model: WanModel) -> None:
         check_blocks(blocks, architecture.transformer["num_layers"], "module.blocks")
     if cfg.policy.lora is not None and "vlm" not in cfg:
         check_targets(cfg.policy.lora.targets, architecture)
-
-
-def check_targets(targets: Sequence[str], architecture: Architecture) -> None:
-    """ValueError for a LoRA target that the transformer lacks; peft itself asks that one of them is there."""
-    with torch.device("meta"):
-        model = WanTransformer3DModel(**architecture.transformer)
-    layers = dict(model.named_modules())
-    if lacking := [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in layers)]:
-        there = sorted(name for name, layer in layers["blocks.0.attn1"].named_modules() if isinstance(layer, nn.Linear))
-        raise ValueError(f"policy.lora.targets: the model has no layer {lacking[0]}; blocks have, among others, {', '.join(there)}")
-
-
-def check_numbers(cfg: DictConfig) -> None:
-    """ValueError for a number of something that can't be that number."""
-    for key, least in LEAST.items():
-        value = OmegaConf.select(cfg, key)
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise ValueError(f"{key}={value}: give a whole number of at least {least}" + NULL.get(key, ""))
 
 
 def windows_per_pair(cfg: DictConfig) -> int:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Sampler
 
 from apo import lineage
-from apo.checks import check_architecture, check_numbers, check_trainer, check_vlm, check_windows, windows_per_pair
+from apo.checks import check_architecture, check_trainer, check_vlm, check_windows, windows_per_pair
 from apo.data.pairs import PairSplit, StepBatches, UserRows
 from apo.data.precompute import device
 from apo.files import write_text
@@ -24,6 +24,7 @@ from apo.modules.loggers import MetricsCSV
 from apo.modules.preemption import REQUEUE, STOPPED, StopWhenTold
 from apo.modules.ranker import HeldOutRankings
 from apo.modules.sharded import PATIENCE, ShardedStrategy, group_size
+from apo.numbers import check_numbers
 from apo.policies.context import require_first_block
 from apo.reports import card
 from apo.seeds import replica, replicas

@@ -45,6 +45,9 @@ def curriculum(overrides: list[str], known: Plan) -> list[tuple[str, Plan, int]]
 
 
 def main(overrides: list[str]) -> None:
+    if {"-h", "--help"} & set(overrides):
+        print(__doc__)
+        return
     try:
         plan = planned(composed(overrides))
         print(report(plan, curriculum(overrides, plan)))

@@ -1,8 +1,13 @@
 """What a Wan model is made of, from its pipeline folder or, where none is on this disk, from what was published."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import nn
 
 from apo.policies.model import VideoSpec, WanModel
 
@@ -83,8 +88,14 @@ def architecture_of(model: WanModel) -> Architecture:
 
 
 def read(folder: Path) -> Architecture:
-    """Of a pipeline folder, from its config files alone."""
-    index, transformer, vae, text = (json.loads((folder / file).read_text()) for file in ("model_index.json", *CONFIGS))
+    """Of a pipeline folder, from its config files alone; ValueError for one that is not there or can't be read."""
+    found = []
+    for file in ("model_index.json", *CONFIGS):
+        try:
+            found.append(json.loads((folder / file).read_text()))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"model.path={folder}: {file} is missing or damaged ({error}): copy the pipeline folder again") from None
+    index, transformer, vae, text = found
     clip = folder / "image_encoder" / "config.json"
     image = json.loads(clip.read_text()) if clip.is_file() else None
     return Architecture(
@@ -106,3 +117,13 @@ def public(config: dict) -> dict:
 
 def clip_tokens(config: dict) -> int:
     return (config["image_size"] // config["patch_size"]) ** 2 + 1
+
+
+def check_targets(targets: Sequence[str], architecture: Architecture) -> None:
+    """ValueError for a LoRA target that the transformer lacks; peft itself asks that one of them is there."""
+    with torch.device("meta"):
+        model = WanTransformer3DModel(**architecture.transformer)
+    layers = dict(model.named_modules())
+    if lacking := [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in layers)]:
+        there = sorted(name for name, layer in layers["blocks.0.attn1"].named_modules() if isinstance(layer, nn.Linear))
+        raise ValueError(f"policy.lora.targets: the model has no layer {lacking[0]}; blocks have, among others, {', '.join(there)}")

@@ -172,7 +172,7 @@ def ranking_flops(cfg: DictConfig) -> float:
 def memory(step: Step, passes: Passes, layout: Layout, experts: int, lora: bool) -> dict[str, float]:
     """Bytes per rank at the peak, by kind. VAE and text encoder are counted by `with_frozen`; the ranker is elsewhere."""
     trained = 4 * passes.trained * experts
-    gathered = min(2, layout.shard - 1) * passes.block  # the block in use and the next
+    gathered = min(2, layout.shard - 1) * passes.block + (layout.shard > 1) * passes.around  # the block in use, the next, all around
     copies = 1 + step.adapted_reference + step.averaged if lora else 0  # of the adapter, in float32
     at_once = step.pairs * (1 if in_turn(step, layout) else step.videos)
     live = passes.live_checkpointed if layout.checkpointing else passes.live_train

@@ -43,6 +43,7 @@ class Passes:
     trained: float  # number of trained parameters
     block_base_forward: float  # FLOPs of one block of a forward without adapter
     block_forward: float  # with it
+    around: float  # weights that are in no block
 
     def extrapolated(self, other: "Passes", layers: int) -> "Passes":
         """From two blocks and three (`other`) to `layers`. The first and the last are special; all between are alike."""
@@ -121,6 +122,7 @@ def measured(architecture: Architecture, layers: int, latent: tuple, text_tokens
             base.flops, forward.flops, train.flops - forward.flops, checkpointed.flops - train.flops,
             4 * layers * architecture.width * tokens**2, forward.live, train.live, checkpointed.live, size(frozen), size(block),
             sum(p.numel() for p in model.parameters() if p.requires_grad), block_base_forward, block_forward,
+            size(frozen) - layers * size(block),
         )  # fmt: skip
 
 

@@ -9,13 +9,15 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from apo.guidance.cfg_stg import CFGSTG
+from apo.numbers import check_numbers
 from apo.plan import costs
-from apo.plan.architecture import Architecture, architecture_of
+from apo.plan.architecture import Architecture, architecture_of, check_targets
 from apo.plan.costs import Layout, Step
 from apo.plan.counting import Passes, passes
 from apo.plan.frozen import Frozen, frozen
 from apo.policies.context import require_divisible
-from apo.policies.model import VideoSpec
+from apo.policies.model import VideoSpec, check_blocks
 
 GIB, PFLOP, HOUR = 2**30, 1e15, 3600
 PAPER_HOURS = 64_000  # Sec. 4.1: H200 hours of the five stages
@@ -60,12 +62,17 @@ def planned(cfg: DictConfig, known: Plan | None = None) -> Plan:
     """known: a plan of the same model, videos and adapter, whose counts are taken over. ValueError names the field."""
     if "vlm" in cfg:
         raise ValueError(f"stage={cfg.stage.name} trains a ranking model, which is not planned here: give a stage of the video model")
+    check_numbers(cfg)
     layout, step = costs.layout_of(cfg), costs.step_of(cfg)
     if known is not None:
         return Plan(cfg, known.architecture, known.passes, step, layout, known.frozen)
     model = instantiate(cfg.model)
     architecture = architecture_of(model)
     require_divisible(layout.context_parallel, architecture.heads, architecture.tokens(model.spec))
+    if isinstance(guidance := instantiate(cfg.guidance), CFGSTG):
+        check_blocks(guidance.blocks, architecture.transformer["num_layers"])
+    if cfg.policy.lora is not None:
+        check_targets(cfg.policy.lora.targets, architecture)
     dtype = getattr(torch, model.dtype)
     counted = passes(architecture, architecture.latent_shape(model.spec), model.max_sequence_length, cfg.policy.lora, dtype)
     return Plan(cfg, architecture, counted, step, layout, frozen(architecture, model))
@@ -209,9 +216,11 @@ def assumptions(plan: Plan) -> str:
         + "; activations fall with the context-parallel degree, and from degree 2 on diffusers' native attention runs its forward once "
         "more in the backward; the ranker is off the GPU.",
         f"VAE and text encoder are {plan.frozen.weights / GIB:.3g} GiB, "
-        + ("on the GPU only while they work" if plan.cfg.trainer.offload else "always on the GPU (trainer.offload=false)")
+        + ("on the GPU only while they work, and in each process's host memory" if plan.cfg.trainer.offload
+           else "always on the GPU (trainer.offload=false)")
         + f"; decoding a video takes {plan.frozen.decoding / GIB:.3g} GiB in float32, "
         + ("whole." if plan.cfg.model.get("decode_tile") is None else f"in tiles of {plan.cfg.model.decode_tile} pixels."),
+        *rollouts(plan.cfg),
         f"A split backward costs one forward per pair and row more. {step.guidance_rows} forward(s) per solver step, "
         f"{step.solver_steps} steps, {step.at_once or 0} video(s) at once.",
         f"Ranking: {assumed.ranker.parameters / 1e9:g} billion parameters, two videos of {assumed.ranker.frames} frames uncropped, "
@@ -220,6 +229,14 @@ def assumptions(plan: Plan) -> str:
         "The paper states neither its steps nor any batch size.",
     ]  # fmt: skip
     return "## Assumptions\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def rollouts(cfg: DictConfig) -> Iterator[str]:
+    """What of the stage's settings generation is not counted by."""
+    if OmegaConf.select(cfg, "module.pairs.rollout.cache_threshold") is not None:
+        yield "First Block Cache: generation is counted whole; what is left out hangs on the videos and the threshold."
+    if (least := OmegaConf.select(cfg, "module.pairs.min_confidence") or 0) > 0:
+        yield f"min_confidence={least:g}: one attempt is counted of at most {cfg.module.pairs.max_attempts}."
 
 
 def section(title: str, columns: list[str], rows: list[list]) -> str:

@@ -22,8 +22,8 @@ class VideoSpec:
 
     def check(self, temporal: int, spatial: int) -> None:
         """ValueError unless the VAE (temporal, spatial factor times patch) divides the sizes; names the nearest that it can."""
-        if (self.frames - 1) % temporal:
-            near = round((self.frames - 1) / temporal) * temporal + 1
+        if (self.frames - 1) % temporal or self.frames < 1:
+            near = max(round((self.frames - 1) / temporal), 0) * temporal + 1
             raise ValueError(f"model.spec.frames={self.frames}: must be a multiple of {temporal} plus 1; the nearest is {near}")
         for name in ("height", "width"):
             size = getattr(self, name)

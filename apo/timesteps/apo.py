@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -32,6 +33,13 @@ class APOSampler:
     accumulate: bool = True  # False: the window's rows one by one, an optimizer step each ("no window")
 
     def __post_init__(self):
+        if min(self.high_rows, self.low_rows) < 0 or self.stride < 0 or self.offset_variance < 0:
+            raise ValueError(
+                f"sampler.high_rows={self.high_rows}, sampler.low_rows={self.low_rows}, sampler.stride={self.stride}, "
+                f"sampler.offset_variance={self.offset_variance}: give numbers of at least 0"
+            )
+        if isinstance(self.shifts, Real) or not self.shifts:
+            raise ValueError(f"sampler.shifts={self.shifts}: give a list of shifts, such as [3, 4, 5, 6]")
         if self.high_rows + self.low_rows < 1:
             raise ValueError("the window is empty: set sampler.high_rows or sampler.low_rows above 0")
         if self.num_inference_steps < 2 or min(self.shifts) <= 0:

@@ -15,6 +15,7 @@ def tiny(request):
 
     def build(style: str, checkpointing: bool = False, **changes):
         policy = make(request, style, checkpointing=checkpointing, **changes)
+        assert len(policy.null_text) == 1  # is encoded here, once: no part of a step
         architecture = read(policy.model.folder())
         dtype = getattr(torch, policy.model.dtype)
         return policy, architecture, passes(architecture, policy.codec.latent_shape, policy.max_sequence_length, LORA, dtype)

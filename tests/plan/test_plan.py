@@ -148,7 +148,7 @@ def test_sharding_and_context_parallel_divide_what_they_should(tiny):
     eight = replace(ONE, devices=8, shard=8, context_parallel=2)
     one, many = (costs.memory(OFFLINE, predicted, layout, 2, True) for layout in (ONE, eight))
     assert many["activations"] == one["activations"] / 2 and many["optimizer"] == one["optimizer"] / 8
-    assert many["weights"] == pytest.approx(one["weights"] / 8 + 2 * predicted.block)
+    assert many["weights"] == pytest.approx(one["weights"] / 8 + 2 * predicted.block + predicted.around)
     halved = (sum(costs.flops(OFFLINE, predicted, ONE, 0).values()) + 2 * ROWS * PAIRS * predicted.self_attention) / 2
     assert sum(costs.flops(OFFLINE, predicted, eight, 0).values()) == halved
     assert predicted.self_attention == 2 * 2 * 2 * 32 * 18**2  # layers, products, multiply-adds, width, tokens
@@ -209,10 +209,26 @@ def test_the_papers_set_up(capsys):
     ([SMALL, "plan=h300"], "h300"),
     (["stage=ranker_8b", "data=rankings", "data.path=rankings.jsonl"], "stage=ranker.* trains a ranking model, which is not planned"),
     ([SMALL, "plan.nope=1"], "nope"),
+    ([SMALL, "trainer.nodes=-1"], "trainer.nodes=-1: give a whole number"),
+    ([SMALL, "batch_size=0"], "batch_size=0"),
+    ([SMALL, "plan.utilisation=0"], "plan.utilisation=0: give a number above 0"), ([SMALL, "plan.utilisation=40"], "a share"),
+    ([SMALL, "trainer.gradient_checkpointing=maybe"], "give true or false"),
+    ([SMALL, "guidance=cfg_stg", "guidance.blocks=[99]"], "guidance.blocks=.99.: there is no block 99"),
+    ([SMALL, "policy.lora.targets=[to_x]"], "policy.lora.targets: the model has no layer to_x"),
+    (["model.path={broken}"], "model.path=.*: transformer/config.json is missing or damaged .*: copy"),
 ])  # fmt: skip
-def test_mistakes_name_the_key(overrides, said):
+def test_mistakes_name_the_key(overrides, said, tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(SystemExit, match=said):
-        main(overrides)
+        main([override.format(broken=tmp_path) for override in overrides])
+
+
+def test_what_generation_is_not_counted_by_is_said(capsys):
+    main([SMALL, "stage=online", "cheaper=cache", "module.pairs.min_confidence=0.7"])
+    said = capsys.readouterr().out
+    assert "First Block Cache: generation is counted whole" in said and "min_confidence=0.7: one attempt is counted of at most 3" in said
+    main(["--help"])
+    assert "needs no GPU" in capsys.readouterr().out
 
 
 def test_a_model_too_large_is_told_so_with_the_layout_that_fits(capsys):

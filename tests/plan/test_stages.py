@@ -35,6 +35,7 @@ def test_a_distillation_steps_flops_are_those_of_a_real_window(request, tmp_path
     guidance, forwards, at_once, left_out = TEACHERS[teacher]
     make(request, "wan22").save_adapter(tmp_path)
     policy = make(request, "wan22", adapter=str(tmp_path) if adapted else None).train()
+    assert len(policy.null_text) == 1  # is encoded here, once: no part of a step
     architecture = read(policy.model.folder())
     predicted = passes(architecture, policy.codec.latent_shape, policy.max_sequence_length, LORA, torch.float32)
     split = teacher == "cfg_stg"
