@@ -1,37 +1,34 @@
 """An adapter for other programs: ComfyUI and the original Wan code, or fused into the base's own weights.
 
-    python -m apo.export outputs/main/offline/adapter --out exported
+    python -m apo.export outputs/main/offline/adapter --out exported                      # a LoRA file per expert
     python -m apo.export outputs/main/offline/adapter --out exported --expert high
-    python -m apo.export outputs/main/offline/adapter --out fused --fuse
+    python -m apo.export outputs/main/offline/adapter --out fused --fuse                  # a diffusers pipeline
+    python -m apo.export outputs/main/offline/adapter --out fused --fuse original         # ComfyUI's and the original code's full weights
 
 The mapping that matters: `high_noise` is diffusers' `transformer` (t >= boundary), `low_noise` its `transformer_2`.
 """
 
 import argparse
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from apo import lineage
+from apo.files import write_tensors
+from apo.policies import original
 from apo.policies.lora import FILES, adapter_settings
 from apo.policies.model import fingerprint
 
 NAMES = {"high": "transformer", "low": "transformer_2"}
-BLOCK = re.compile(r"blocks\.(\d+)\.(attn1|attn2|ffn)\.(.+)")
-PARTS = {"attn1": "self_attn.", "attn2": "cross_attn.", "ffn": "ffn."}
-LAYERS = {
-    "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "o", "add_k_proj": "k_img", "add_v_proj": "v_img",
-    "net.0.proj": "0", "net.2": "2",
-}  # fmt: skip
+DIFFUSERS, ORIGINAL = "diffusers", "original"  # layouts of fused weights
 
 
 class ExportError(ValueError):
@@ -40,10 +37,10 @@ class ExportError(ValueError):
 
 def original_name(module: str) -> str:
     """A transformer's linear layer in the original Wan code's words; ExportError if the adapter can't go there."""
-    match = BLOCK.fullmatch(module)
-    if match is None or match[3] not in LAYERS:
+    name = original.module_name(module)
+    if name is None or not module.startswith("blocks."):
         raise ExportError(f"{module}: only attention and feed-forward layers of the blocks are exported; train without this target")
-    return f"blocks.{match[1]}.{PARTS[match[2]]}{LAYERS[match[3]]}"
+    return name
 
 
 def comfy_state(state: dict[str, Tensor], rank: int, alpha: float) -> dict[str, Tensor]:
@@ -63,29 +60,37 @@ def comfy_state(state: dict[str, Tensor], rank: int, alpha: float) -> dict[str, 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A finished run's adapter folder; ExportError if it isn't one."""
+    """A finished run's adapter folder; ExportError if it isn't one, or its files are not those of its lineage."""
 
     folder: Path
 
     def __post_init__(self):
-        if not (self.folder / "lineage.json").is_file():
+        if not (self.folder / lineage.FILE).is_file():
             raise ExportError(f"{self.folder}: no lineage.json there; give the adapter/ folder of a finished run")
         if not self.experts:
             raise ExportError(f"{self.folder}: none of {', '.join(FILES.values())} there; a ranker's adapter has no such layout")
+        try:
+            lineage.require_whole(self.folder)
+        except ValueError as error:
+            raise ExportError(str(error)) from None
 
-    @property
+    @cached_property
     def lineage(self) -> dict:
-        return json.loads((self.folder / "lineage.json").read_text())
+        return lineage.read(self.folder)
 
-    @property
+    @cached_property
     def experts(self) -> list[str]:
         """The transformers that it adapts: transformer, transformer_2."""
         return [key for key, name in FILES.items() if (self.folder / name).is_file()]
 
+    def file_name(self, expert: str) -> str:
+        """<run>_<stage>, and the expert if there are two."""
+        stem = f"{self.lineage['config']['run']}_{self.lineage['stage']}".replace("/", "_")
+        return f"{stem}.safetensors" if len(self.experts) == 1 else f"{stem}_{FILES[expert]}"
+
     def state(self, expert: str) -> dict[str, Tensor]:
         """lora_A and lora_B of an expert's linear layers, by diffusers' names."""
-        with safe_open(self.folder / FILES[expert], "pt") as file:
-            return {key.removeprefix("transformer."): file.get_tensor(key) for key in file.keys()}
+        return {key.removeprefix("transformer."): value for key, value in tensors(self.folder / FILES[expert])}
 
     def deltas(self, expert: str) -> dict[str, Callable[[], Tensor]]:
         """What makes each weight's gain, alpha / rank · B·A in float32: all of an expert's at once are larger than the expert."""
@@ -100,8 +105,13 @@ class Adapter:
 
     def base(self, path: str | None) -> Path:
         """The pipeline folder that it was trained on (or `path`); ExportError if its weights are others."""
-        model = self.lineage["config"]["model"]
-        folder = instantiate(model | ({"path": path} if path else {})).folder()
+        config = self.lineage["config"]["model"]
+        model = instantiate(config | ({"path": path} if path else {}))
+        try:
+            model.check()
+        except ValueError as error:
+            raise ExportError(f"{error}; --base names the pipeline that the adapter was trained on") from None
+        folder = model.folder()
         if (found := fingerprint(folder, ("transformer", "transformer_2"))) != self.lineage["base"]["hash"]:
             raise ExportError(
                 f"{folder} has the weights {found} and the adapter was trained on {self.lineage['base']['hash']} "
@@ -112,41 +122,82 @@ class Adapter:
 
 def write_comfy(adapter: Adapter, out: Path, experts: list[str]) -> list[Path]:
     """One file per expert for ComfyUI's `LoraLoaderModelOnly`; <run>_<stage>.safetensors if the model has one expert."""
-    settings, config = adapter_settings(adapter.folder), adapter.lineage["config"]
-    stem, written = f"{config['run']}_{adapter.lineage['stage']}", []
-    states = {key: comfy_state(adapter.state(key), settings["rank"], settings["alpha"]) for key in experts}
-    out.mkdir(parents=True, exist_ok=True)
-    for key, state in states.items():
-        path = out / (f"{stem}.safetensors" if len(adapter.experts) == 1 else f"{stem}_{FILES[key]}")
-        save_file(state, path)
-        written.append(path)
-    return written
+    settings = adapter_settings(adapter.folder)
+    states = {new(out / adapter.file_name(key)): comfy_state(adapter.state(key), settings["rank"], settings["alpha"]) for key in experts}
+    for path, state in states.items():
+        write_tensors(path, state)
+    return list(states)
 
 
-def write_fused(adapter: Adapter, out: Path, experts: list[str], base: Path) -> float:
-    """A whole pipeline folder whose `experts` hold W + ΔW, rounded to the base's dtype; one weight file in memory at a time.
+def new(path: Path) -> Path:
+    """`path`; ExportError if something is there: another run of the same name and stage, perhaps."""
+    if path.exists():
+        raise ExportError(f"{path} is there already: delete it, or give another --out")
+    return path
 
-    Returns ‖rounded − exact‖ / ‖ΔW‖: what the base's dtype loses of the adapter. ExportError if `out` is not empty.
-    """
-    if out.exists() and any(out.iterdir()):
-        raise ExportError(f"--out {out} is not empty: give a new folder")
-    unchanged = shutil.ignore_patterns(*(f"{key}/*.safetensors" for key in experts))
-    shutil.copytree(base, out, ignore=unchanged, dirs_exist_ok=True)
-    lost = gained = 0.0
-    for key in experts:
-        deltas = adapter.deltas(key)
-        for file in sorted((base / key).glob("*.safetensors")):
-            weights, metadata = dict(tensors(file)), {"format": "pt"}
+
+@dataclass
+class Fusion:
+    """Base and adapter as one; `loss` is known once all `weights` were made."""
+
+    adapter: Adapter
+    base: Path
+    lost: float = field(default=0.0, init=False)
+    gained: float = field(default=0.0, init=False)
+
+    def weights(self, expert: str) -> Iterator[tuple[Path, dict[str, Tensor]]]:
+        """An expert's weight files, one in memory at a time: W + ΔW, rounded to the dtype of W."""
+        deltas = self.adapter.deltas(expert)
+        for file in sorted((self.base / expert).glob("*.safetensors")):
+            weights = dict(tensors(file))
             for name in deltas.keys() & weights.keys():
-                delta, weight = deltas.pop(name)(), weights[name]
+                delta, weight = deltas[name](), weights[name]
                 exact = weight.float() + delta
                 weights[name] = exact.to(weight.dtype)
-                lost += float((weights[name].float() - exact).square().sum())
-                gained += float(delta.square().sum())
-            save_file(weights, out / key / file.name, metadata)
-        if deltas:
-            raise ExportError(f"{base / key} has no {sorted(deltas)[0]}: the adapter was made for another architecture")
-    return (lost / max(gained, 1e-30)) ** 0.5
+                self.lost += float((weights[name].float() - exact).square().sum())
+                self.gained += float(delta.square().sum())
+            yield file, weights
+
+    def check(self, experts: list[str]) -> None:
+        """ExportError unless each delta has its weight."""
+        for expert in experts:
+            there = {key for file in (self.base / expert).glob("*.safetensors") for key in names(file)}
+            if lacking := sorted(self.adapter.deltas(expert).keys() - there):
+                raise ExportError(f"{self.base / expert} has no {lacking[0]}: the adapter was made for another architecture")
+
+    @property
+    def loss(self) -> float:
+        """‖rounded − exact‖ / ‖ΔW‖: what the base's dtype loses of the adapter."""
+        return (self.lost / max(self.gained, 1e-30)) ** 0.5
+
+
+def write_pipeline(fusion: Fusion, out: Path, experts: list[str]) -> list[Path]:
+    """A whole diffusers pipeline folder whose `experts` hold W + ΔW. ExportError if `out` is not empty."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"--out {out} is not empty: give a new folder")
+    fusion.check(experts)
+
+    def changed(folder: str, files: list[str]) -> list[str]:
+        return [name for name in files if Path(folder).name in experts and name.endswith(".safetensors")]
+
+    shutil.copytree(fusion.base, out, ignore=changed, dirs_exist_ok=True)
+    for key in experts:
+        for file, weights in fusion.weights(key):
+            write_tensors(out / key / file.name, weights, {"format": "pt"})
+    return [out]
+
+
+def write_original(fusion: Fusion, out: Path, experts: list[str]) -> list[Path]:
+    """One file of full weights per expert under the original code's names, as ComfyUI's `UNETLoader` reads them.
+
+    An expert is in memory whole. ExportError for a weight that the original code lacks.
+    """
+    fusion.check(experts)
+    paths = {key: new(out / f"fused_{fusion.adapter.file_name(key)}") for key in experts}
+    for key, path in paths.items():
+        weights = {original.weight_name(name): value for _, part in fusion.weights(key) for name, value in part.items()}
+        write_tensors(path, weights, {"format": "pt"})
+    return list(paths.values())
 
 
 def tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
@@ -155,12 +206,17 @@ def tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
             yield key, stream.get_tensor(key)
 
 
+def names(file: Path) -> list[str]:
+    with safe_open(file, "pt") as stream:
+        return list(stream.keys())
+
+
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="apo.export", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="apo.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("adapter", type=Path, help="the adapter/ folder of a finished run")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--expert", choices=list(NAMES), help="one expert alone; both otherwise")
-    parser.add_argument("--fuse", action="store_true", help="a pipeline folder with the adapter in its weights")
+    parser.add_argument("--fuse", nargs="?", const=DIFFUSERS, choices=[DIFFUSERS, ORIGINAL], help="full weights with the adapter in them")
     parser.add_argument("--base", help="the pipeline to fuse into, if it has moved since the training")
     given = parser.parse_args(arguments)
     try:
@@ -168,13 +224,15 @@ def main(arguments: list[str] | None = None) -> None:
         experts = [NAMES[given.expert]] if given.expert else adapter.experts
         if not set(experts) <= set(adapter.experts):
             raise ExportError(f"--expert {given.expert}: {given.adapter} has only {', '.join(adapter.experts)}; leave it out")
-        if given.fuse:
-            lost = write_fused(adapter, given.out, experts, adapter.base(given.base))
-            print(f"pipeline: {given.out} (rounding took {lost:.2%} of the adapter's norm; unfused it loses nothing)")
-        else:
-            for path in write_comfy(adapter, given.out, experts):
-                print(path)
-    except ValueError as error:
+        if given.out.exists() and not given.out.is_dir():
+            raise ExportError(f"--out {given.out} is a file: give a folder")
+        if given.fuse is None:
+            print(*write_comfy(adapter, given.out, experts), sep="\n")
+            return
+        fusion = Fusion(adapter, adapter.base(given.base))
+        print(*(write_pipeline if given.fuse == DIFFUSERS else write_original)(fusion, given.out, experts), sep="\n")
+        print(f"rounding took {fusion.loss:.2%} of the adapter's norm; unfused it loses nothing")
+    except (ValueError, OSError, SafetensorError) as error:
         raise SystemExit(f"export: {error}") from error
 
 

@@ -15,10 +15,16 @@ START = "start.json"  # of a run folder: the files of the adapter that it began 
 
 
 def read(adapter: Path) -> dict:
-    """The lineage of an adapter folder; ValueError if it has none."""
+    """The lineage of an adapter folder; ValueError if it has none, or a damaged one."""
     if not (adapter / FILE).is_file():
         raise ValueError(f"adapter={adapter}: no {FILE} there; give the adapter/ folder of a finished run")
-    return json.loads((adapter / FILE).read_text())
+    try:
+        found = json.loads((adapter / FILE).read_text())
+    except ValueError:
+        found = {}
+    if not isinstance(found, dict) or not {"base", "stage", "files", "config"} <= found.keys():
+        raise ValueError(f"adapter={adapter}: {FILE} is damaged; copy the folder again, or train it again")
+    return found
 
 
 def require_whole(adapter: Path) -> None:

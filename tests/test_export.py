@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import WanImageToVideoPipeline
+from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -97,6 +98,23 @@ def test_a_fused_pipeline_is_the_base_with_the_adapter(adapter, request, tmp_pat
     assert_close(sample(fused, SPECS[style]), sample(base, SPECS[style]), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("style, lora, alone", [("wan21", WITH_IMAGE, True), ("wan22", LORA, False), ("ti2v", LORA, True)])
+def test_fused_weights_in_the_original_layout_are_those_that_diffusers_converts_back(adapter, tmp_path, style, lora, alone):
+    folder = adapter(style, lora)
+    main([str(folder), "--out", str(tmp_path / "pipeline"), "--fuse"])
+    main([str(folder), "--out", str(tmp_path / "original"), "--fuse", "original"])
+    names = {"transformer": "fused_trial_offline.safetensors"} if alone else {
+        key: f"fused_trial_offline_{name}" for key, name in FILES.items()
+    }  # fmt: skip
+    assert {path.name for path in (tmp_path / "original").iterdir()} == set(names.values())
+    for expert, name in names.items():
+        found = load_file(tmp_path / "original" / name)
+        assert {"head.modulation", "head.head.weight", "time_projection.1.bias", "blocks.0.norm3.weight"} <= found.keys()
+        assert ("img_emb.proj.4.weight" in found) == ("blocks.0.cross_attn.norm_k_img.weight" in found) == (style == "wan21")
+        fused = load_file(tmp_path / "pipeline" / expert / "diffusion_pytorch_model.safetensors")
+        assert same(convert_wan_transformer_to_diffusers(found), fused)
+
+
 def test_fusing_one_expert_leaves_every_other_byte(adapter, request, tmp_path, capsys):
     folder, base = adapter(), request.getfixturevalue("wan22_folder")
     main([str(folder), "--out", str(tmp_path / "fused"), "--fuse", "--expert", "low"])
@@ -112,6 +130,43 @@ def test_fusing_one_expert_leaves_every_other_byte(adapter, request, tmp_path, c
     assert all(torch.equal(after[key], before[key] + deltas[key] if key in deltas else before[key]) for key in before)
     with safe_open(tmp_path / "fused" / file, "pt") as stream:
         assert stream.metadata() == {"format": "pt"}
+
+
+@pytest.mark.parametrize("damage, said", [
+    (lambda folder: swap(*(folder / name for name in FILES.values())), "high_noise.safetensors is not the file that lineage.json names"),
+    (lambda folder: (folder / "low_noise.safetensors").unlink(), "low_noise.safetensors is not the file"),
+    (lambda folder: (folder / "low_noise.safetensors").write_bytes(b"half"), "low_noise.safetensors is not the file"),
+    (lambda folder: (folder / "lineage.json").write_text("{}"), "lineage.json is damaged"),
+    (lambda folder: (folder / "lineage.json").write_text("{"), "lineage.json is damaged"),
+])  # fmt: skip
+def test_an_adapter_that_is_not_as_it_was_written_is_refused(adapter, tmp_path, damage, said):
+    folder = adapter()
+    damage(folder)
+    for more in ([], ["--fuse"], ["--fuse", "original"]):
+        with pytest.raises(SystemExit, match=said):
+            main([str(folder), "--out", str(tmp_path / "out"), *more])
+    assert not (tmp_path / "out").exists()
+
+
+def swap(one: Path, other: Path) -> None:
+    first = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(first)
+
+
+def test_runs_in_folders_are_exported_readably_and_only_once(request, tmp_path):
+    folder = finished(tmp_path / "run", perturbed(make(request, "wan21", LORA)), LORA, "run=curriculum/seed_0")
+    main([str(folder), "--out", str(tmp_path / "out")])
+    (file,) = (tmp_path / "out").iterdir()
+    assert file.name == "curriculum_seed_0_offline.safetensors"
+    (tmp_path / "plain").touch()
+    assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode == (folder / FILES["transformer"]).stat().st_mode
+    with pytest.raises(SystemExit, match="is there already: delete it, or give another --out"):
+        main([str(folder), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="plain is a file: give a folder"):
+        main([str(folder), "--out", str(tmp_path / "plain")])
+    with pytest.raises(SystemExit, match="model.path=.*nowhere: no model_index.json there.*--base names the pipeline"):
+        main([str(folder), "--out", str(tmp_path / "fused"), "--fuse", "--base", str(tmp_path / "nowhere")])
 
 
 def test_mistakes_are_found_before_anything_is_written(adapter, request, tmp_path):
