@@ -67,6 +67,7 @@ cheaper: install ## what cheaper candidates cost in quality: cached blocks, fewe
 	$(BIN)/python train.py -m paper=cheaper $(ARGS)
 	$(BIN)/python train.py -m paper=cheaper run=cheaper_at_scale cheaper=fewer_steps,two_windows max_steps=334 $(ARGS)
 	$(BIN)/python train.py -m paper=cheaper run=cheaper_at_scale cheaper=both max_steps=500 $(ARGS)
+	$(BIN)/python train.py -m paper=cheaper run=cheaper_at_scale cheaper=at_scale max_steps=334 module.pairs.rollout.num_inference_steps=5 $(ARGS)
 	$(BIN)/python train.py -m paper=distilled_baseline $(ARGS)
 	$(BIN)/python train.py -m paper=cheaper_student $(ARGS)
 	$(BIN)/python evaluate.py run=cheaper stage='*' videos=0 $(MODEL)

@@ -4,7 +4,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from apo.modules.sharded import group_size
-from apo.plan.architecture import PUBLISHED, architecture_of, check_targets
+from apo.policies.architecture import check_targets, fitting
 from apo.policies.context import require_divisible
 from apo.policies.model import WanModel, check_blocks
 from apo.rankers.folders import check_paths
@@ -55,13 +55,9 @@ def check_trainer(cfg: DictConfig) -> None:
 def check_architecture(cfg: DictConfig, model: WanModel) -> None:
     """ValueError for settings that do not fit what the model is made of; WanPolicy asks again, since a model of the hub need not be
     known yet."""
-    if model.local() is None and model.path not in PUBLISHED:
+    if (architecture := fitting(model)) is None:
         return
-    architecture = architecture_of(model)
-    tokens = architecture.tokens(model.spec)
-    model.check_tiles(architecture.spatial)
-    model.check_boundary(architecture.experts)
-    require_divisible(cfg.trainer.context_parallel, architecture.heads, tokens)
+    require_divisible(cfg.trainer.context_parallel, architecture.heads, architecture.tokens(model.spec))
     if (blocks := OmegaConf.select(cfg, "module.blocks")) is not None:
         check_blocks(blocks, architecture.transformer["num_layers"], "module.blocks")
     if cfg.policy.lora is not None and "vlm" not in cfg:

@@ -15,12 +15,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from apo import lineage
 from apo.data.pictures import contact_sheet, side_by_side
 from apo.data.precompute import device
 from apo.data.video import write_video
 from apo.evaluators.win_rate import WinRate
 from apo.files import write_tensors, write_text
 from apo.generate import generate, initial_noise
+from apo.guidance.cfg_stg import CFGSTG
+from apo.numbers import check_numbers
+from apo.policies.architecture import fitting
 from apo.policies.lora import adapter_hash, adapter_settings
 from apo.policies.wan import WanPolicy
 from apo.reports import card
@@ -72,12 +76,32 @@ def find_all(cfg: DictConfig) -> list[Arm]:
 
 def evaluate(cfg: DictConfig) -> list[dict]:
     """Evaluates what cfg.arm names (and cfg.against, unless it is done already); writes report, contact sheet and videos."""
-    arms = find_all(cfg)
-    against = find(cfg, cfg.against) if cfg.against else None
+    try:
+        check_numbers(cfg)
+        arms = find_all(cfg)
+        against = find(cfg, cfg.against) if cfg.against else None
+        check(cfg, [arm for arm in (*arms, against) if arm is not None])
+    except Exception as error:  # hydra wraps what a constructor raises; the cause has the field and the remedy
+        raise EvaluationError(str(error.__cause__ or error)) from error
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
     judge = Judge(cfg)
     return [report_on(judge, arm, against) for arm in arms]
+
+
+def check(cfg: DictConfig, arms: list[Arm]) -> None:
+    """ValueError for what can be known to be wrong before anything is loaded."""
+    model = instantiate(cfg.model)
+    model.check()
+    fitting(model)
+    instantiate(cfg.conditions).check(model.spec)
+    instantiate(cfg.evaluator).check(model.spec)
+    if isinstance(guidance := instantiate(cfg.guidance), CFGSTG):
+        guidance.check(model)
+    for arm in arms:
+        if arm.adapter is not None:
+            lineage.require_whole(arm.adapter)
+            lineage.require_base(arm.adapter, model.path, model.local() and model.base_hash(model.local()))
 
 
 def report_on(judge: "Judge", ours: Arm, theirs: Arm | None) -> dict:
@@ -112,7 +136,8 @@ class Judge:
     def key(self, arm: Arm) -> dict:
         """What a result depends on: results under another key are made anew."""
         plain = OmegaConf.to_container(self.cfg, resolve=True)
-        return {k: plain[k] for k in ("model", "guidance", "evaluator", "conditions", "seed", "batch_size")} | {"adapter": arm.hash}
+        key = {k: plain[k] for k in ("model", "guidance", "evaluator", "conditions", "seed", "batch_size")} | {"adapter": arm.hash}
+        return key | ({"identity": self.conditions.identity} if hasattr(self.conditions, "identity") else {})
 
     def load(self, arm: Arm) -> WanPolicy:
         """The policy with the arm's adapter in it; base weights are read once for all arms with one LoRA layout."""
@@ -178,7 +203,7 @@ class Judge:
             for arm, result, videos in zip(arms, results, shown):
                 row = result["rows"][i]
                 rows.append(videos[place])
-                captions.append(f"{arm.name}: {row['prompt']} ({row.get('cause') or 'clean'})")
+                captions.append(f"{arm.name}: {row['prompt']}" + (f" ({row['cause'] or 'clean'})" if "cause" in row else ""))
                 colours.append("firebrick" if row.get("distorted") else "black")
             write_video(folder / "videos" / f"{i:03d}.mp4", side_by_side([v[place] for v in shown]), self.policy.spec.fps)
         contact_sheet(folder / "contact_sheet.png", rows, captions, colours)
@@ -202,10 +227,13 @@ class Judge:
 
 def compared(ours: list[dict], theirs: list[dict]) -> dict:
     """win, tie and loss on the same conditions, with the win rate's interval: of clean against distorted, and of
-    followed against not under `instruction_following`."""
-    followed = outcomes([row["followed"] for row in ours], [row["followed"] for row in theirs])
-    clean = outcomes([not row["distorted"] for row in ours], [not row["distorted"] for row in theirs])
-    return clean | {"instruction_following": followed}
+    followed against not under `instruction_following`, as far as the evaluator has such verdicts."""
+    found = {}
+    if ours and "distorted" in ours[0]:
+        found |= outcomes([not row["distorted"] for row in ours], [not row["distorted"] for row in theirs])
+    if ours and "followed" in ours[0]:
+        found["instruction_following"] = outcomes([row["followed"] for row in ours], [row["followed"] for row in theirs])
+    return found
 
 
 def outcomes(ours: list[bool], theirs: list[bool]) -> dict:
@@ -220,15 +248,18 @@ def write(folder: Path, report: dict, against: dict | None = None) -> str:
     write_text(folder / "report.json", json.dumps({k: v for k, v in report.items() if k not in ("rows", "key")}, indent=1))
     columns = ([against] if against else []) + [report]
     lines = [f"# {report['run']}: {report['stage']}, {report['n']} held-out videos", ""]
-    lines += ["| metric (95 % interval) | " + " | ".join(c["stage"] for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    if report["metrics"]:
+        lines += ["| metric (95 % interval) | " + " | ".join(c["stage"] for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     lines += [f"| {name} | " + " | ".join(shown(c["metrics"][name]) for c in columns) + " |" for name in report["metrics"]]
     causes = sorted({row["cause"] for c in columns for row in c["rows"] if row.get("cause")})
     for cause in causes:
         lines.append(f"| {cause} | " + " | ".join(str(sum(r["cause"] == cause for r in c["rows"])) for c in columns) + " |")
     if "against" in report:
-        a = report["against"]
-        lines += ["", f"Against {a['run']}: {a['win']} won, {a['tie']} tied, {a['loss']} lost (clean beats distorted);"]
-        lines += ["instruction following: {win} won, {tie} tied, {loss} lost.".format(**a["instruction_following"])]
+        a, said = report["against"], "{win} won, {tie} tied, {loss} lost"
+        verdicts = [said.format(**a) + " (clean beats distorted)"] if "win" in a else []
+        if "instruction_following" in a:
+            verdicts.append("instruction following: " + said.format(**a["instruction_following"]))
+        lines += ["", f"Against {a['run']}: {'; '.join(verdicts) or 'no verdicts to compare'}."]
     text = "\n".join(lines)
     write_text(folder / "report.md", text + "\n")
     return text

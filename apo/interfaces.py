@@ -118,6 +118,31 @@ class Ranker(Protocol):
         """first, second: (B, frames, 3, height, width) uint8."""
 
 
+class Conditions(Protocol):
+    """What evaluate.py generates from. Where the config does not say all that they depend on, `identity` does."""
+
+    def check(self, spec) -> None:
+        """Before any model is loaded: ValueError unless they suit videos of `model.spec`."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, start: int, stop: int) -> tuple[list[str], Tensor]:
+        """Prompts and first frames (B, 3, height, width) uint8 of conditions start..stop-1."""
+
+
+class Evaluator(Protocol):
+    rows: list[dict]  # one of each video, in order: its prompt, and whatever was found; `distorted` and `followed` are compared
+
+    def check(self, spec) -> None:
+        """As of `Conditions`."""
+
+    def update(self, videos: Tensor, cond: Condition) -> None:
+        """videos: (B, frames, 3, height, width) uint8."""
+
+    def compute(self) -> dict:
+        """Name of each metric -> `apo.evaluators.intervals.Interval`."""
+
+
 class Guidance(Protocol):
     def __call__(self, policy: Policy, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """Guided velocity (B, C, F, H, W), Eq. 3: (1+ω)·v_c − ω·v_∅ + λ·(v_c − v_skip)."""

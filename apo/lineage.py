@@ -54,12 +54,8 @@ def require_start(cfg: DictConfig, base_hash: str | None) -> None:
         return
     require_whole(Path(cfg.adapter))
     found = read(Path(cfg.adapter))
-    path, went = model_path(cfg), " -> ".join(stages(found))
-    if base_hash is not None and found["base"]["hash"] != base_hash:
-        raise ValueError(
-            f"adapter={cfg.adapter} was trained over {found['base']['path']} ({found['base']['hash']}), and this run's {path} is "
-            f"{base_hash}: give the model that it was trained over, or an adapter of this one"
-        )
+    require_base(Path(cfg.adapter), model_path(cfg), base_hash)
+    went = " -> ".join(stages(found))
     if differ := other_shape(cfg, found):
         raise ValueError(f"adapter={cfg.adapter} does not have this run's shape: give {differ}, as it was trained with")
     if after and not set(after) & set(stages(found)):
@@ -71,6 +67,16 @@ def require_start(cfg: DictConfig, base_hash: str | None) -> None:
         raise ValueError(
             f"stage={name} does not follow stage={barred[0]}, and adapter={cfg.adapter} went through {went}: "
             f"give the adapter of a stage before {barred[0]}"
+        )
+
+
+def require_base(adapter: Path, path: str, base_hash: str | None) -> None:
+    """ValueError unless the adapter was trained over the model at `path`, whose hash may not be known yet (None)."""
+    base = read(adapter)["base"]
+    if base_hash is not None and base["hash"] != base_hash:
+        raise ValueError(
+            f"adapter={adapter} was trained over {base['path']} ({base['hash']}), and this run's {path} is "
+            f"{base_hash}: give the model that it was trained over, or an adapter of this one"
         )
 
 

@@ -24,7 +24,7 @@ NULL = {  # what leaving a number out means, where it may be left out
     "decay_steps": "for a rate that stays", "module.reference_update_every_n_steps": "to keep the reference",
     "module.pairs.rollout.batch_size": "for all at once", "module.pairs.rollout.num_inference_steps": "for model.num_inference_steps",
     "trainer.threads": "for torch's own choice", "model.boundary": "for a model with one expert",
-    "vlm.frames": "for all",
+    "vlm.frames": "for all", "conditions.count": "for all that a manifest has",
 }  # fmt: skip
 ABSENT = object()
 

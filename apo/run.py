@@ -87,7 +87,8 @@ def check(cfg: DictConfig, folder: Path) -> None:
         model.check()
         check_architecture(cfg, model)
         lineage.require_start(cfg, None if "vlm" in cfg or model.local() is None else model.base_hash(model.local()))
-        lineage.require_same_start(cfg, folder)
+        if begun(folder):
+            lineage.require_same_start(cfg, folder)
         instantiate(cfg.sampler).sample(0, 1)
         if isinstance(guidance := instantiate(cfg.guidance), CFGSTG):
             guidance.check(model)
@@ -114,7 +115,7 @@ def check(cfg: DictConfig, folder: Path) -> None:
         )
     if cfg.policy.lora is None and "vlm" not in cfg:
         raise ConfigError("policy.lora=null trains all weights, and a run leaves an adapter: give policy.lora.rank")
-    if (saved := folder / "config.yaml").exists():
+    if (saved := folder / "config.yaml").exists() and begun(folder):
         before = OmegaConf.to_container(OmegaConf.load(saved), resolve=True)
         now = OmegaConf.to_container(cfg, resolve=True)
         # a group added since then had no part in the run: what it builds stands in `module`
@@ -133,6 +134,11 @@ def check(cfg: DictConfig, folder: Path) -> None:
                 + ("whole weights: continue without trainer=fsdp" if whole[0] else "sharded weights: continue with trainer=fsdp")
                 + ", on any number of processes"
             )
+
+
+def begun(folder: Path) -> bool:
+    """Whether a run folder has something that other settings would not continue; a start that failed leaves nothing."""
+    return (folder / "checkpoints" / "last.ckpt").exists() or (folder / "adapter").exists() or bool(MetricsCSV(folder).read())
 
 
 def pairs_per_step(cfg: dict) -> int:
@@ -162,7 +168,7 @@ def differences(before, now, key: str) -> list[str]:
 
 def remember(cfg: DictConfig, folder: Path) -> None:
     """Every process writes the same, since none knows its rank yet."""
-    if not (folder / lineage.START).exists():
+    if not begun(folder):
         lineage.begin(cfg, folder)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
 

@@ -10,6 +10,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from apo.modules.loggers import MetricsCSV
 from apo.run import ConfigError, StepSampler, check
 from tests.data.clips import write_jsonl
 
@@ -213,6 +214,8 @@ def test_large_models_train_as_section_4_1_says_and_the_tiny_one_as_it_was_searc
 
 def test_a_folder_of_another_run_is_not_overwritten(tmp_path):
     OmegaConf.save(composed("seed=0"), tmp_path / "config.yaml", resolve=True)
+    check(composed("seed=1"), tmp_path)  # a start that failed leaves nothing that other settings could spoil
+    MetricsCSV(tmp_path).log_metrics({"train/loss": 1.0}, 0)
     with pytest.raises(ConfigError, match="seed: 0 -> 1"):
         check(composed("seed=1"), tmp_path)
     check(composed("seed=0", "trainer.threads=1", "logger=csv"), tmp_path)
@@ -221,6 +224,7 @@ def test_a_folder_of_another_run_is_not_overwritten(tmp_path):
 def test_a_run_may_go_on_with_other_processes_but_not_with_other_pairs_or_the_other_kind_of_checkpoint(tmp_path):
     two = ("trainer=fsdp", "trainer.devices=2", "batch_size=4")
     OmegaConf.save(composed(*two), tmp_path / "config.yaml", resolve=True)
+    MetricsCSV(tmp_path).log_metrics({"train/loss": 1.0}, 0)
     check(composed("trainer=fsdp", "trainer.devices=4", "batch_size=2", "trainer.shard=2"), tmp_path)
     check(composed("batch_size=8"), tmp_path)
     check(composed("trainer=fsdp", "trainer.context_parallel=2", "batch_size=8"), tmp_path)
@@ -240,6 +244,7 @@ def test_a_group_that_is_newer_than_a_run_is_no_other_setting(tmp_path):
     saved = composed("seed=0")
     del saved.distill
     OmegaConf.save(saved, tmp_path / "config.yaml", resolve=True)
+    MetricsCSV(tmp_path).log_metrics({"train/loss": 1.0}, 0)
     check(composed("seed=0"), tmp_path)
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from PIL import Image
 
 from apo import evaluation, lineage
 from apo.evaluation import EvaluationError, evaluate
@@ -77,3 +78,53 @@ def test_what_is_missing_is_named_with_what_is_there(cfg):
     cfg.arm = "online"
     with pytest.raises(EvaluationError, match="has finished: offline"):
         evaluate(cfg)
+
+
+@pytest.mark.parametrize("wrong, said", [
+    (["conditions.count=null"], "give a number"), (["conditions.count=0"], "conditions.count=0: give a whole number of at least 1"), (["videos=-3"], "videos=-3"),
+    (["model.path=/nope"], "model.path=/nope: no model_index.json there"), (["conditions.split=foo"], "split='foo': the world has"),
+    (["model.spec.height=128"], "conditions=world needs videos of the world.* use model=tiny, or conditions=prompts"),
+    (["guidance=cfg_stg", "guidance.blocks=[9]"], "there is no block 9"),
+    (["model.path=apo/world/checkpoints/wan21", "model.boundary=null"], "was trained over .*wan22 .* and this run's .*wan21"),
+    (["conditions=prompts", "conditions.path=/nope.jsonl"], "/nope.jsonl: no such manifest"),
+])  # fmt: skip
+def test_mistakes_are_found_before_anything_is_loaded(cfg, monkeypatch, wrong, said):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        mistaken = compose("evaluate", ["run=r", *wrong])
+    monkeypatch.setattr(evaluation, "Judge", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(EvaluationError, match=said):
+        evaluate(mistaken)
+
+
+def test_a_damaged_adapter_or_another_base_is_refused(cfg, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "Judge", lambda *_: pytest.fail("loaded"))
+    file = tmp_path / "outputs/r/offline/adapter/low_noise.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(EvaluationError, match="low_noise.safetensors is not the file that lineage.json names"):
+        evaluate(cfg)
+
+
+def test_conditions_of_the_users_own_are_shown_unmeasured(cfg, tmp_path, monkeypatch):
+    """Any prompts and first frames, as a user of Wan has them; what their images show is part of the result's key."""
+    write_rows(tmp_path, "red")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        own = ["conditions=prompts", f"conditions.path={tmp_path}/prompts.jsonl", "evaluator=none", "model.num_inference_steps=2"]
+        own = compose("evaluate", ["run=r", "videos=2", "batch_size=2", *own])
+    own.model.path = cfg.model.path
+    (report,) = evaluate(own)
+    folder = tmp_path / "outputs/r/offline/eval"
+    assert report["metrics"] == {} and [row["prompt"] for row in report["rows"]] == ["a red thing 0", "a red thing 1", "a red thing 2"]
+    assert len(list((folder / "videos").glob("*.mp4"))) == 2 and (folder / "contact_sheet.png").is_file()
+    assert "no verdicts to compare" in (folder / "report.md").read_text()
+    assert "nothing was measured" in (folder.parent / "adapter" / "README.md").read_text()
+    monkeypatch.setattr(evaluation, "generate", lambda *_: pytest.fail("finished work was done again"))
+    assert evaluate(own)[0]["rows"] == report["rows"]
+    write_rows(tmp_path, "blue")
+    with pytest.raises(pytest.fail.Exception, match="done again"):
+        evaluate(own)
+
+
+def write_rows(folder: Path, colour: str) -> None:
+    rows = [{"prompt": f"a {colour} thing {i}", "image": "frame.png"} for i in range(3)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Image.new("RGB", (64, 64), colour).save(folder / "frame.png")

@@ -197,8 +197,13 @@ def shown(value: Any) -> str:
 
 def jsonl(path: Path):
     """(line, record) of each line that isn't blank; the record is a complaint where the line is not JSON."""
-    with open(path, encoding="utf-8-sig") as file:
-        for line, text in enumerate(file, start=1):
+    with open(path, "rb") as file:
+        for line, raw in enumerate(file, start=1):
+            try:
+                text = raw.decode("utf-8-sig" if line == 1 else "utf-8")
+            except UnicodeDecodeError:
+                yield line, "not UTF-8 text: write JSON, one object per line"
+                continue
             if text.strip():
                 try:
                     yield line, json.loads(text)

@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 8 -m apo.data.cache data=pairs data.path=pairs.jsonl ...
     srun --ntasks-per-node 8 python -m apo.data.cache data=pairs data.path=pairs.jsonl ...
 
-Processes share the folder and nothing else: one that dies leaves what it had, the others finish, and the same command goes
-on with the rest. Every file found is held against its checksum.
+Processes share the folder and nothing else: one that dies leaves what it had, the others finish (under torchrun, which then stops
+them, and srun --kill-on-bad-exit they don't), and the same command goes on with the rest. Every file found is held against its checksum.
 """
 
 import argparse
@@ -28,6 +28,8 @@ from apo.data.checksums import Checksums
 from apo.data.manifest import ManifestError
 from apo.data.pairs import UserRows
 from apo.data.shares import Share, from_environment
+from apo.numbers import check_numbers
+from apo.policies.architecture import fitting
 from apo.policies.encoder import WanEncoder
 from apo.policies.model import ROOT
 
@@ -63,7 +65,10 @@ def composed(overrides: list[str]) -> DictConfig:
         cfg = compose("train", overrides)
     if missing := sorted(key for key in OmegaConf.missing_keys(cfg) if key.startswith(("data", "model"))):
         raise ValueError(f"{missing[0]} is not set: add {missing[0]}=... to the command")
-    instantiate(cfg.model).check()
+    check_numbers(cfg)
+    model = instantiate(cfg.model)
+    model.check()
+    fitting(model)
     return cfg
 
 

@@ -1,12 +1,18 @@
 """`data=prompts`: the user's own conditions, a prompt and a first frame each, for stages in which the policy generates."""
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from apo.data.cached import ConditionDataset
-from apo.data.manifest import ImageFile, Row
+from apo.data.checksums import file_digest
+from apo.data.manifest import ImageFile, Row, load
 from apo.data.pairs import PairDataset, PairSplit, UserRows, encoded
-from apo.data.video import Spec
+from apo.data.video import Spec, read_image
 from apo.interfaces import Policy
 
 
@@ -35,3 +41,35 @@ class UserPrompts(UserRows):
         files = encoded(self.path, self.rows(policy.spec), self.cache_dir, policy)
         length = policy.max_sequence_length
         return PairSplit(ConditionDataset(files, length), PairDataset([], length))
+
+
+@dataclass
+class PromptConditions:
+    """Held-out conditions of a manifest (see `PromptRow`) for evaluate.py: the first `count`, or all (None)."""
+
+    path: str
+    count: int | None
+    spec: Spec
+
+    @cached_property
+    def rows(self) -> list[PromptRow]:
+        """ManifestError with every bad row."""
+        return load(Path(self.path), PromptRow, self.spec)[: self.count]
+
+    def check(self, spec: Spec) -> None:
+        """ManifestError, FileNotFoundError or ValueError for what is wrong with the manifest and its files."""
+        self.rows  # noqa: B018
+
+    @property
+    def identity(self) -> str:
+        """Of what the rows say and their images show."""
+        return hashlib.sha256("".join(f"{row.prompt} {file_digest(row.image)} " for row in self.rows).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, start: int, stop: int) -> tuple[list[str], Tensor]:
+        """Prompts and first frames (B, 3, height, width) uint8 of conditions start..stop-1."""
+        rows = self.rows[start:stop]
+        frames = [read_image(row.image, self.spec.height, self.spec.width) for row in rows]
+        return [row.prompt for row in rows], torch.stack(frames)

@@ -75,7 +75,7 @@ def require_length(path: Path, duration: float, frames: int, fps: float, segment
         where = "" if segment is None else f" in the segment [{start:g}, {end:g}]"
         raise VideoError(
             f"{path}: has {has:.1f} s of video{where}, the model needs {frames / fps:.1f} s "
-            f"({frames} frames at {fps:g} fps): lower spec.frames or drop the row"
+            f"({frames} frames at {fps:g} fps): lower model.spec.frames or drop the row"
         )
 
 

@@ -3,6 +3,7 @@ from torchmetrics import Metric
 
 from apo.evaluators.intervals import Interval
 from apo.interfaces import Condition
+from apo.world.conditions import require_world
 from apo.world.oracle import measure
 
 ROW = ("distorted", "cause", "followed", "direction_followed", "speed_followed", "speed", "subject_consistency",
@@ -19,6 +20,10 @@ class WorldEvaluator(nn.Module):
         super().__init__()
         self.metrics = nn.ModuleDict(metrics)
         self.rows: list[dict] = []
+
+    def check(self, spec) -> None:
+        """ValueError unless a model's videos have the world's size."""
+        require_world(spec, "evaluator=world", "evaluator=none conditions=prompts conditions.path=MANIFEST")
 
     def update(self, videos: Tensor, cond: Condition) -> None:
         """videos: (B, F, 3, 64, 64) uint8 generated from `cond`, whose first frames in pixels are needed."""

@@ -13,9 +13,9 @@ from torch import Tensor
 from apo.interfaces import Condition, Guidance, T
 from apo.modules.callbacks import SAMPLES
 from apo.modules.sharded import group_size
-from apo.plan.architecture import Architecture
 from apo.plan.counting import Passes
 from apo.plan.frozen import Frozen
+from apo.policies.architecture import Architecture
 from apo.policies.model import VideoSpec
 
 

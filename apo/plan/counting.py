@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from apo.plan.architecture import Architecture
+from apo.policies.architecture import Architecture
 from apo.policies.lora import POLICY, switch, tuner_layers
 
 CPU_ATTENTION = {  # torch's own table has the GPU's kernels only, and a CPU's attention would count as nothing

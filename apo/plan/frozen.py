@@ -7,8 +7,8 @@ import torch
 from diffusers import AutoencoderKLWan
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from apo.plan.architecture import Architecture
 from apo.plan.counting import Live, size
+from apo.policies.architecture import Architecture
 from apo.policies.model import WanModel
 
 

@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from apo.guidance.cfg_stg import CFGSTG
 from apo.numbers import check_numbers
 from apo.plan import costs
-from apo.plan.architecture import Architecture, architecture_of, check_targets
 from apo.plan.costs import Layout, Step
 from apo.plan.counting import Passes, passes
 from apo.plan.frozen import Frozen, frozen
+from apo.policies.architecture import Architecture, architecture_of, check_targets
 from apo.policies.context import require_divisible
 from apo.policies.model import VideoSpec, check_blocks
 

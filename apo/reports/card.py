@@ -87,9 +87,11 @@ def loading(lineage: dict) -> list[str]:
     files = [name for name in FILES.values() if name in lineage["files"]]
     return [
         "```python",
+        "import torch",
         "from diffusers import WanImageToVideoPipeline",
         "",
-        f'pipe = WanImageToVideoPipeline.from_pretrained("{lineage["base"]["path"]}")',
+        f'pipe = WanImageToVideoPipeline.from_pretrained("{lineage["base"]["path"]}", torch_dtype=torch.{model["dtype"]})',
+        f"pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, flow_shift={model['shift']:g})",
         *(LOADING[name] for name in files),
         "```",
         "",
@@ -104,10 +106,12 @@ def measured(report: Path) -> list[str]:
     if not report.is_file():
         return ["Not evaluated yet: `python evaluate.py run=... stage=...` adds a table here."]
     found = json.loads(report.read_text())
+    if not found["metrics"]:
+        return [f"{found['n']} held-out conditions were generated to be looked at; nothing was measured."]
     rows = ["| metric | value | 95 % interval |", "|---|---|---|"]
     rows += [f"| {name} | {m['value']:.3f} | {m['low']:.3f}-{m['high']:.3f} |" for name, m in found["metrics"].items()]
     against = found.get("against")
-    won = [] if against is None else ["", "Against {run}: {win} won, {tie} tied, {loss} lost.".format(**against)]
+    won = [] if against is None or "win" not in against else ["", "Against {run}: {win} won, {tie} tied, {loss} lost.".format(**against)]
     return [f"On {found['n']} held-out conditions:", "", *rows, *won]
 
 

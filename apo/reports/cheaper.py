@@ -47,6 +47,7 @@ TABLES = {  # the first trained arm is what the others are compared with
         Arm("half the solver's steps", "cheaper_at_scale/cheaper_fewer_steps-seed_{}", scale=FEWER),
         Arm("two windows a pair", "cheaper_at_scale/cheaper_two_windows-seed_{}", scale=WINDOWS),
         Arm("both", "cheaper_at_scale/cheaper_both-seed_{}", scale=BOTH),
+        Arm("half the solver's steps, ranked a step ahead", "cheaper_at_scale/cheaper_at_scale-seed_{}", scale=["cheaper=at_scale"]),
     ],
     "Measured under guidance or, once it is distilled, in one forward": [
         Arm("baseline", "cheaper/baseline", GUIDED),

@@ -24,6 +24,12 @@ class WorldConditions:
         if self.split not in SPLITS:
             raise ValueError(f"split={self.split!r}: the world has {', '.join(SPLITS)}")
 
+    def check(self, spec) -> None:
+        """ValueError unless a model's videos have the world's size."""
+        if self.count is None:
+            raise ValueError("conditions.count=null: the world has no end of conditions, give a number")
+        require_world(spec, "conditions=world", "conditions=prompts conditions.path=MANIFEST evaluator=none")
+
     def __len__(self) -> int:
         return self.count
 

@@ -4,8 +4,8 @@
 import pytest
 import torch
 
-from apo.plan.architecture import read
 from apo.plan.counting import passes
+from apo.policies.architecture import read
 from tests.policies.test_wan import LORA, make
 
 

@@ -18,10 +18,10 @@ from apo.objectives.diffusion_dpo import DiffusionDPO
 from apo.pairs.offline import OfflinePairs
 from apo.plan import costs
 from apo.plan.__main__ import composed, curriculum, main
-from apo.plan.architecture import PUBLISHED, architecture_of
 from apo.plan.counting import counted, measured, passes
 from apo.plan.frozen import frozen
 from apo.plan.report import planned
+from apo.policies.architecture import PUBLISHED, architecture_of
 from apo.policies.model import VideoSpec
 from tests.builds import SPECS
 from tests.plan.shapes import OFFLINE, ONE, PAIRS, ROWS, SMALL, gradients, with_gradients

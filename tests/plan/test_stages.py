@@ -12,10 +12,10 @@ from apo.guidance.cfg_stg import CFGSTG
 from apo.guidance.none import NoGuidance
 from apo.plan import costs
 from apo.plan.__main__ import composed, curriculum
-from apo.plan.architecture import read
 from apo.plan.counting import counted, passes
 from apo.plan.frozen import Frozen, frozen
 from apo.plan.report import planned, verdict
+from apo.policies.architecture import read
 from apo.policies.model import VideoSpec
 from tests.modules.test_distillation import module as distillation
 from tests.modules.test_preference import pair_of

@@ -87,6 +87,18 @@ def architecture_of(model: WanModel) -> Architecture:
     return PUBLISHED[model.path]
 
 
+def fitting(model: WanModel) -> Architecture | None:
+    """What the model is made of, or None if that is not known before it is downloaded. ValueError for videos, tiles or a boundary
+    that it can't have."""
+    if model.local() is None and model.path not in PUBLISHED:
+        return None
+    architecture = architecture_of(model)
+    architecture.latent_shape(model.spec)
+    model.check_tiles(architecture.spatial)
+    model.check_boundary(architecture.experts)
+    return architecture
+
+
 def read(folder: Path) -> Architecture:
     """Of a pipeline folder, from its config files alone; ValueError for one that is not there or can't be read."""
     found = []

@@ -1,0 +1,22 @@
+"""For videos that nothing here can measure: they are generated, kept and shown."""
+
+from torch import Tensor
+
+from apo.evaluators.intervals import Interval
+from apo.interfaces import Condition
+
+
+class Unmeasured:
+    """`rows` has the prompt of each video."""
+
+    def __init__(self):
+        self.rows: list[dict] = []
+
+    def check(self, spec) -> None:
+        """Any videos will do."""
+
+    def update(self, videos: Tensor, cond: Condition) -> None:
+        self.rows += [{"prompt": prompt} for prompt in cond.prompt]
+
+    def compute(self) -> dict[str, Interval]:
+        return {}
