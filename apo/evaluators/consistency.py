@@ -1,3 +1,5 @@
+"""How far subject and background stay as the first frame has them."""
+
 from torch import Tensor
 
 from apo.evaluators.base import Mean

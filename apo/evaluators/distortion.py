@@ -1,3 +1,5 @@
+"""How many videos are distorted, and by what."""
+
 import torch
 from torch import Tensor
 

@@ -1,3 +1,5 @@
+"""How much and how smoothly things move."""
+
 from torch import Tensor
 
 from apo.evaluators.base import Mean

@@ -1,3 +1,5 @@
+"""How many videos do what the prompt says."""
+
 from torch import Tensor
 
 from apo.evaluators.base import Proportion

@@ -1,3 +1,5 @@
+"""Videos against videos of the same conditions."""
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric

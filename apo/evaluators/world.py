@@ -1,3 +1,5 @@
+"""All metrics of the embedded world's videos, from one measurement."""
+
 from torch import Tensor, nn
 from torchmetrics import Metric
 

@@ -72,6 +72,7 @@ class PreferenceModule(PolicyModule):
         return moves or super().is_kept(key, parameter)
 
     def training_step(self, batch, _):
+        """Optimizer steps on the pairs that `pairs` makes of a batch, one of each window: ∇L_total = Σ_{t∈W} ∇L_APO(t) (Sec. 3.2)."""
         pair = self.pairs(batch, self.policy, self.global_step)
         for key, value in self.pairs.meters.items():
             self.meters[key].append(value)

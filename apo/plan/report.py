@@ -177,7 +177,8 @@ def window_table(plan: Plan) -> str:
         flops = plan.flops(replace(plan.step, rows=window))
         total = sum(flops.values())
         rows.append([window, f"{total / PFLOP:,.4g}", f"{flops['generation'] / total:.1%}", f"{total / PFLOP / window:,.4g}"])
-    return section("Window sizes", ["rows K", "PFLOPs a step and rank", "generation's share", "PFLOPs a row"], rows)
+    table = section("Window sizes", ["rows K", "PFLOPs a step and rank", "generation's share", "PFLOPs a row"], rows)
+    return f"{table}\n\nRows come one after the other: memory is the same for all."
 
 
 def curriculum_table(stages: list[tuple[str, Plan, int]]) -> str:

@@ -48,7 +48,8 @@ def origin(lineage: dict) -> dict[str, str]:
     spec, data = config["model"]["spec"], config["data"]
     return {
         "base model": f"`{base['path']}`, fingerprint `{base['hash']}`",
-        "adapter": "all weights" if lora is None else f"rank {lora['rank']}, alpha {lora['alpha']}, on {', '.join(lora['targets'])}",
+        "adapter": "all weights" if lora is None else f"rank {lora['rank']}, alpha {lora['alpha']}, on {', '.join(lora['targets'])}"
+        + (f", the moving average of decay {config['ema_decay']:g}" if config.get("ema_decay") else ""),
         "videos": f"{spec['height']} x {spec['width']}, {spec['frames']} frames, {spec['fps']:g} per second",
         "data": f"`{data['_target_']}` {Path(data.get('path') or '').name}, digest `{lineage['data'][:16]}`",
         "preceding adapter": "none: the base itself" if lineage["preceding"] is None else preceding_files(lineage),

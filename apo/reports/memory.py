@@ -13,6 +13,7 @@ import apo.quiet  # noqa: F401  isort: skip
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import DictConfig
 
 from apo.interfaces import Pair
 from apo.modules.preference import PreferenceModule
@@ -61,23 +62,38 @@ def of_decoding(codec: WanCodec, latents: torch.Tensor, side: int | None) -> dic
     return peaks([latents, *codec.parameters(), *codec.buffers()], lambda: codec.decode(latents))
 
 
+def prepared(cfg: DictConfig, draw: torch.Generator) -> tuple[Still, Pair]:
+    """A stage's module in the middle of its first window, and a batch of noise for pairs."""
+    module = instantiate(cfg.module, _target_="apo.reports.memory.Still")
+    module.to("cuda" if cfg.trainer.accelerator == "gpu" else "cpu").train()
+    policy = module.policy
+    frames = torch.randint(0, 256, (cfg.batch_size, 3, policy.spec.height, policy.spec.width), dtype=torch.uint8, generator=draw)
+    cond = policy.encode_condition([""] * cfg.batch_size, frames)
+    latents = [torch.randn(cfg.batch_size, *policy.codec.latent_shape, generator=draw).to(cond.image) for _ in range(2)]
+    for parameter in policy.parameters():  # as in every row but the first
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    return module, Pair(*latents, cond)
+
+
+def joint_and_split(module: Still, pair: Pair) -> tuple[dict[str, float], dict[str, float]]:
+    """The peaks of a window row with chosen and rejected together, and in turn."""
+    row, t, last = next(module.rows())
+    joint = of_a_row(module, pair, lambda: module.backward_at(module.loss(pair, t, row), t, last))
+    return joint, of_a_row(module, pair, lambda: module.backward_in_turn(pair, t, row, last))
+
+
 def main(overrides: list[str]) -> None:
+    if {"-h", "--help"} & set(overrides):
+        print(__doc__)
+        return
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", ["stage=offline", *overrides])
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
-    module = instantiate(cfg.module, _target_="apo.reports.memory.Still")
-    module.to("cuda" if cfg.trainer.accelerator == "gpu" else "cpu").train()
-    policy, draw = module.policy, torch.Generator().manual_seed(0)
-    frames = torch.randint(0, 256, (cfg.batch_size, 3, policy.spec.height, policy.spec.width), dtype=torch.uint8, generator=draw)
-    cond = policy.encode_condition([""] * cfg.batch_size, frames)
-    latents = [torch.randn(cfg.batch_size, *policy.codec.latent_shape, generator=draw).to(cond.image) for _ in range(2)]
-    pair = Pair(*latents, cond)
-    for parameter in policy.parameters():  # as in every row but the first
-        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-    row, t, last = next(module.rows())
-    joint = of_a_row(module, pair, lambda: module.backward_at(module.loss(pair, t, row), t, last))
-    split = of_a_row(module, pair, lambda: module.backward_in_turn(pair, t, row, last))
+    draw = torch.Generator().manual_seed(0)
+    module, pair = prepared(cfg, draw)
+    policy, cond = module.policy, pair.cond
+    joint, split = joint_and_split(module, pair)
     print(f"{cfg.model.path}, {cfg.batch_size} pairs, gradient_checkpointing={cfg.trainer.gradient_checkpointing}")
     for name in joint:
         ratio = split[name] / joint[name]
