@@ -1,5 +1,6 @@
 """What happens beside the optimizer steps: whole checkpoints, a progress bar, sample videos."""
 
+import math
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -19,7 +20,7 @@ from apo.modules.preference import PreferenceModule
 from apo.pairs.online import RankerFailed
 from apo.pairs.rollout import evaluating, rows
 from apo.policies.wan import WanPolicy
-from apo.seeds import generator, replica, replicas
+from apo.seeds import collected, generator, leads, replica, replicas
 
 SAMPLES = 4  # videos, each time
 HELD_OUT = 64  # pairs, each time
@@ -64,8 +65,16 @@ class StepProgressBar(TQDMProgressBar):
         super().on_train_batch_end(trainer, module, outputs, batch, trainer.global_step - 1)  # a pair may be used for several steps
 
 
+def turns(count: int, shares: int) -> int:
+    """Of each of so many who share `count` things one by one."""
+    return math.ceil(count / shares)
+
+
 class SampleVideos(Callback):
-    """samples/step_000100/: the same conditions and seeds every N steps, as mp4 and one contact sheet, also to W&B."""
+    """samples/step_000100/: the same conditions and seeds every N steps, as mp4 and one contact sheet, also to W&B.
+
+    The replicas share them. All generate equally often, since sharded weights need all ranks; rank 0 writes.
+    """
 
     def __init__(self, folder: str, data: Dataset, every_n_steps: int, guidance: Guidance, seed: int):
         self.folder, self.every_n_steps = Path(folder) / "samples", every_n_steps
@@ -76,12 +85,16 @@ class SampleVideos(Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module, outputs, batch, batch_idx) -> None:
         if trainer.global_step % self.every_n_steps and trainer.global_step != trainer.max_steps:
             return
-        # every rank generates, since sharded weights need all of them; only one writes
         cond = self.cond.map(lambda value: value.to(module.device))
+        mine, count = {}, len(cond.prompt)
         with evaluating(module.policy):
-            videos = torch.cat([self.video(module.policy, cond, place) for place in range(len(cond.prompt))])
-        if trainer.is_global_zero:
-            self.write(trainer, module, videos, cond.prompt)
+            for place in range(replica(), replica() + turns(count, replicas()) * replicas(), replicas()):
+                video = self.video(module.policy, cond, place % count)
+                if place < count and leads():  # else it only keeps the others company
+                    mine[place] = video
+        if (every := collected(mine)) is not None:
+            videos = {place: video for share in every for place, video in share.items()}
+            self.write(trainer, module, torch.cat([videos[place] for place in range(count)]), cond.prompt)
 
     def video(self, policy: WanPolicy, cond: Condition, place: int) -> torch.Tensor:
         """(1, frames, 3, height, width) uint8 on the CPU; alone, since several take more memory than training leaves."""

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from apo.interfaces import Condition, Guidance, T
-from apo.modules.callbacks import SAMPLES
+from apo.modules.callbacks import SAMPLES, turns
 from apo.modules.sharded import group_size
 from apo.plan.counting import Passes
 from apo.plan.frozen import Frozen
@@ -67,7 +67,7 @@ class Step:
     reference_left_out: int = 0  # blocks, of all of them
     preference: bool = True  # chosen and rejected have one loss, which takes a forward more where they are trained on in turn
     averaged: bool = False  # a moving average of the adapter is kept beside it
-    samples: float = 0.0  # sample videos per optimizer step; every rank makes them, one at a time
+    samples: float = 0.0  # sample videos per optimizer step; the replicas share them, one at a time
     sample_steps: int = 0  # of the solver
     sample_rows: int = 1  # forwards of a sample video per solver step
     sample_at_once: int = 1  # of them
@@ -152,9 +152,14 @@ def flops(step: Step, passes: Passes, layout: Layout, ranking: float) -> dict[st
         "reference": trained * reference if step.reference else 0.0,
         "policy forward": (trained + ahead) * passes.forward,
         "policy backward": trained * (passes.backward + repeated),
-        "sample videos": step.samples * step.sample_steps * step.sample_rows * passes.forward,
+        "sample videos": samples(step, layout) * step.sample_steps * step.sample_rows * passes.forward,
     }
     return {part: value / layout.context_parallel for part, value in whole.items()}
+
+
+def samples(step: Step, layout: Layout) -> float:
+    """Sample videos per optimizer step and replica."""
+    return step.samples / SAMPLES * turns(SAMPLES, layout.replicas)
 
 
 def in_turn(step: Step, layout: Layout) -> bool:
@@ -204,12 +209,12 @@ def communication(step: Step, passes: Passes, layout: Layout, architecture: Arch
     split, reference = in_turn(step, layout), step.reference * step.reference_forwards
     passes_of_reference = reference // step.reference_at_once  # those at once gather the weights once
     gathers = chunks * step.solver_steps * (step.guidance_rows // step.guidance_at_once) / step.windows
-    gathers += step.samples * step.sample_steps * (step.sample_rows // step.sample_at_once)
+    gathers += samples(step, layout) * step.sample_steps * (step.sample_rows // step.sample_at_once)
     gathers += step.rows * ((1 + split) * (passes_of_reference + 2) + (split and step.preference))
     others, groups = 1 - 1 / layout.shard, layout.ranks // layout.shard
     trained = 4 * passes.trained * architecture.experts
     forwards = step.generated * step.solver_steps * step.guidance_rows / step.windows
-    forwards += step.samples * step.sample_steps * step.sample_rows
+    forwards += samples(step, layout) * step.sample_steps * step.sample_rows
     forwards += step.rows * step.pairs * (step.videos * (reference + 2 + layout.checkpointing) + (split and step.preference))
     exchange = 4 * 2 * architecture.tokens(spec) * architecture.width / layout.context_parallel * (1 - 1 / layout.context_parallel)
     return {

@@ -10,6 +10,8 @@ import torch
 
 from apo.generate import generate, initial_noise
 from apo.guidance.cfg import CFG
+from apo.interfaces import Condition
+from apo.modules import callbacks
 from apo.modules.callbacks import HELD_OUT, HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
 from apo.modules.optim import NonFiniteGradient
 from apo.modules.preemption import StopWhenTold
@@ -29,13 +31,31 @@ def test_samples_are_made_one_at_a_time_and_are_those_of_a_batch(request, style,
     policy.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
     decode = policy.decode
     monkeypatch.setattr(policy, "decode", lambda latents: asked.append(len(latents)) or decode(latents))
-    samples = SampleVideos(tmp_path, Two(cond), 5, guidance, seed=7)
+    samples = SampleVideos(tmp_path, Whole(cond), 5, guidance, seed=7)
     trainer = SimpleNamespace(global_step=5, max_steps=9, is_global_zero=True)
     samples.on_train_batch_end(trainer, SimpleNamespace(policy=policy, device="cpu"), None, None, 0)
     ((videos, prompts),) = written
     assert prompts == cond.prompt and policy.training
     assert max(asked) == 2 and 1 in asked  # a video and its unconditional twin; decoded alone
     assert videos.shape == together.shape and (videos.int() - together.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("replicas, made", [(1, [[0, 1, 2, 3]]), (3, [[0, 3], [1, 0], [2, 1]]), (5, [[0], [1], [2], [3], [0]])])
+def test_replicas_share_the_samples_and_generate_equally_often(tmp_path, monkeypatch, replicas, made):
+    shares, written = [], []
+    monkeypatch.setattr(callbacks, "replicas", lambda: replicas)
+    monkeypatch.setattr(SampleVideos, "write", lambda self, trainer, module, videos, prompts: written.append(videos.flatten().tolist()))
+    cond = Condition(list("abcd"), torch.zeros(4, 1), torch.zeros(4, 1))
+    samples = SampleVideos(tmp_path, Whole(cond), 1, None, seed=0)
+    policy = torch.nn.Linear(1, 1)
+    for mine in range(replicas):
+        asked = []
+        monkeypatch.setattr(callbacks, "replica", lambda mine=mine: mine)
+        monkeypatch.setattr(samples, "video", lambda policy, cond, place, asked=asked: asked.append(place) or torch.full((1, 1), place))
+        monkeypatch.setattr(callbacks, "collected", lambda share: shares.append(share) or (shares if len(shares) == replicas else None))
+        samples.on_train_batch_end(SimpleNamespace(global_step=1, max_steps=1), SimpleNamespace(policy=policy, device="cpu"), None, None, 0)
+        assert asked == made[mine]
+    assert written == [[0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize("exception, saves", [(RankerFailed(), True), (NonFiniteGradient(), False), (KeyboardInterrupt(), False)])
@@ -130,14 +150,14 @@ def test_replicas_share_held_out_pairs_and_compute_equally_often(pairs, size, mo
     assert {place for places in two[0].asked + two[1].asked for place in places} == set(range(count))
 
 
-class Two:
-    """A data set of the two places of a condition."""
+class Whole:
+    """A data set of the places of a condition."""
 
     def __init__(self, cond):
         self.cond = cond
 
     def __len__(self):
-        return 2
+        return len(self.cond.prompt)
 
     def __getitem__(self, place):
         return place

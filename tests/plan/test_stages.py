@@ -137,6 +137,8 @@ def test_sample_videos_count(tiny):
         real = counted(lambda guidance=guidance: generate(policy, guidance, cond, initial_noise(policy, [1])), [])
         asked = replace(asked, sample_rows=2) if asked is guided else asked  # but for the block that STG leaves out
         assert costs.flops(asked, predicted, ONE, 0.0)["sample videos"] == real.flops * 4 / 8
+    alone, many = (costs.flops(step, predicted, replace(ONE, devices=devices), 0.0)["sample videos"] for devices in (1, 3))
+    assert many == alone / 2  # of four videos, three replicas make two each
     memory = costs.memory(step, predicted, ONE, architecture.experts, True)
     parts = Frozen(weights=1e9, vae=1e8, decoding=1e12, video=1e6, sliced=True)
     assert costs.with_frozen(memory, step, parts, offload=False)["activations"] == 1e12
