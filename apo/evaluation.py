@@ -129,7 +129,7 @@ class Judge:
 
     def __init__(self, cfg: DictConfig):
         self.cfg, self.guidance, self.conditions = cfg, instantiate(cfg.guidance), instantiate(cfg.conditions)
-        split = cfg.conditions.get("split", "test")
+        split = cfg.conditions.get("split", "prompts")
         self.subfolder = cfg.results or ("eval" if split == "test" else f"eval_{split}")
         self.policy, self.settings = None, None
 
@@ -197,6 +197,8 @@ class Judge:
         picked = [*differ, *(i for i in places if i not in set(differ))][: self.cfg.videos]
         if not picked:
             return
+        for old in (folder / "videos").glob("*.mp4"):  # perhaps of other conditions
+            old.unlink()
         shown = [self.kept(arm, result["key"], picked) for arm, result in zip(arms, results)]
         rows, captions, colours = [], [], []
         for place, i in enumerate(picked):
@@ -210,7 +212,8 @@ class Judge:
 
     def kept(self, arm: Arm, digest: str, places: list[int]) -> Tensor:
         """The videos (len(places), F, 3, H, W) uint8 of some conditions, from the latents that `videos` kept."""
-        return self.load(arm).decode(self.latents(arm, digest, places))
+        policy, size = self.load(arm), self.cfg.batch_size
+        return torch.cat([policy.decode(part).cpu() for part in self.latents(arm, digest, places).split(size)])
 
     def latents(self, arm: Arm, digest: str, places: Sequence[int]) -> Tensor:
         """(len(places), C, F, H, W)"""
@@ -245,7 +248,7 @@ def outcomes(ours: list[bool], theirs: list[bool]) -> dict:
 
 def write(folder: Path, report: dict, against: dict | None = None) -> str:
     """report.json and report.md; returns the latter's text."""
-    write_text(folder / "report.json", json.dumps({k: v for k, v in report.items() if k not in ("rows", "key")}, indent=1))
+    write_text(folder / "report.json", json.dumps({k: v for k, v in report.items() if k != "rows"}, indent=1))
     columns = ([against] if against else []) + [report]
     lines = [f"# {report['run']}: {report['stage']}, {report['n']} held-out videos", ""]
     if report["metrics"]:
@@ -268,7 +271,10 @@ def write(folder: Path, report: dict, against: dict | None = None) -> str:
 def reported(folder: Path, result: dict) -> bool:
     """Whether there is a report of this result already, perhaps with a comparison of its own."""
     path = folder / "report.json"
-    return path.exists() and json.loads(path.read_text())["metrics"] == result["metrics"]
+    if not path.exists():
+        return False
+    saved = json.loads(path.read_text())
+    return saved["metrics"] == result["metrics"] and saved.get("key", result["key"]) == result["key"]
 
 
 def shown(interval: dict) -> str:

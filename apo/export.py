@@ -12,6 +12,7 @@ import argparse
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -124,9 +125,21 @@ def write_comfy(adapter: Adapter, out: Path, experts: list[str]) -> list[Path]:
     """One file per expert for ComfyUI's `LoraLoaderModelOnly`; <run>_<stage>.safetensors if the model has one expert."""
     settings = adapter_settings(adapter.folder)
     states = {new(out / adapter.file_name(key)): comfy_state(adapter.state(key), settings["rank"], settings["alpha"]) for key in experts}
-    for path, state in states.items():
-        write_tensors(path, state)
+    with all_or_none(list(states)):
+        for path, state in states.items():
+            write_tensors(path, state)
     return list(states)
+
+
+@contextmanager
+def all_or_none(paths: list[Path]) -> Iterator[None]:
+    """If something is raised inside, what was written to `paths` is taken away again."""
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        raise
 
 
 def new(path: Path) -> Path:
@@ -158,12 +171,15 @@ class Fusion:
                 self.gained += float(delta.square().sum())
             yield file, weights
 
-    def check(self, experts: list[str]) -> None:
-        """ExportError unless each delta has its weight."""
+    def check(self, experts: list[str]) -> set[str]:
+        """The names of all weights of these experts; ExportError unless each delta has one of them."""
+        found = set()
         for expert in experts:
             there = {key for file in (self.base / expert).glob("*.safetensors") for key in names(file)}
             if lacking := sorted(self.adapter.deltas(expert).keys() - there):
                 raise ExportError(f"{self.base / expert} has no {lacking[0]}: the adapter was made for another architecture")
+            found |= there
+        return found
 
     @property
     def loss(self) -> float:
@@ -180,23 +196,26 @@ def write_pipeline(fusion: Fusion, out: Path, experts: list[str]) -> list[Path]:
     def changed(folder: str, files: list[str]) -> list[str]:
         return [name for name in files if Path(folder).name in experts and name.endswith(".safetensors")]
 
-    shutil.copytree(fusion.base, out, ignore=changed, dirs_exist_ok=True)
-    for key in experts:
-        for file, weights in fusion.weights(key):
-            write_tensors(out / key / file.name, weights, {"format": "pt"})
+    with all_or_none([out]):
+        shutil.copytree(fusion.base, out, ignore=changed, dirs_exist_ok=True)
+        for key in experts:
+            for file, weights in fusion.weights(key):
+                write_tensors(out / key / file.name, weights, {"format": "pt"})
     return [out]
 
 
 def write_original(fusion: Fusion, out: Path, experts: list[str]) -> list[Path]:
     """One file of full weights per expert under the original code's names, as ComfyUI's `UNETLoader` reads them.
 
-    An expert is in memory whole. ExportError for a weight that the original code lacks.
+    An expert is in memory whole. ValueError for a weight that the original code lacks, before anything is written.
     """
-    fusion.check(experts)
+    for name in fusion.check(experts):
+        original.weight_name(name)
     paths = {key: new(out / f"fused_{fusion.adapter.file_name(key)}") for key in experts}
-    for key, path in paths.items():
-        weights = {original.weight_name(name): value for _, part in fusion.weights(key) for name, value in part.items()}
-        write_tensors(path, weights, {"format": "pt"})
+    with all_or_none(list(paths.values())):
+        for key, path in paths.items():
+            weights = {original.weight_name(name): value for _, part in fusion.weights(key) for name, value in part.items()}
+            write_tensors(path, weights, {"format": "pt"})
     return list(paths.values())
 
 

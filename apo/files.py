@@ -10,21 +10,21 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-UMASK = os.umask(0)  # it can only be read by setting it
-os.umask(UMASK)
-
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a file in the same folder to write to, which replaces `path` at the end; if something is raised, nothing is left.
 
-    Makes the folder. The file's mode is the umask's, whatever the writer gave it (safetensors: the owner's alone).
+    Makes the folder. The file's mode is what the folder gives new files, whatever the writer gave it (safetensors: the owner's alone).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         yield partial
-        partial.chmod(0o666 & ~UMASK)
+        if partial.stat().st_mode != mode:
+            partial.chmod(mode)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content) -> None:

@@ -34,7 +34,8 @@ def check_numbers(cfg: DictConfig) -> None:
     for key, least in LEAST.items():
         require(cfg, key, lambda value, least=least: whole(value) and value >= least, f"a whole number of at least {least}")
     for key in POSITIVE:
-        require(cfg, key, lambda value: real(value) and value > 0, "a number above 0")
+        large = ", a large one to clip nothing" if key == "max_grad_norm" else ""
+        require(cfg, key, lambda value: real(value) and value > 0, "a number above 0" + large)
     require(cfg, "optimizer.lr", lambda value: real(value) and value >= 0, "a number of at least 0")
     for key in SHARES:
         require(cfg, key, lambda value: real(value) and 0 <= value <= 1, "a share, from 0 to 1")

@@ -31,7 +31,8 @@ from apo.seeds import replica, replicas
 
 # may change between start and resume, here and in `module`; pairs per step may not, whatever the number of processes
 FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps", "batch_size", "split_backward",
-        "policy.gradient_checkpointing", "policy.shard", "policy.context_parallel", "policy.offload")  # fmt: skip
+        "policy.gradient_checkpointing", "policy.shard", "policy.context_parallel", "policy.offload", "vlm.gradient_checkpointing",
+        "stage_steps", "learning_rate")  # fmt: skip  (these two act through max_steps and optimizer.lr)
 
 
 class ConfigError(ValueError):
@@ -46,7 +47,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
         return
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
-    remember(cfg, folder)
+    written = remember(cfg, folder)
     module = instantiate(cfg.module)
     try:
         lineage.require_start(cfg, module.policy.base_hash)  # again: a model of the hub is on this disk only now
@@ -57,6 +58,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
         local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))
         module.policy.codec.to(device(cfg.trainer.accelerator, int(local)))
     split = data.prepare(module.policy)
+    if (folder / "config.yaml").read_text(encoding="utf-8") != written:
+        raise ConfigError(f"{folder}: while this run got ready, another began there with other settings; give another run=NAME")
     last = folder / "checkpoints" / "last.ckpt"
     trainer = build_trainer(cfg, folder, split)
     trainer.fit(module, StepData(split, cfg), ckpt_path=last if last.exists() else None, weights_only=False)
@@ -166,11 +169,13 @@ def differences(before, now, key: str) -> list[str]:
     return [] if before == now else [f"{key}: {before} -> {now}"]
 
 
-def remember(cfg: DictConfig, folder: Path) -> None:
-    """Every process writes the same, since none knows its rank yet."""
+def remember(cfg: DictConfig, folder: Path) -> str:
+    """Writes config.yaml and returns it. Every process writes the same, since none knows its rank yet."""
     if not begun(folder):
         lineage.begin(cfg, folder)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    config = OmegaConf.to_yaml(cfg, resolve=True)
+    write_text(folder / "config.yaml", config)
+    return config
 
 
 def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit) -> L.Trainer:

@@ -10,6 +10,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from apo import run
 from apo.modules.loggers import MetricsCSV
 from apo.run import ConfigError, StepSampler, check
 from tests.data.clips import write_jsonl
@@ -87,7 +88,8 @@ def test_each_model_is_distilled_from_its_own_guidance(name, blocks):
     ("model.spec.height=60", "model.spec.height=60: must be a multiple of 16; the nearest is 64"),
     ("model.boundary=null", "set a boundary"), ("model.decode_tile=30", "model.decode_tile=30: give a multiple of 32"),
 ])  # fmt: skip
-def test_numbers_that_can_not_be_are_refused_before_anything_is_loaded(wrong, said, tmp_path):
+def test_numbers_that_can_not_be_are_refused_before_anything_is_loaded(wrong, said, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(ConfigError, match=said):
         check(composed(wrong), tmp_path)
 
@@ -251,3 +253,24 @@ def test_a_group_that_is_newer_than_a_run_is_no_other_setting(tmp_path):
 def test_a_pair_used_for_several_windows_is_drawn_at_every_so_many_steps():
     assert list(StepSampler(SimpleNamespace(global_step=4), 10, stride=2)) == [4, 6, 8]
     assert list(StepSampler(SimpleNamespace(global_step=0), 3, stride=1)) == [0, 1, 2]
+
+
+def test_what_acts_through_other_settings_is_no_setting_of_its_own():
+    before = {"vlm.gradient_checkpointing": False, "module.policy.gradient_checkpointing": False}
+    for key in ("vlm.gradient_checkpointing", "module.policy.gradient_checkpointing", "stage_steps", "learning_rate"):
+        assert run.differences(before.get(key), 300, key) == []
+    assert run.differences(200, 300, "max_steps") == ["max_steps: 200 -> 300"]
+
+
+def test_a_run_that_another_overtook_while_it_got_ready_stops(tmp_path, monkeypatch):
+    class Overtaken:
+        def prepare(self, policy):
+            (tmp_path / "config.yaml").write_text("other: settings")
+
+    parts = [SimpleNamespace(policy=SimpleNamespace(base_hash="")), Overtaken()]
+    monkeypatch.setattr(run, "check", lambda *_: None)
+    monkeypatch.setattr(run.lineage, "require_start", lambda *_: None)
+    monkeypatch.setattr(run, "instantiate", lambda _: parts.pop(0))
+    with pytest.raises(ConfigError, match="another began there with other settings"):
+        run.train(composed(), tmp_path)
+    assert (tmp_path / "config.yaml").read_text() == "other: settings"

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from apo import export
 from apo.export import Adapter, ExportError, main, original_name
 from apo.policies.lora import FILES
 from tests.adapters import finished
@@ -167,6 +168,26 @@ def test_runs_in_folders_are_exported_readably_and_only_once(request, tmp_path):
         main([str(folder), "--out", str(tmp_path / "plain")])
     with pytest.raises(SystemExit, match="model.path=.*nowhere: no model_index.json there.*--base names the pipeline"):
         main([str(folder), "--out", str(tmp_path / "fused"), "--fuse", "--base", str(tmp_path / "nowhere")])
+
+
+@pytest.mark.parametrize("more", [[], ["--fuse"], ["--fuse", "original"]])
+def test_an_export_that_fails_leaves_nothing_that_would_stop_the_next(adapter, tmp_path, monkeypatch, more):
+    folder, written, real = adapter(), [], export.write_tensors
+
+    def full(path, *rest):
+        written.append(path)
+        if len(written) == 2:
+            raise OSError("no space left")
+        real(path, *rest)
+
+    monkeypatch.setattr(export, "write_tensors", full)
+    for said in ("no space left", None):
+        if said is None:
+            main([str(folder), "--out", str(tmp_path / "out"), *more])
+        else:
+            with pytest.raises(SystemExit, match=said):
+                main([str(folder), "--out", str(tmp_path / "out"), *more])
+    assert len(written) == 4
 
 
 def test_mistakes_are_found_before_anything_is_written(adapter, request, tmp_path):
