@@ -80,28 +80,13 @@ def evaluate(cfg: DictConfig) -> list[dict]:
         check_numbers(cfg)
         arms = find_all(cfg)
         against = find(cfg, cfg.against) if cfg.against else None
-        check(cfg, [arm for arm in (*arms, against) if arm is not None])
+        judge = Judge(cfg)
+        judge.check([arm for arm in (*arms, against) if arm is not None])
     except Exception as error:  # hydra wraps what a constructor raises; the cause has the field and the remedy
         raise EvaluationError(str(error.__cause__ or error)) from error
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
-    judge = Judge(cfg)
     return [report_on(judge, arm, against) for arm in arms]
-
-
-def check(cfg: DictConfig, arms: list[Arm]) -> None:
-    """ValueError for what can be known to be wrong before anything is loaded."""
-    model = instantiate(cfg.model)
-    model.check()
-    fitting(model)
-    instantiate(cfg.conditions).check(model.spec)
-    instantiate(cfg.evaluator).check(model.spec)
-    if isinstance(guidance := instantiate(cfg.guidance), CFGSTG):
-        guidance.check(model)
-    for arm in arms:
-        if arm.adapter is not None:
-            lineage.require_whole(arm.adapter)
-            lineage.require_base(arm.adapter, model.path, model.local() and model.base_hash(model.local()))
 
 
 def report_on(judge: "Judge", ours: Arm, theirs: Arm | None) -> dict:
@@ -133,6 +118,20 @@ class Judge:
         self.subfolder = cfg.results or ("eval" if split == "test" else f"eval_{split}")
         self.policy, self.settings = None, None
 
+    def check(self, arms: list[Arm]) -> None:
+        """ValueError for what can be known to be wrong before anything is loaded."""
+        model = instantiate(self.cfg.model)
+        model.check()
+        fitting(model)
+        self.conditions.check(model.spec)
+        instantiate(self.cfg.evaluator).check(model.spec)
+        if isinstance(self.guidance, CFGSTG):
+            self.guidance.check(model)
+        for arm in arms:
+            if arm.adapter is not None:
+                lineage.require_whole(arm.adapter)
+                lineage.require_base(arm.adapter, model.path, model.local() and model.base_hash(model.local()))
+
     def key(self, arm: Arm) -> dict:
         """What a result depends on: results under another key are made anew."""
         plain = OmegaConf.to_container(self.cfg, resolve=True)
@@ -148,6 +147,7 @@ class Judge:
             self.policy.to(device(self.cfg.trainer.accelerator, 0))
             self.settings = settings
         if arm.adapter:
+            lineage.require_base(arm.adapter, self.policy.model.path, self.policy.base_hash)  # again: a model of the hub is here only now
             self.policy.load_adapter(arm.adapter)
         return self.policy
 

@@ -22,7 +22,7 @@ def read(adapter: Path) -> dict:
         found = json.loads((adapter / FILE).read_text())
     except ValueError:
         found = {}
-    if not isinstance(found, dict) or not {"stage", "files", "config"} <= found.keys():
+    if not isinstance(found, dict) or not {"base", "stage", "files", "config"} <= found.keys():
         raise ValueError(f"adapter={adapter}: {FILE} is damaged; copy the folder again, or train it again")
     return found
 

@@ -92,13 +92,13 @@ def test_what_is_missing_is_named_with_what_is_there(cfg):
 def test_mistakes_are_found_before_anything_is_loaded(cfg, monkeypatch, wrong, said):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         mistaken = compose("evaluate", ["run=r", *wrong])
-    monkeypatch.setattr(evaluation, "Judge", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(evaluation, "WanPolicy", lambda *_: pytest.fail("loaded"))
     with pytest.raises(EvaluationError, match=said):
         evaluate(mistaken)
 
 
 def test_a_damaged_adapter_or_another_base_is_refused(cfg, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "Judge", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(evaluation, "WanPolicy", lambda *_: pytest.fail("loaded"))
     file = tmp_path / "outputs/r/offline/adapter/low_noise.safetensors"
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(EvaluationError, match="low_noise.safetensors is not the file that lineage.json names"):

@@ -60,7 +60,7 @@ class PromptConditions:
         """ManifestError, FileNotFoundError or ValueError for what is wrong with the manifest and its files."""
         self.rows  # noqa: B018
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Of what the rows say and their images show."""
         return hashlib.sha256("".join(f"{row.prompt} {file_digest(row.image)} " for row in self.rows).encode()).hexdigest()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from apo.guidance.cfg import CFG, joined
 from apo.interfaces import Condition, Policy
+from apo.policies.architecture import fitting
 from apo.policies.model import WanModel, check_blocks
 
 
@@ -32,9 +33,9 @@ class CFGSTG(CFG):
             raise ValueError(f"guidance.lambda_={self.lambda_} and guidance.blocks=[]: name blocks to skip, or set lambda_=0")
 
     def check(self, model: WanModel) -> None:
-        """ValueError if the model, where it is on this disk, lacks one of the blocks."""
-        if (count := model.num_blocks()) is not None:
-            check_blocks(self.blocks, count)
+        """ValueError if the model, as far as it is known before it is downloaded, lacks one of the blocks."""
+        if (architecture := fitting(model)) is not None:
+            check_blocks(self.blocks, architecture.transformer["num_layers"])
 
     def __call__(self, policy: Policy, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         omega = self.omega(t)

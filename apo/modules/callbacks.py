@@ -1,6 +1,5 @@
 """What happens beside the optimizer steps: whole checkpoints, a progress bar, sample videos."""
 
-import math
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -65,11 +64,6 @@ class StepProgressBar(TQDMProgressBar):
         super().on_train_batch_end(trainer, module, outputs, batch, trainer.global_step - 1)  # a pair may be used for several steps
 
 
-def turns(count: int, shares: int) -> int:
-    """Of each of so many who share `count` things one by one."""
-    return math.ceil(count / shares)
-
-
 class SampleVideos(Callback):
     """samples/step_000100/: the same conditions and seeds every N steps, as mp4 and one contact sheet, also to W&B.
 
@@ -88,7 +82,8 @@ class SampleVideos(Callback):
         cond = self.cond.map(lambda value: value.to(module.device))
         mine, count = {}, len(cond.prompt)
         with evaluating(module.policy):
-            for place in range(replica(), replica() + turns(count, replicas()) * replicas(), replicas()):
+            for turn in range(0, count, replicas()):
+                place = turn + replica()
                 video = self.video(module.policy, cond, place % count)
                 if place < count and leads():  # else it only keeps the others company
                     mine[place] = video

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from apo.interfaces import Condition, Guidance, T
-from apo.modules.callbacks import SAMPLES, turns
+from apo.modules.callbacks import SAMPLES
 from apo.modules.sharded import group_size
 from apo.plan.counting import Passes
 from apo.plan.frozen import Frozen
@@ -159,7 +159,7 @@ def flops(step: Step, passes: Passes, layout: Layout, ranking: float) -> dict[st
 
 def samples(step: Step, layout: Layout) -> float:
     """Sample videos per optimizer step and replica."""
-    return step.samples / SAMPLES * turns(SAMPLES, layout.replicas)
+    return step.samples / SAMPLES * math.ceil(SAMPLES / layout.replicas)
 
 
 def in_turn(step: Step, layout: Layout) -> bool:

@@ -17,7 +17,7 @@ from apo.plan.counting import Passes, passes
 from apo.plan.frozen import Frozen, frozen
 from apo.policies.architecture import Architecture, architecture_of, check_targets
 from apo.policies.context import require_divisible
-from apo.policies.model import VideoSpec, check_blocks
+from apo.policies.model import VideoSpec
 
 GIB, PFLOP, HOUR = 2**30, 1e15, 3600
 PAPER_HOURS = 64_000  # Sec. 4.1: H200 hours of the five stages
@@ -70,7 +70,7 @@ def planned(cfg: DictConfig, known: Plan | None = None) -> Plan:
     architecture = architecture_of(model)
     require_divisible(layout.context_parallel, architecture.heads, architecture.tokens(model.spec))
     if isinstance(guidance := instantiate(cfg.guidance), CFGSTG):
-        check_blocks(guidance.blocks, architecture.transformer["num_layers"])
+        guidance.check(model)
     if cfg.policy.lora is not None:
         check_targets(cfg.policy.lora.targets, architecture)
     dtype = getattr(torch, model.dtype)

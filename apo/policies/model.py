@@ -1,7 +1,6 @@
 """What a model is: a pipeline folder and the numbers that sampling from it needs (conf/model/*.yaml)."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -83,11 +82,6 @@ class WanModel:
                 f"model.boundary={self.boundary} but {self.path} has {experts} expert(s): "
                 "set a boundary for two experts (0.9 for Wan2.2 I2V-A14B) and null for one"
             )
-
-    def num_blocks(self) -> int | None:
-        """Transformer blocks of each expert; None if the pipeline is not on this disk."""
-        folder = self.local()
-        return None if folder is None else json.loads((folder / "transformer" / "config.json").read_text())["num_layers"]
 
     @staticmethod
     def base_hash(folder: Path) -> str:

@@ -6,7 +6,6 @@ Needs no evaluation before: what evaluate.py has done already is read, the rest 
 """
 
 import argparse
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from apo.guidance.none import NoGuidance
 from apo.policies.model import ROOT
 from apo.reports.bench import bootstrap_median
 from apo.seeds import generator
+from apo.timing import clock
 
 LEVELS = (980.0, 940.0, 880.0, 700.0, 400.0, 100.0)  # timesteps; the first two belong to the high-noise expert
 TIMED = 8  # videos of the timing
@@ -125,9 +125,9 @@ def speed(two: Two, batch_size: int, repeats: int) -> dict:
         for _ in tqdm(range(repeats + 1), "timing"):
             row = {}
             for name, guidance in (("guided", judge.guidance), ("single", NoGuidance())):
-                began = time.perf_counter()
+                began = clock()
                 generate(policy, guidance, cond, noise)
-                row[name] = time.perf_counter() - began
+                row[name] = clock() - began
             rows.append(row)
     times = pd.DataFrame(rows[1:])  # the first one warms up
     return {

@@ -1,6 +1,5 @@
 """A resumable training loop with a progress bar, shared by the steps of `make world`."""
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,8 @@ import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_info
 from torch import nn
 from tqdm import tqdm
+
+from apo.files import replacing
 
 
 def warmup_cosine(step: int, steps: int, warmup: int = 100) -> float:
@@ -66,8 +67,8 @@ def train(
             if (step + 1) % save_every == 0 or step + 1 == steps:
                 state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step + 1}
                 state |= {key: module.state_dict() for key, module in extra.items()}
-                torch.save(state, path.with_suffix(".tmp"))
-                os.replace(path.with_suffix(".tmp"), path)
+                with replacing(path) as partial:
+                    torch.save(state, partial)
                 log.write(f"{name} step {step + 1} loss {running:.5g} seconds {time.time() - began:.0f}\n")
                 log.flush()
     rank_zero_info(f"{name}: done")

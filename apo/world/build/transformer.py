@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from apo.files import write_tensors
 from apo.flow import noised, shift_sigma, velocity
 from apo.interfaces import T
 from apo.world import flaws, render
@@ -65,8 +66,7 @@ def encode_clips(path: Path, vae: AutoencoderKLWan, indices: range) -> None:
         for key, value in zip(parts, (latent, torch.cat([mask, image], 1), cells)):
             parts[key].append(value.bfloat16())
         prompts += texts
-    save_file({key: torch.cat(value) for key, value in parts.items()}, path.with_suffix(".tmp"), {"prompts": json.dumps(prompts)})
-    path.with_suffix(".tmp").replace(path)
+    write_tensors(path, {key: torch.cat(value) for key, value in parts.items()}, {"prompts": json.dumps(prompts)})
 
 
 def load_clips(paths: list[Path], encode_text) -> dict[str, Tensor]:
