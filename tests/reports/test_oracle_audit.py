@@ -4,8 +4,9 @@ import pandas as pd
 
 from apo.reports.oracle_audit import CLEAN, LABELS, SLIGHT, order, table, telling
 
-EYE = {("before", 0): "shape", ("before", 1): SLIGHT, ("before", 2): "shape", ("after", 0): CLEAN, ("after", 1): CLEAN, ("after", 2): CLEAN}
-ORACLE = {("before", 0): "deformed", ("before", 1): "split", ("before", 2): CLEAN, ("after", 0): CLEAN, ("after", 1): CLEAN, ("after", 2): "cut"}
+VIDEOS = [(arm, condition) for arm in ("before", "after") for condition in range(3)]
+EYE = dict(zip(VIDEOS, ["shape", SLIGHT, "shape", CLEAN, CLEAN, CLEAN]))
+ORACLE = dict(zip(VIDEOS, ["deformed", "split", CLEAN, CLEAN, CLEAN, "cut"]))
 
 
 def test_a_table_counts_what_is_missed_and_what_is_flagged_without_need():
