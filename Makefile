@@ -23,8 +23,11 @@ demo: install ## align the shipped baseline with offline Diffusion-APO; before a
 	$(BIN)/python train.py run=demo stage=offline sampler=apo $(ARGS)
 	$(BIN)/python evaluate.py run=demo stage=offline against=baseline $(MODEL)
 
-test: install ## every test
-	$(BIN)/python -m pytest
+WORKERS ?= 2
+test: install ## every test, in two processes (WORKERS=N for more)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+ci: lint ## what CI runs before the tests
 
 real: install ## fetch real clips, make preference pairs of them, train offline APO on them with the tiny model
 	$(BIN)/python -m apo.data.real
@@ -115,4 +118,4 @@ rsro: install ## what random shift and offset are worth after distillation: two 
 lint: install ## ruff
 	$(BIN)/ruff check .
 
-.PHONY: help install demo test real world ranker-world bench table1 online cheaper search curriculum curriculum-quick rsro lint
+.PHONY: help install demo test ci real world ranker-world bench table1 online cheaper search curriculum curriculum-quick rsro lint
