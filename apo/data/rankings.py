@@ -65,7 +65,7 @@ class UserRankingDataset(RankingDataset):
 
     def __init__(self, rows: list[RankingRow], domains: list[str], spec: Spec):
         self.rows, self.domains, self.spec = rows, domains, spec
-        self.files = [path for row in rows for path in row.files(VideoFile)]
+        self.files = [path for row in rows for path in row.files(VideoFile).values()]
 
     def __getitem__(self, index: int) -> dict:
         row, spec = self.rows[index], self.spec
