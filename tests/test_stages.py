@@ -78,7 +78,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, wan22_folder):
-    with Warm() as warm:
+    with Warm(ROOT) as warm:
         yield Place(tmp_path_factory.mktemp("stages"), wan22_folder, warm)
 
 

@@ -1,34 +1,25 @@
 """Commands that start at once: a process that has imported the libraries forks for each, so that hundreds can be tried.
 
-    with Warm() as warm:
+    with Warm(root) as warm:
         done = warm.run(["train.py", "stage=offline"], cwd=folder, limit_s=60)
 
-A command is what follows `python`: a script and its arguments, or -m and a module. Each runs in a process group of its own. What
-imports cost can't be seen this way; `real` runs the same command in a process of its own.
+A command is what follows `python`: a script and its arguments, or -m and a module. Each leads a process group of its own, and what
+it starts as `sys.executable` is forked, too. What imports cost can't be seen this way: `Real` runs the same in new interpreters.
 """
 
-import atexit
-import json
 import os
-import random
-import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, mkdtemp
 
-# what a command would import itself; diffusers and transformers load lazily, so that the classes are named
-LIBRARIES = (
-    "import torch, hydra, lightning, peft, av, pandas, pyarrow.parquet, sklearn.datasets, scipy.ndimage, torchmetrics, matplotlib.pyplot",
-    "from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel",
-    "from transformers import CLIPImageProcessor, CLIPVisionModel, Qwen3VLForConditionalGeneration, T5TokenizerFast, UMT5EncoderModel",
-)
+from apo.tools.server import CPU
 
 
 @dataclass(frozen=True)
@@ -45,48 +36,14 @@ class Done:
         return [line for line in self.output.splitlines() if line.strip()]
 
 
-class Running:
-    """A command under way, the leader of a process group."""
-
-    def __init__(self, pid: int):
-        self.pid, self.began = pid, time.monotonic()
-
-    def kill(self) -> None:
-        """SIGKILL to the whole group; nothing if it has ended."""
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-
-
-def run(start, command: Sequence[str], cwd: Path, limit_s: float | None, env: dict[str, str]) -> Done:
-    """Runs a command to its end, or kills it after limit_s. start: of `Warm` or `Real`."""
-    with TemporaryFile() as log:
-        running, wait = start(command, cwd, env, log.fileno())
-        timer = threading.Timer(limit_s, running.kill) if limit_s is not None else None
-        if timer:
-            timer.start()
-        code, cpu_s = wait()
-        seconds = time.monotonic() - running.began
-        if timer:
-            timer.cancel()
-        running.kill()  # children that outlived it
-        log.seek(0)
-        return Done(code, log.read().decode(errors="replace"), cpu_s, seconds)
-
-
 class Real:
-    """Commands in processes of their own, imports and all."""
+    """Commands in interpreters of their own."""
+
+    python = sys.executable
 
     def run(self, command: Sequence[str], cwd: Path, limit_s: float | None = None, **env: str) -> Done:
-        return run(self.start, command, cwd, limit_s, env)
-
-    def start(self, command: Sequence[str], cwd: Path, env: dict[str, str], log: int):
-        process = subprocess.Popen(
-            [sys.executable, *command], cwd=cwd, env=os.environ | env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True,
-        )  # fmt: skip
-        return Running(process.pid), lambda: waited(process.pid)
+        """To its end, or until it is killed, after limit_s."""
+        return executed([self.python, *command], cwd, limit_s, env)
 
     def __enter__(self):
         return self
@@ -95,94 +52,66 @@ class Real:
         pass
 
 
-class Warm:
-    """Commands forked from a process that has imported the libraries, one at a time."""
+class Warm(Real):
+    """Commands forked from a process that has imported the libraries and, from `root`, apo. python: stands for the interpreter."""
 
-    def __init__(self, root: Path = Path()):
-        """root: of the working tree whose `apo` the commands import."""
-        self.server = subprocess.Popen(
-            [sys.executable, "-m", "apo.tools.warm"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root,
-            env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
-        )  # fmt: skip
+    def __init__(self, root: Path):
+        self.folder = Path(mkdtemp(prefix="apo_warm_"))
+        self.python = str(self.folder / "python")
+        shutil.copy(Path(__file__).with_name("forked.py"), self.python)
+        script = Path(self.python)
+        script.write_text(f"#!{sys.executable} -IS\n{script.read_text()}")
+        script.chmod(0o755)
+        self.server = subprocess.Popen([sys.executable, "-m", "apo.tools.server", self.python], cwd=root, stdin=subprocess.PIPE,
+                                       env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)})  # fmt: skip
+        while not (self.folder / "socket").exists():
+            if self.server.poll() is not None:
+                raise RuntimeError(f"the process that commands are forked from ended with {self.server.returncode}")
+            time.sleep(0.05)
 
     def run(self, command: Sequence[str], cwd: Path, limit_s: float | None = None, **env: str) -> Done:
-        return run(self.start, command, cwd, limit_s, env)
+        """As `Real.run`; returns once all that was forked for it has ended."""
+        done = executed([self.python, *command], cwd, limit_s, env)
+        return replace(done, cpu_s=self.settled())
 
-    def start(self, command: Sequence[str], cwd: Path, env: dict[str, str], log: int):
-        request = {"command": list(command), "cwd": str(cwd), "env": env, "log": f"/proc/{os.getpid()}/fd/{log}"}
-        self.server.stdin.write(json.dumps(request) + "\n")
-        self.server.stdin.flush()
-        return Running(self.reply()), self.reply
-
-    def reply(self):
-        return json.loads(self.server.stdout.readline())
-
-    def __enter__(self):
-        return self
+    def settled(self) -> float:
+        """CPU seconds of what was forked since the last call, once all of it has ended."""
+        while list(self.folder.glob("running_*")):
+            time.sleep(0.01)
+        spent = self.folder / CPU
+        seconds = sum(map(float, spent.read_text().split())) if spent.exists() else 0.0
+        spent.unlink(missing_ok=True)
+        return seconds
 
     def __exit__(self, *error):
         self.server.stdin.close()
+        self.server.kill()
         self.server.wait()
-        self.server.stdout.close()
+        shutil.rmtree(self.folder)
 
 
-def waited(pid: int) -> tuple[int, float]:
-    """Exit status, or minus a signal, and CPU seconds of a child."""
-    _, status, usage = os.wait4(pid, 0)
-    return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+def executed(command: Sequence[str], cwd: Path, limit_s: float | None, env: dict[str, str]) -> Done:
+    """Runs a program in a process group of its own and kills what it leaves behind."""
+    with TemporaryFile() as log:
+        began = time.monotonic()
+        process = subprocess.Popen(command, cwd=cwd, env=os.environ | env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                   start_new_session=True)  # fmt: skip
+        timer = threading.Timer(limit_s, kill, [process.pid]) if limit_s is not None else None
+        if timer:
+            timer.start()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.monotonic() - began
+        if timer:
+            timer.cancel()
+        kill(process.pid)
+        log.seek(0)
+        return Done(process.returncode, log.read().decode(errors="replace"), usage.ru_utime + usage.ru_stime, seconds)
 
 
-def serve() -> None:
-    """A request a line on stdin; on stdout its pid at once and how it ended at its end."""
-    for line in LIBRARIES:
-        exec(line, {})
-    replies = os.fdopen(os.dup(1), "w")  # what is printed by accident does not go there
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        request = json.loads(line)
-        if not (pid := os.fork()):
-            become(request)
-        os.setpgid(pid, pid)
-        print(pid, file=replies, flush=True)
-        print(json.dumps(waited(pid)), file=replies, flush=True)
-
-
-def become(request: dict) -> None:
-    """Turns this process into `python <command>`, and ends it as that would end."""
-    os.setpgid(0, 0)
-    log = os.open(request["log"], os.O_WRONLY | os.O_APPEND)
-    for stream, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, log), (2, log)):
-        os.dup2(source, stream)
-    os.closerange(3, 256)
-    os.chdir(request["cwd"])
-    sys.path[0] = request["cwd"]
-    os.environ.update(request["env"])
-    random.seed()
-    code = executed(request["command"])
-    threading._shutdown()  # and what else the interpreter does before it ends
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    os._exit(code)
-
-
-def executed(command: list[str]) -> int:
-    """Exit status of a command in this process."""
+def kill(group: int) -> None:
+    """SIGKILL to a process group, if there still is one."""
     try:
-        if command[0] == "-m":
-            sys.argv = command[1:]
-            runpy.run_module(command[1], run_name="__main__", alter_sys=True)
-        else:
-            sys.argv = command
-            runpy.run_path(command[0], run_name="__main__")
-    except SystemExit as ended:
-        if isinstance(ended.code, str):
-            print(ended.code, file=sys.stderr)
-        return int(isinstance(ended.code, str)) or ended.code or 0
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    serve()
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
