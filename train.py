@@ -1,20 +1,23 @@
 """Trains one stage: `python train.py stage=offline sampler=apo`. Run again, the same command continues."""
 
-import sys
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
+from apo.errors import one_line
+
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
-    from apo.run import ConfigError, train  # torch and diffusers take seconds: config mistakes are found before
+    folder = Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir)
+    with one_line("config"):
+        from apo.checks import check
 
-    try:
-        train(cfg, Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir))
-    except ConfigError as error:
-        sys.exit(f"config: {error}")
+        check(cfg, folder)
+        from apo.run import train  # Lightning and diffusers take seconds: mistakes are found before
+
+        train(cfg, folder)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,124 @@
-"""What can be known to be wrong with a run before anything is loaded, part by part."""
+"""What can be known to be wrong with a run before anything is loaded, part by part. Imports nothing that takes seconds but torch."""
 
+from pathlib import Path
+
+import apo.quiet  # noqa: F401  isort: skip
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from apo.modules.sharded import group_size
+from apo import lineage
+from apo.errors import UserError
+from apo.files import read_csv
+from apo.guidance.cfg_stg import CFGSTG
+from apo.modules.cluster import group_size
+from apo.numbers import check_numbers
 from apo.policies.architecture import check_targets, fitting
-from apo.policies.context import require_divisible
+from apo.policies.context import require_divisible, require_first_block
 from apo.policies.model import WanModel, check_blocks
 from apo.rankers.folders import check_paths
 
 ACCELERATORS, STRATEGIES = ("cpu", "gpu", "cuda", "auto"), ("auto", "ddp", "fsdp")
+
+# may change between start and resume, here and in `module`; pairs per step may not, whatever the number of processes
+FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps", "batch_size", "split_backward",
+        "policy.gradient_checkpointing", "policy.shard", "policy.context_parallel", "policy.offload", "vlm.gradient_checkpointing",
+        "stage_steps", "learning_rate")  # fmt: skip  (these two act through max_steps and optimizer.lr)
+
+
+class ConfigError(UserError):
+    """A mistake in the config, found before anything is loaded."""
+
+
+def check(cfg: DictConfig, folder: Path) -> None:
+    """ConfigError for what can be known to be wrong before any model is loaded; the whole takes seconds."""
+    if missing := OmegaConf.missing_keys(cfg):
+        key = sorted(missing)[0]
+        raise ConfigError(f"{key} is not set: add {key}=... to the command")
+    try:
+        check_numbers(cfg)
+        check_trainer(cfg)
+        model = instantiate(cfg.model)
+        model.check()
+        check_architecture(cfg, model)
+        lineage.require_start(cfg, None if "vlm" in cfg or model.local() is None else model.base_hash(model.local()))
+        if begun(folder):
+            lineage.require_same_start(cfg, folder)
+        instantiate(cfg.sampler).sample(0, 1)
+        if isinstance(guidance := instantiate(cfg.guidance), CFGSTG):
+            guidance.check(model)
+            require_first_block(guidance.blocks, cfg.trainer.context_parallel)
+        if "distill" in cfg.get("module", {}):
+            instantiate(cfg.distill)
+        data = instantiate(cfg.data)
+        require_kind(cfg, data.gives)
+        data.check(model.spec)
+        if OmegaConf.select(cfg, "module.pairs") is not None:
+            pairs = instantiate(cfg.module.pairs)
+            if hasattr(pairs, "ranker"):
+                pairs.ranker.check(model.spec)
+        if cfg.get("vlm") is not None:
+            check_vlm(cfg)
+        check_windows(cfg)
+    except Exception as error:  # hydra wraps what a constructor raises; the cause has the field and the remedy
+        raise ConfigError(str(error.__cause__ or error)) from error
+    if cfg.policy.lora is None and cfg.stage.needs_reference:
+        raise ConfigError("policy.lora=null trains all weights and leaves no frozen reference: preference stages need LoRA")
+    if cfg.ema_decay is not None and (not 0 < cfg.ema_decay < 1 or cfg.policy.lora is None or "vlm" in cfg):
+        raise ConfigError(
+            f"ema_decay={cfg.ema_decay}: give a number in (0, 1), for the adapter of a stage that trains Wan; or leave it null"
+        )
+    if cfg.policy.lora is None and "vlm" not in cfg:
+        raise ConfigError("policy.lora=null trains all weights, and a run leaves an adapter: give policy.lora.rank")
+    if (saved := folder / "config.yaml").exists() and begun(folder):
+        before = OmegaConf.to_container(OmegaConf.load(saved), resolve=True)
+        now = OmegaConf.to_container(cfg, resolve=True)
+        # a group added since then had no part in the run: what it builds stands in `module`
+        kept = [key for key in now if key not in FREE and (key in before or not isinstance(now[key], dict))]
+        counted = "batch_size x trainer.devices x trainer.nodes / trainer.context_parallel"
+        changed = differences(pairs_per_step(before), pairs_per_step(now), counted)
+        if changed := changed + [line for key in kept for line in differences(before.get(key), now[key], key)]:
+            raise ConfigError(
+                f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): give another run=NAME, "
+                "or delete the folder"
+            )
+        whole = [config["trainer"].get("shard") is None for config in (before, now)]
+        if whole[0] != whole[1] and (folder / "checkpoints" / "last.ckpt").exists():
+            raise ConfigError(
+                f"trainer.shard={now['trainer'].get('shard')}: the checkpoint in {folder} is of "
+                + ("whole weights: continue without trainer=fsdp" if whole[0] else "sharded weights: continue with trainer=fsdp")
+                + ", on any number of processes"
+            )
+
+
+def begun(folder: Path) -> bool:
+    """Whether a run folder has something that other settings would not continue; a start that failed leaves nothing."""
+    return (folder / "checkpoints" / "last.ckpt").exists() or (folder / "adapter").exists() or bool(read_csv(folder / "metrics.csv"))
+
+
+def pairs_per_step(cfg: dict) -> int:
+    """Of all processes together."""
+    trainer = cfg["trainer"]
+    return cfg["batch_size"] * trainer["devices"] * trainer["nodes"] // trainer.get("context_parallel", 1)
+
+
+def require_kind(cfg: DictConfig, gives: str) -> None:
+    """ConfigError unless `data` gives what the stage trains on."""
+    needs = cfg.stage.data
+    if gives != needs:
+        raise ConfigError(
+            f"stage={cfg.stage.name} trains on {needs}, and this data= gives {gives}: use data=world_{needs}, or "
+            f"data={needs} data.path=MANIFEST, or a stage that trains on {gives}"
+        )
+
+
+def differences(before, now, key: str) -> list[str]:
+    """The leaves in which two plain configs differ, each as 'key: before -> now', but for what is FREE."""
+    if key.removeprefix("module.") in FREE:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [d for k in before | now for d in differences(before.get(k), now.get(k), f"{key}.{k}")]
+    return [] if before == now else [f"{key}: {before} -> {now}"]
 
 
 def check_trainer(cfg: DictConfig) -> None:

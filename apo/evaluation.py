@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import apo.quiet  # noqa: F401  isort: skip
+from apo import quiet  # isort: skip
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -19,15 +20,16 @@ from apo import lineage
 from apo.data.pictures import contact_sheet, side_by_side
 from apo.data.precompute import device
 from apo.data.video import write_video
-from apo.evaluators.win_rate import WinRate
 from apo.files import write_tensors, write_text
 from apo.generate import generate, initial_noise
 from apo.guidance.cfg_stg import CFGSTG
 from apo.numbers import check_numbers
+from apo.policies.adapter import adapter_hash, adapter_settings
 from apo.policies.architecture import fitting
-from apo.policies.lora import adapter_hash, adapter_settings
-from apo.policies.wan import WanPolicy
 from apo.reports import card
+
+if TYPE_CHECKING:
+    from apo.policies.wan import WanPolicy
 
 BASELINE = "baseline"
 
@@ -138,8 +140,11 @@ class Judge:
         key = {k: plain[k] for k in ("model", "guidance", "evaluator", "conditions", "seed", "batch_size")} | {"adapter": arm.hash}
         return key | ({"identity": self.conditions.identity} if hasattr(self.conditions, "identity") else {})
 
-    def load(self, arm: Arm) -> WanPolicy:
+    def load(self, arm: Arm) -> "WanPolicy":
         """The policy with the arm's adapter in it; base weights are read once for all arms with one LoRA layout."""
+        from apo.policies.wan import WanPolicy  # diffusers takes seconds
+
+        quiet.silence()
         spare = self.settings or {"rank": 1, "alpha": 1, "targets": ["to_q"]}  # the baseline runs without its adapter
         settings = adapter_settings(arm.adapter) if arm.adapter else spare
         if settings != self.settings:
@@ -221,7 +226,7 @@ class Judge:
         return torch.stack([load_file(parts / f"{i // size * size:06d}.safetensors")["latents"][i % size] for i in places])
 
     @contextmanager
-    def policy_of(self, arm: Arm) -> Iterator[WanPolicy]:
+    def policy_of(self, arm: Arm) -> Iterator["WanPolicy"]:
         """Inside, the policy is the arm."""
         policy = self.load(arm)
         with policy.base() if arm.adapter is None else nullcontext():
@@ -240,6 +245,8 @@ def compared(ours: list[dict], theirs: list[dict]) -> dict:
 
 
 def outcomes(ours: list[bool], theirs: list[bool]) -> dict:
+    from apo.evaluators.win_rate import WinRate  # torchmetrics takes seconds
+
     rate = WinRate()
     rate.update(torch.tensor(ours).float(), torch.tensor(theirs).float())
     result = rate.compute()

@@ -25,7 +25,7 @@ from torch import Tensor
 from apo import lineage
 from apo.files import write_tensors
 from apo.policies import original
-from apo.policies.lora import FILES, adapter_settings
+from apo.policies.adapter import FILES, adapter_settings
 from apo.policies.model import fingerprint
 
 NAMES = {"high": "transformer", "low": "transformer_2"}

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, whoever kills the process and whoever else writes them."""
 
+import csv
 import json
 import os
 import secrets
@@ -37,6 +38,14 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content) -> None:
     write_text(path, json.dumps(content, indent=1))
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """A table's rows; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -1,21 +1,29 @@
 """Solves the generation ODE under a guidance, with the pipeline's own solver."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from torch import Tensor
 from tqdm import tqdm
 
 from apo.interfaces import Condition, Guidance
-from apo.policies.wan import WanPolicy
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
+    from apo.policies.wan import WanPolicy
+
+SAMPLES = 4  # videos that a run shows each time
 
 
-def solver(policy: WanPolicy, num_inference_steps: int | None = None) -> SchedulerMixin:
+def solver(policy: "WanPolicy", num_inference_steps: int | None = None) -> "SchedulerMixin":
     """A fresh copy of the pipeline's scheduler on the grid of `model.shift` and so many steps; None: `model.num_inference_steps`.
 
     The shift always comes from our config: converted checkpoints carry 3.0 whatever the model wants.
     """
+    from diffusers import FlowMatchEulerDiscreteScheduler  # takes seconds, and what only generates later imports this file, too
+
     kind, shift, steps = type(policy.scheduler), policy.model.shift, num_inference_steps or policy.model.num_inference_steps
     if kind is FlowMatchEulerDiscreteScheduler:
         scheduler = kind.from_config(policy.scheduler.config, shift=shift)
@@ -27,7 +35,7 @@ def solver(policy: WanPolicy, num_inference_steps: int | None = None) -> Schedul
     return scheduler
 
 
-def initial_noise(policy: WanPolicy, seeds: Sequence[int]) -> Tensor:
+def initial_noise(policy: "WanPolicy", seeds: Sequence[int]) -> Tensor:
     """(B, C, F, H, W), one CPU generator per video: the same seed gives the same noise in any batch."""
     shape = policy.codec.latent_shape
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
@@ -35,7 +43,7 @@ def initial_noise(policy: WanPolicy, seeds: Sequence[int]) -> Tensor:
 
 @torch.no_grad()
 def generate(
-    policy: WanPolicy, guidance: Guidance, cond: Condition, noise: Tensor, progress: str | None = None,
+    policy: "WanPolicy", guidance: Guidance, cond: Condition, noise: Tensor, progress: str | None = None,
     num_inference_steps: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Latents x_0 (B, C, F, H, W) from noise x_T of the same shape; `progress` names a progress bar."""

@@ -1,4 +1,7 @@
-"""Imported first by the commands: libraries speak only of what the user can act on, and leave idle cores to other programs."""
+"""Imported first by the commands: libraries speak only of what the user can act on, and leave idle cores to other programs.
+
+Imports none of them: they take seconds, and a command that refuses its settings needs none.
+"""
 
 import logging
 import os
@@ -7,6 +10,8 @@ import warnings
 # OpenMP's threads wait for work in a loop; where others want the cores, its default length made a step 4 to 150 times slower
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("WANDB_SILENT", "true")
 warnings.filterwarnings("ignore", category=FutureWarning)
 warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -21,13 +26,15 @@ for said in (
 ):
     warnings.filterwarnings("ignore", message=said)
 
-import diffusers.utils.logging  # noqa: E402
-import lightning  # noqa: E402, F401  (sets its own log level when imported)
-import transformers.utils.logging  # noqa: E402
 
-for library in (diffusers.utils.logging, transformers.utils.logging):
-    library.set_verbosity_error()
-    library.disable_progress_bar()
+def silence() -> None:
+    """Before models are loaded: no progress bars of pieces, no word of Lightning below a warning, which sets its level when imported."""
+    import diffusers.utils.logging
+    import lightning  # noqa: F401
+    import transformers.utils.logging
 
-for name in ("lightning.pytorch", "lightning.fabric"):
-    logging.getLogger(name).setLevel(logging.WARNING)
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -11,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from apo import run
+from apo.checks import ConfigError, check, differences
 from apo.modules.loggers import MetricsCSV
-from apo.run import ConfigError, StepSampler, check
+from apo.run import StepSampler
 from tests.data.clips import write_jsonl
 
 ROOT = Path(__file__).parents[1]
@@ -258,8 +259,8 @@ def test_a_pair_used_for_several_windows_is_drawn_at_every_so_many_steps():
 def test_what_acts_through_other_settings_is_no_setting_of_its_own():
     before = {"vlm.gradient_checkpointing": False, "module.policy.gradient_checkpointing": False}
     for key in ("vlm.gradient_checkpointing", "module.policy.gradient_checkpointing", "stage_steps", "learning_rate"):
-        assert run.differences(before.get(key), 300, key) == []
-    assert run.differences(200, 300, "max_steps") == ["max_steps: 200 -> 300"]
+        assert differences(before.get(key), 300, key) == []
+    assert differences(200, 300, "max_steps") == ["max_steps: 200 -> 300"]
 
 
 def test_a_run_that_another_overtook_while_it_got_ready_stops(tmp_path, monkeypatch):
@@ -268,7 +269,6 @@ def test_a_run_that_another_overtook_while_it_got_ready_stops(tmp_path, monkeypa
             (tmp_path / "config.yaml").write_text("other: settings")
 
     parts = [SimpleNamespace(policy=SimpleNamespace(base_hash="")), Overtaken()]
-    monkeypatch.setattr(run, "check", lambda *_: None)
     monkeypatch.setattr(run.lineage, "require_start", lambda *_: None)
     monkeypatch.setattr(run, "instantiate", lambda _: parts.pop(0))
     with pytest.raises(ConfigError, match="another began there with other settings"):

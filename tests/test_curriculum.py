@@ -8,7 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from apo.run import ConfigError, check, train
+from apo.checks import ConfigError, check
+from apo.run import train
 
 ROOT = Path(__file__).parents[1]
 STAGES = {

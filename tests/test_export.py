@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from apo import export
 from apo.export import Adapter, ExportError, main, original_name
-from apo.policies.lora import FILES
+from apo.policies.adapter import FILES
 from tests.adapters import finished
 from tests.builds import SPECS, load, sample
 from tests.policies.test_wan import LORA, make, perturbed

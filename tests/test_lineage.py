@@ -8,9 +8,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from apo import lineage
+from apo.checks import ConfigError, check
 from apo.guidance.none import NoGuidance
 from apo.policies.model import WanModel
-from apo.run import ConfigError, check
 from tests.test_configs import composed
 
 

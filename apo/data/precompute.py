@@ -30,7 +30,6 @@ from apo.data.pairs import UserRows
 from apo.data.shares import Share, from_environment
 from apo.numbers import check_numbers
 from apo.policies.architecture import fitting
-from apo.policies.encoder import WanEncoder
 from apo.policies.model import ROOT
 
 
@@ -81,6 +80,8 @@ def user_rows(cfg: DictConfig) -> UserRows:
 
 def run(cfg: DictConfig, data: UserRows, share: Share, report: Path | None = None) -> None:
     """Encodes one share and says how fast it went; exits with 1 if rows turned out to be bad."""
+    from apo.policies.encoder import WanEncoder  # diffusers takes seconds
+
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
     rows = data.manifest().rows

@@ -1,7 +1,10 @@
 """All metrics of the embedded world's videos, from one measurement."""
 
+from functools import cached_property
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from apo.evaluators.intervals import Interval
 from apo.interfaces import Condition
@@ -12,16 +15,20 @@ ROW = ("distorted", "cause", "followed", "direction_followed", "speed_followed",
        "background_consistency", "motion_smoothness")  # fmt: skip
 
 
-class WorldEvaluator(nn.Module):
+class WorldEvaluator:
     """Measures the embedded world's videos once and hands the measurement to every metric.
 
-    metrics: metric key of report.json -> Metric. `rows` has one entry per video of this rank, in order.
+    metrics: metric key of report.json -> the config of a Metric. `rows` has one entry per video of this rank, in order.
     """
 
-    def __init__(self, metrics: dict[str, Metric]):
-        super().__init__()
-        self.metrics = nn.ModuleDict(metrics)
+    def __init__(self, metrics: DictConfig):
+        self.config = metrics
         self.rows: list[dict] = []
+
+    @cached_property
+    def metrics(self) -> nn.ModuleDict:
+        """Built with the first videos: torchmetrics takes seconds."""
+        return nn.ModuleDict(instantiate(self.config))
 
     def check(self, spec) -> None:
         """ValueError unless a model's videos have the world's size."""

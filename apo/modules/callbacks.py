@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from apo.data.pairs import PairDataset
 from apo.data.pictures import contact_sheet
 from apo.data.video import write_video
-from apo.generate import generate, initial_noise
+from apo.generate import SAMPLES, generate, initial_noise
 from apo.interfaces import Condition, Guidance
 from apo.modules.distillation import DistillationModule
 from apo.modules.preference import PreferenceModule
@@ -21,7 +21,6 @@ from apo.pairs.rollout import evaluating, rows
 from apo.policies.wan import WanPolicy
 from apo.seeds import collected, generator, leads, replica, replicas
 
-SAMPLES = 4  # videos, each time
 HELD_OUT = 64  # pairs, each time
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from apo.files import replacing
+from apo.files import read_csv, replacing
 
 
 class MetricsCSV(Logger):
@@ -62,10 +62,7 @@ class MetricsCSV(Logger):
         self._write(rows)
 
     def read(self) -> list[dict[str, str]]:
-        if not self.path.exists():
-            return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        return read_csv(self.path)
 
     def _write(self, rows: list[dict]) -> None:
         with replacing(self.path) as partial, partial.open("w", newline="") as file:

@@ -19,14 +19,6 @@ from torch.optim import Optimizer
 PATIENCE = timedelta(hours=4)  # of ranks for one that still reads weights from a shared disk, or downloads them; torch has 10 to 30 minutes
 
 
-def group_size(shard: int | str, nodes: int, devices: int) -> int:
-    """Processes that hold the weights together: `node`, `all` or a number; ValueError unless they divide all of them."""
-    size = {"node": devices, "all": nodes * devices}.get(shard, shard)
-    if not isinstance(size, int) or size < 1 or nodes * devices % size:
-        raise ValueError(f"trainer.shard={shard}: give node, all or a divisor of the {nodes} x {devices} processes")
-    return size
-
-
 class ShardedStrategy(ModelParallelStrategy):
     """Weights are spread over groups of `shard` processes and replicated over the groups; gradients are averaged over all.
 

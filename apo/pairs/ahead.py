@@ -1,6 +1,7 @@
 """Online pairs one step ahead: the ranker looks at a step's candidates while the policy trains on those of the step before."""
 
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,8 +10,10 @@ from apo.guidance.cfg import joined
 from apo.interfaces import Condition, Pair
 from apo.pairs.online import Drafts, OnlinePairs, agreed
 from apo.pairs.rollout import rows, timed
-from apo.policies.wan import WanPolicy
 from apo.seeds import collected, leads, replica, replicas
+
+if TYPE_CHECKING:
+    from apo.policies.wan import WanPolicy
 
 
 class AheadPairs(OnlinePairs):
@@ -28,7 +31,7 @@ class AheadPairs(OnlinePairs):
         self.waiting: tuple[Drafts, Future] | None = None
         self.left: tuple[Tensor, Condition] | None = None  # by a checkpoint, not yet decoded
 
-    def __call__(self, batch: Condition, policy: WanPolicy, step: int) -> Pair:
+    def __call__(self, batch: Condition, policy: "WanPolicy", step: int) -> Pair:
         """Exactly B pairs, those of the step before. RankerFailed on every rank if the ranker raised on one."""
         self.meters = {}
         if self.left is not None:

@@ -1,13 +1,17 @@
 """Half-online pairs (Section 3.3.2): a labelled anchor against what the active policy makes of its condition."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from apo.data.anchors import Anchor
 from apo.interfaces import Pair
 from apo.pairs.rollout import Rollout, timed
-from apo.policies.wan import WanPolicy
 from apo.seeds import replica
+
+if TYPE_CHECKING:
+    from apo.policies.wan import WanPolicy
 
 
 class HalfOnlinePairs:
@@ -20,7 +24,7 @@ class HalfOnlinePairs:
         self.rollout, self.seed = rollout, seed
         self.meters: dict[str, Tensor] = {}
 
-    def __call__(self, batch: Anchor, policy: WanPolicy, step: int) -> Pair:
+    def __call__(self, batch: Anchor, policy: "WanPolicy", step: int) -> Pair:
         """Exactly B pairs."""
         self.meters = {"rank/positive": batch.positive.float().mean()}
         first = replica() * len(batch.positive)

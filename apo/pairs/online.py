@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from apo.interfaces import Condition, Pair, Ranker
 from apo.pairs.rollout import Rollout, largest, rows, timed
-from apo.policies.wan import WanPolicy
 from apo.rankers.answer import require_verdict, swapped
 from apo.seeds import leads, replica, told
+
+if TYPE_CHECKING:
+    from apo.policies.wan import WanPolicy
 
 LEAST = 1e-6  # weight of a win without any confidence: the winner of two still wins
 
@@ -71,7 +74,7 @@ class OnlinePairs:
         if max_attempts < 1:
             raise ValueError(f"module.pairs.max_attempts={max_attempts}: at least 1 round is needed")
 
-    def __call__(self, batch: Condition, policy: WanPolicy, step: int) -> Pair:
+    def __call__(self, batch: Condition, policy: "WanPolicy", step: int) -> Pair:
         """Exactly B pairs. RankerFailed on every rank if the ranker raises on one."""
         self.meters = {}
         places = range(len(batch.prompt))
@@ -88,13 +91,13 @@ class OnlinePairs:
         self.meters |= best.meters() | {"rank/attempts": torch.tensor(float(attempts))}
         return Pair(best.chosen, best.rejected, batch)
 
-    def attempt(self, batch: Condition, policy: WanPolicy, step: int, attempt: int, places: Sequence[int]) -> Judged:
+    def attempt(self, batch: Condition, policy: "WanPolicy", step: int, attempt: int, places: Sequence[int]) -> Judged:
         """New candidates for the conditions at `places` of this rank's batch, compared."""
         drafts = self.generate(batch, policy, step, attempt, places)
         with timed(self.meters, "time/rank"):
             return self.judge(drafts.latents, drafts.videos, drafts.cond)
 
-    def generate(self, batch: Condition, policy: WanPolicy, step: int, attempt: int, places: Sequence[int]) -> Drafts:
+    def generate(self, batch: Condition, policy: "WanPolicy", step: int, attempt: int, places: Sequence[int]) -> Drafts:
         """New candidates for the conditions at `places` of this rank's batch."""
         first, count = replica() * len(batch.prompt), len(places)
         keys = [(self.seed, step, first + i, candidate, attempt) for candidate in range(self.candidates) for i in places]

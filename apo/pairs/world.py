@@ -1,6 +1,7 @@
 """`data=world_pairs`: a frozen model generates, the oracle labels, clean against distorted (Section 4.2)."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -8,8 +9,10 @@ from apo.data.pairs import PairDataset, PairSplit
 from apo.files import write_tensors
 from apo.generate import generate, initial_noise
 from apo.pairs.world_videos import WorldVideos, row_tensors
-from apo.policies.wan import WanPolicy
 from apo.world.oracle import measure
+
+if TYPE_CHECKING:
+    from apo.policies.wan import WanPolicy
 
 
 class WorldPairs(WorldVideos):
@@ -21,7 +24,7 @@ class WorldPairs(WorldVideos):
         super().__init__(**videos)
         self.count = count
 
-    def build(self, policy: WanPolicy, folder: Path) -> PairSplit:
+    def build(self, policy: "WanPolicy", folder: Path) -> PairSplit:
         files = []
         with tqdm(total=self.count, desc="world pairs") as bar:
             batches = self.batches(policy, folder, bar)
@@ -31,7 +34,7 @@ class WorldPairs(WorldVideos):
         length = policy.max_sequence_length
         return PairSplit(PairDataset(files[: self.count], length), PairDataset([], length))
 
-    def make(self, policy: WanPolicy, folder: Path, batch: int) -> list[str]:
+    def make(self, policy: "WanPolicy", folder: Path, batch: int) -> list[str]:
         """Generates a batch of conditions with two seeds each and saves the mixed pairs; returns their file names."""
         start, size = batch * self.batch_size, self.batch_size
         prompts, frames = self.conditions.batch(start, start + size)

@@ -1,6 +1,7 @@
 """`data=world_anchors`: what the baseline generates, sorted by the oracle into good and bad examples (Section 3.3.2)."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -10,10 +11,12 @@ from apo.data.pairs import PairDataset, PairSplit
 from apo.files import write_tensors
 from apo.generate import generate, initial_noise
 from apo.pairs.world_videos import WorldVideos, row_tensors
-from apo.policies.wan import WanPolicy
 from apo.world.grammar import describe, parse
 from apo.world.oracle import Measurement, measure
 from apo.world.render import redirected
+
+if TYPE_CHECKING:
+    from apo.policies.wan import WanPolicy
 
 LABELS = {POSITIVE: POSITIVE, "mismatched": NEGATIVE, "distorted": NEGATIVE}  # of each kind of anchor
 ASKED = 2 * 10**9  # keeps the noise and the redirections apart from those of world_pairs
@@ -43,7 +46,7 @@ class WorldAnchors(WorldVideos):
         self.quota = {POSITIVE: positive, "mismatched": count - positive - distorted, "distorted": distorted}
         self.mix.require([LABELS[kind] for kind, wanted in self.quota.items() if wanted])
 
-    def build(self, policy: WanPolicy, folder: Path) -> PairSplit:
+    def build(self, policy: "WanPolicy", folder: Path) -> PairSplit:
         """Of each kind the first, up to its quota."""
         found, missing = {}, dict(self.quota)
         with tqdm(total=sum(missing.values()), desc="world anchors") as bar:
@@ -58,7 +61,7 @@ class WorldAnchors(WorldVideos):
         length = policy.max_sequence_length
         return PairSplit(AnchorDataset(files, labels, length), PairDataset([], length), self.mix)
 
-    def make(self, policy: WanPolicy, folder: Path, batch: int) -> dict[str, str]:
+    def make(self, policy: "WanPolicy", folder: Path, batch: int) -> dict[str, str]:
         """Generates a batch of conditions as asked and redirected, saves what is of use; returns file name -> kind."""
         start, size = batch * self.batch_size, self.batch_size
         prompts, frames = self.conditions.batch(start, start + size)

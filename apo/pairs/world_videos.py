@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from filelock import FileLock
@@ -15,10 +16,12 @@ from apo.data.cache import remembered
 from apo.data.pairs import PairSplit
 from apo.interfaces import Condition, Guidance
 from apo.pairs.rollout import evaluating
-from apo.policies.lora import adapter_hash
+from apo.policies.adapter import adapter_hash
 from apo.policies.model import VideoSpec, WanModel
-from apo.policies.wan import WanPolicy
 from apo.world.conditions import WorldConditions, require_world
+
+if TYPE_CHECKING:
+    from apo.policies.wan import WanPolicy
 
 PATIENCE = 200  # conditions for each video that is of use, at most
 
@@ -51,17 +54,17 @@ class WorldVideos(ABC):
         """ValueError unless the model's videos are of the world's size."""
         require_world(spec, f"data={self.name}", self.instead)
 
-    def prepare(self, policy: WanPolicy) -> PairSplit:
+    def prepare(self, policy: "WanPolicy") -> PairSplit:
         """Generates what the cache lacks; any number of processes may ask at once, one of them builds."""
         folder = self.folder(policy)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"), policy.whole(), self.generating(policy), evaluating(policy):
             return self.build(policy, folder)
 
-    def generating(self, policy: WanPolicy) -> AbstractContextManager:
+    def generating(self, policy: "WanPolicy") -> AbstractContextManager:
         return policy.base() if self.generator == "base" else policy.reference()
 
-    def folder(self, policy: WanPolicy) -> Path:
+    def folder(self, policy: "WanPolicy") -> Path:
         """Of what is made, by everything that it depends on."""
         key = [policy.base_hash, policy.fingerprint, self.model.shift, self.model.num_inference_steps, self.split, self.seed]
         key += [type(self.guidance).__name__, vars(self.guidance), self.batch_size]
@@ -69,7 +72,7 @@ class WorldVideos(ABC):
             key.append(adapter_hash(Path(self.adapter)))
         return self.cache_dir / f"{self.name}-{hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()[:16]}"
 
-    def batches(self, policy: WanPolicy, folder: Path, bar: tqdm) -> Iterator:
+    def batches(self, policy: "WanPolicy", folder: Path, bar: tqdm) -> Iterator:
         """What `make` returned of one batch after another, those of earlier runs from the disk.
 
         RuntimeError once far more conditions were tried than `bar` counts finds.
@@ -85,11 +88,11 @@ class WorldVideos(ABC):
                 )
 
     @abstractmethod
-    def build(self, policy: WanPolicy, folder: Path) -> PairSplit:
+    def build(self, policy: "WanPolicy", folder: Path) -> PairSplit:
         """The data set of the first batches that hold enough."""
 
     @abstractmethod
-    def make(self, policy: WanPolicy, folder: Path, batch: int):
+    def make(self, policy: "WanPolicy", folder: Path, batch: int):
         """Generates a batch, saves what is of use in `folder` and returns its list, as JSON holds it."""
 
 

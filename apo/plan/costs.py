@@ -10,9 +10,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from apo.generate import SAMPLES
 from apo.interfaces import Condition, Guidance, T
-from apo.modules.callbacks import SAMPLES
-from apo.modules.sharded import group_size
+from apo.modules.cluster import group_size
 from apo.plan.counting import Passes
 from apo.plan.frozen import Frozen
 from apo.policies.architecture import Architecture

@@ -3,12 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import finalize
 
 import torch
-from diffusers import WanTransformer3DModel
-from peft import LoraConfig
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,7 +14,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from apo.policies.architecture import Architecture
-from apo.policies.lora import POLICY, switch, tuner_layers
+
+if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
 
 CPU_ATTENTION = {  # torch's own table has the GPU's kernels only, and a CPU's attention would count as nothing
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(q, k, v),
@@ -102,6 +102,8 @@ def passes(architecture: Architecture, latent: tuple, text_tokens: int, lora: di
 
 def measured(architecture: Architecture, layers: int, latent: tuple, text_tokens: int, lora: dict | None, dtype: torch.dtype) -> Passes:
     """Of an expert with few layers."""
+    from apo.policies.lora import POLICY, switch, tuner_layers
+
     mode = FakeTensorMode()
     model = expert(architecture, layers, lora, dtype, mode)
     with mode:
@@ -127,7 +129,7 @@ def measured(architecture: Architecture, layers: int, latent: tuple, text_tokens
 
 
 @torch.no_grad()
-def of_a_block(model: WanTransformer3DModel, run: Callable[[], Tensor]) -> float:
+def of_a_block(model: "WanTransformer3DModel", run: Callable[[], Tensor]) -> float:
     """FLOPs of one block of a forward: what a model that skips it saves."""
     found, blocks = [], model.blocks
     for model.blocks in (blocks[:-1], blocks):
@@ -148,6 +150,11 @@ def trained(model: nn.Module, run: Callable[[], Tensor], there: list[Tensor]) ->
 
 def expert(architecture: Architecture, layers: int, lora: dict | None, dtype: torch.dtype, mode: FakeTensorMode):
     """As `WanPolicy` has it: frozen base in `dtype` but for what diffusers keeps in float32, LoRA in float32."""
+    from diffusers import WanTransformer3DModel  # takes seconds, and settings are refused before
+    from peft import LoraConfig
+
+    from apo.policies.lora import POLICY
+
     with torch.device("meta"):  # peft can't move fake tensors: they are put in afterwards
         model = WanTransformer3DModel(**architecture.transformer | {"num_layers": layers})
         if lora is not None:

@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKLWan
-from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from apo.plan.counting import Live, size
 from apo.policies.architecture import Architecture
 from apo.policies.model import WanModel
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Frozen:
 
 def frozen(architecture: Architecture, model: WanModel) -> Frozen:
     """Of a model's videos, from the parts' own code run on tensors without data."""
+    from diffusers import AutoencoderKLWan  # takes seconds, and settings are refused before
+    from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+
     with torch.device("meta"):
         vae = AutoencoderKLWan(**architecture.vae)
         text = UMT5EncoderModel(UMT5Config(**architecture.text)).to(getattr(torch, model.dtype))
@@ -53,7 +58,7 @@ def frozen(architecture: Architecture, model: WanModel) -> Frozen:
 
 
 @torch.no_grad()
-def alive(vae: AutoencoderKLWan, latent: tuple[int, ...]) -> float:
+def alive(vae: "AutoencoderKLWan", latent: tuple[int, ...]) -> float:
     """Bytes at the peak of decoding latents (C, F, H, W)."""
     latents = torch.empty(1, *latent, device="meta")
     with Live([*vae.parameters(), *vae.buffers(), latents]) as live:

@@ -5,10 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from diffusers import WanTransformer3DModel
-from torch import nn
-
 from apo.policies.model import VideoSpec, WanModel
 
 UMT5_XXL = dict(vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, is_encoder_decoder=False)
@@ -131,11 +127,23 @@ def clip_tokens(config: dict) -> int:
     return (config["image_size"] // config["patch_size"]) ** 2 + 1
 
 
+ATTENTION = ("to_k", "to_out.0", "to_q", "to_v")
+
+
+def linear_layers(transformer: dict) -> list[str]:
+    """Names of the linear layers of a WanTransformer3DModel of these arguments, without building it."""
+    added = ["add_k_proj", "add_v_proj"] if transformer.get("added_kv_proj_dim") else []
+    block = [f"attn1.{name}" for name in ATTENTION] + [f"attn2.{name}" for name in (*ATTENTION, *added)]
+    around = ["time_embedder.linear_1", "time_embedder.linear_2", "time_proj", "text_embedder.linear_1", "text_embedder.linear_2"]
+    around += ["image_embedder.ff.net.0.proj", "image_embedder.ff.net.2"] if transformer.get("image_dim") else []
+    return [
+        *(f"condition_embedder.{name}" for name in around), "proj_out",
+        *(f"blocks.{i}.{name}" for i in range(transformer["num_layers"]) for name in (*block, "ffn.net.0.proj", "ffn.net.2")),
+    ]  # fmt: skip
+
+
 def check_targets(targets: Sequence[str], architecture: Architecture) -> None:
     """ValueError for a LoRA target that the transformer lacks; peft itself asks that one of them is there."""
-    with torch.device("meta"):
-        model = WanTransformer3DModel(**architecture.transformer)
-    layers = dict(model.named_modules())
+    layers = linear_layers(architecture.transformer)
     if lacking := [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in layers)]:
-        there = sorted(name for name, layer in layers["blocks.0.attn1"].named_modules() if isinstance(layer, nn.Linear))
-        raise ValueError(f"policy.lora.targets: the model has no layer {lacking[0]}; blocks have, among others, {', '.join(there)}")
+        raise ValueError(f"policy.lora.targets: the model has no layer {lacking[0]}; blocks have, among others, {', '.join(ATTENTION)}")

@@ -5,12 +5,15 @@ tokens for attention heads around every self-attention, and gathers what leaves 
 """
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
-from diffusers import ContextParallelConfig, WanTransformer3DModel
 from torch.distributed.device_mesh import init_device_mesh
+
+if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
 
 
 def require_divisible(degree: int, heads: int, tokens: int) -> None:
@@ -35,12 +38,14 @@ def require_first_block(blocks: Sequence[int], degree: int) -> None:
         )
 
 
-def share_tokens(experts: Iterable[WanTransformer3DModel], degree: int, device: str) -> None:
+def share_tokens(experts: Iterable["WanTransformer3DModel"], degree: int, device: str) -> None:
     """From now on `degree` processes of consecutive ranks make each forward together; all must call it with the same inputs.
 
     A process has then its own tokens' part of the gradient: diffusers' gather hands back the slice of the gradient that belongs
     to them (`AllGatherFunction.backward`), and only the sum over the processes is the whole. device: the type of the weights'.
     """
+    from diffusers import ContextParallelConfig
+
     mesh = init_device_mesh(device, (dist.get_world_size() // degree, 1, degree), mesh_dim_names=("replica", "ring", "ulysses"))
     # without a GPU there are 0 devices, and diffusers 0.42 divides by their number to name one that it does not use
     with patch("torch.accelerator.device_count", return_value=max(1, torch.accelerator.device_count())):

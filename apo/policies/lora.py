@@ -1,9 +1,5 @@
-"""LoRA on each expert: the trained adapter `policy`, its frozen predecessor `reference`, files in diffusers' format.
+"""LoRA on each expert: the trained adapter `policy`, its frozen predecessor `reference`, files in diffusers' format."""
 
-The mapping that matters: diffusers' `transformer` is the high-noise expert, `transformer_2` the low-noise one.
-"""
-
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,10 +12,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 
 from apo.files import write_tensors
+from apo.policies.adapter import FILES
 from apo.policies.sharding import seemingly_on_cpu, whole
 from apo.seeds import rank
 
-FILES = {"transformer": "high_noise.safetensors", "transformer_2": "low_noise.safetensors"}
 POLICY, REFERENCE, AVERAGE = "policy", "reference", "average"
 
 
@@ -112,17 +108,3 @@ def load_lora(experts: dict[str, WanTransformer3DModel], folder: Path, name: str
                 f"{sorted(wrong)[0]} first): use the rank and targets it was trained with"
             )
         set_peft_model_state_dict(expert, state, adapter_name=name)
-
-
-def adapter_hash(folder: Path) -> str:
-    """Of a saved adapter's weights."""
-    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.glob("*.safetensors")))).hexdigest()[:16]
-
-
-def adapter_settings(folder: Path) -> dict:
-    """rank, alpha and targets of a saved adapter, as `policy.lora` takes them."""
-    path = next(folder / name for name in FILES.values() if (folder / name).is_file())
-    with safe_open(path, "pt") as file:
-        config = json.loads(file.metadata()["lora_adapter_metadata"])
-    config = {key.removeprefix("transformer."): value for key, value in config.items()}
-    return {"rank": config["r"], "alpha": config["lora_alpha"], "targets": sorted(config["target_modules"])}

@@ -23,6 +23,7 @@ from apo.flow import denoising_error, to_sigma
 from apo.interfaces import Condition, T
 from apo.policies import context, sharding
 from apo.policies import lora as adapters
+from apo.policies.adapter import FILES
 from apo.policies.codec import WanCodec
 from apo.policies.model import VideoSpec, WanModel, check_blocks, codec_fingerprint
 
@@ -44,13 +45,13 @@ class WanPolicy(nn.Module):
         super().__init__()
         folder = model.folder()
         dtype = {"default": getattr(torch, model.dtype), "vae": torch.float32, "image_encoder": torch.float32}
-        later = {} if shard is None else dict.fromkeys(adapters.FILES)
+        later = {} if shard is None else dict.fromkeys(FILES)
         pipeline = WanImageToVideoPipeline.from_pretrained(folder, dtype=dtype, **later)
         pipeline.set_progress_bar_config(disable=True)
         self.model, self.scheduler, self.context_parallel = model, pipeline.scheduler, context_parallel
         self.codec = WanCodec(pipeline, model, offload)
         self.experts = nn.ModuleDict()
-        for part in adapters.FILES:
+        for part in FILES:
             if part in later and (folder / part).is_dir():
                 self.experts[part] = sharding.without_data(folder / part, dtype["default"])
             elif getattr(pipeline, part) is not None:

@@ -7,7 +7,6 @@ from apo.interfaces import Condition, Verdict
 from apo.rankers.answer import order_averaged, verdict
 from apo.rankers.domains import DomainRule
 from apo.rankers.folders import ROOT, check_paths, local_folder
-from apo.rankers.vlm import shared
 from apo.world.conditions import require_world
 
 WORLDS = ROOT / "apo" / "world" / "checkpoints" / "ranker" / "base"  # the world's ranking model
@@ -43,6 +42,8 @@ class Qwen3VLRanker:
     @torch.no_grad()
     def probabilities(self, first: Tensor, second: Tensor, domains: list[str]) -> Tensor:
         """(B, 4) of the labels 1..4."""
+        from apo.rankers.vlm import shared  # transformers takes seconds
+
         vlm = shared(self.path, self.dtype, self.frames, self.fps, self.device)
         adapter = None if self.adapter is None else vlm.load_adapter(self.adapter)
         parts = []

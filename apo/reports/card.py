@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from apo.files import write_text
-from apo.policies.lora import FILES
+from apo.policies.adapter import FILES
 
 LOADING = {
     "high_noise.safetensors": 'pipe.load_lora_weights(".", weight_name="high_noise.safetensors", adapter_name="apo")',

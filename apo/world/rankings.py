@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from filelock import FileLock
@@ -24,13 +25,15 @@ from apo.files import write_tensors
 from apo.generate import generate, initial_noise
 from apo.interfaces import Condition, Guidance
 from apo.policies.model import VideoSpec, WanModel, fingerprint
-from apo.policies.wan import WanPolicy
 from apo.rankers.oracle import OracleRanker
 from apo.world.candidates import DOMAINS, clip_of, rendered, rng_of, slowed
 from apo.world.conditions import require_world
 from apo.world.grammar import describe
 from apo.world.oracle import measure
 from apo.world.render import render
+
+if TYPE_CHECKING:
+    from apo.policies.wan import WanPolicy
 
 GENERATED, RENDERED = "generated", "rendered"
 SCENES = 0.25  # of the pairs, where both domains are asked for
@@ -195,7 +198,9 @@ class WorldRankings:
         return torch.stack(parts, 1)
 
     @cached_property
-    def baseline(self) -> WanPolicy:
+    def baseline(self) -> "WanPolicy":
+        from apo.policies.wan import WanPolicy  # diffusers takes seconds
+
         return WanPolicy(self.model, None, None, 0, False).eval().requires_grad_(False)
 
 

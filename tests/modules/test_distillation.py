@@ -9,13 +9,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch.testing import assert_close
 
+from apo.checks import ConfigError, check
 from apo.distill.guidance_distillation import GuidanceDistillation
 from apo.flow import noised
 from apo.guidance.cfg import CFG
 from apo.guidance.cfg_stg import CFGSTG
 from apo.modules.distillation import DistillationModule
 from apo.pairs.offline import OfflinePairs
-from apo.run import ConfigError, check, train
+from apo.run import train
 from apo.timesteps.apo import APOSampler
 from tests.clips import write_manifest
 from tests.dying import dies_and_resumes

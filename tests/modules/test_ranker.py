@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import Qwen3VLForConditionalGeneration
 
+from apo.checks import ConfigError, check
 from apo.data.rankings import Ranking
 from apo.modules.ranker import RankerModule
 from apo.rankers.answer import swapped
 from apo.rankers.vlm import WEIGHTS, RankingVLM, TrainableVLM
-from apo.run import ConfigError, check, train
+from apo.run import train
 from tests.dying import dies_and_resumes
 from tests.rankers.tiny import LORA, tiny_base, world_pairs
 

@@ -13,9 +13,10 @@ from apo.data.anchors import Anchor
 from apo.guidance.none import NoGuidance
 from apo.interfaces import Pair
 from apo.modules.base import PolicyModule
+from apo.modules.cluster import group_size
 from apo.modules.loggers import MetricsCSV
 from apo.modules.sft import SFTModule
-from apo.modules.sharded import PATIENCE, ShardedStrategy, group_size
+from apo.modules.sharded import PATIENCE, ShardedStrategy
 from apo.pairs.ahead import AheadPairs
 from apo.pairs.half_online import HalfOnlinePairs
 from apo.pairs.offline import OfflinePairs

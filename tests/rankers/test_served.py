@@ -10,6 +10,7 @@ from openai.types.chat.chat_completion import Choice
 from torch import Tensor
 from torch.testing import assert_close
 
+from apo.checks import ConfigError, check
 from apo.interfaces import Condition
 from apo.rankers.answer import LABELS, SWAP, prompt_text, standard_frames, swapped
 from apo.rankers.domains import DomainRule
@@ -17,7 +18,6 @@ from apo.rankers.qwen3_vl import Qwen3VLRanker
 from apo.rankers.serve import read
 from apo.rankers.served import ServedRanker, ServerGone, data_url, label_probabilities, mp4
 from apo.rankers.vlm import RankingVLM
-from apo.run import ConfigError, check
 from apo.world import render
 from tests.commands import ROOT, execute, metrics, train, wait_for_steps
 from tests.commands import adapter as adapter_files

@@ -1,0 +1,41 @@
+"""What a command refuses before any model is loaded: in one line, and without the libraries that take seconds to import."""
+
+import json
+import subprocess
+import sys
+
+from tests.commands import ROOT
+
+LIGHT = [  # a command that is refused, and how
+    (["train.py", "max_steps=-1"], "config: max_steps=-1"),
+    (["train.py", "sampler.high_rows=-1"], "config: sampler.high_rows=-1"),
+    (["train.py", "policy.lora.targets=[nope]"], "config: policy.lora.targets"),
+    (["train.py", "trainer.shard=2"], "config: trainer.shard=2"),
+    (["train.py", "stage=online", "ranker.error_rate=0.9"], "config: ranker.error_rate=0.9"),
+    (["train.py", "stage=online", "ranker=qwen3_vl", "ranker.path=apo/nope"], "config: ranker.path=apo/nope"),
+    (["train.py", "stage=half_online", "sample_every_n_steps=3", "module.windows_per_pair=2"], "config: sample_every_n_steps=3"),
+    (["train.py", "stage=ranker", "vlm.path=apo/nope"], "config: vlm.path=apo/nope"),
+    (["train.py", "stage=ranker", "data.candidates=1"], "config: data.candidates=1"),
+    (["train.py", "stage=distill", "distill.omega=3"], "config: distill.omega=3"),
+    (["train.py", "stage=sft", "data=pairs", "data.path=nope.jsonl"], "config: nope.jsonl"),
+    (["evaluate.py", "stage=nope"], "evaluate: outputs/main/nope"),
+    (["evaluate.py", "stage=null", "model.spec.height=128"], "evaluate: conditions=world"),
+    (["apo.plan", "max_steps=-1"], "plan: max_steps=-1"),
+    (["apo.plan", "trainer.devices=3", "trainer.shard=2"], "plan: trainer.shard=2"),
+    (["apo.plan", "policy.lora.targets=[nope]"], "plan: policy.lora.targets"),
+    (["apo.data.cache", "data=pairs", "data.path=nope.jsonl"], "cache: nope.jsonl"),
+    (["apo.export", "nope", "--out", "nowhere"], "export: nope"),
+]  # fmt: skip
+
+
+def test_a_refusal_imports_no_library_that_takes_seconds(tmp_path):
+    commands = [[*command, f"hydra.run.dir={tmp_path}"] if command[0] == "train.py" else command for command, _ in LIGHT]
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.refusals", json.dumps(commands)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(found) == len(LIGHT), result.stderr[-2000:]
+    for (command, said), (ended, slow) in zip(LIGHT, found):
+        assert str(ended).startswith(said) and "\n" not in ended, command
+        assert slow == [], command
+    assert not result.stderr
