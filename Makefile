@@ -30,7 +30,7 @@ test: install ## every test, in two processes (WORKERS=N for more)
 ci: lint ## what CI runs before the tests
 
 real: install ## fetch real clips, make preference pairs of them, train offline APO on them with the tiny model
-	$(BIN)/python -m apo.data.real
+	$(BIN)/python -m apo.data.real $(MODEL)
 	$(BIN)/python train.py run=real stage=offline data=pairs data.path=outputs/real/manifest.jsonl model.max_sequence_length=64 $(ARGS)
 
 world: install ## build the shipped checkpoint from scratch (hours; resumable)

@@ -111,13 +111,12 @@ def short(found: dict[str, str] | None) -> str:
 
 
 def of(cfg: DictConfig, adapter: Path, base_hash: str, dataset: Dataset) -> dict:
-    """The lineage of an adapter that has just been saved."""
+    """The lineage of an adapter that has just been saved. dataset: has `identity`, a hash of what it holds."""
     config = OmegaConf.to_container(cfg, resolve=True)
-    data = hashlib.sha256("".join(str(Path(*path.parts[-2:])) for path in dataset.files).encode()).hexdigest()  # named by content
     before = [] if cfg.adapter is None else stages(read(Path(cfg.adapter)))
     return {
         "base": {"path": model_path(cfg), "hash": base_hash}, "preceding": files(cfg),
-        "stage": cfg.stage.name, "stages": [*before, cfg.stage.name], "data": data,
+        "stage": cfg.stage.name, "stages": [*before, cfg.stage.name], "data": dataset.identity,
         "files": {path.name: file_digest(path) for path in sorted(adapter.glob("*.safetensors"))},
         "config_hash": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(), "config": config,
     }  # fmt: skip

@@ -15,7 +15,7 @@ from tests.test_configs import composed
 
 
 class Data:
-    files = [Path("cache/world_pairs-1/00000_00-pair.safetensors")]
+    identity = "0123" * 16
 
 
 def cfg(adapter: Path | None = None, **stage):

@@ -8,6 +8,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from apo.data.checksums import named_by_content
 from apo.interfaces import Condition
 
 
@@ -17,6 +18,11 @@ class CachedDataset(Dataset):
     def __init__(self, files: list[Path], max_sequence_length: int):
         self.files = files
         self.max_sequence_length = max_sequence_length
+
+    @property
+    def identity(self) -> str:
+        """What the lineage of an adapter says of the data."""
+        return named_by_content(self.files)
 
     def __len__(self) -> int:
         return len(self.files)

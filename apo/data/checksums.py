@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")  # as sha256sum writes it
@@ -14,6 +15,11 @@ def file_digest(path: Path) -> str:
     """In hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def named_by_content(files: Iterable[Path]) -> str:
+    """Identity in hexadecimal of files that are named by what they hold, in folders named by what made them."""
+    return hashlib.sha256("".join(str(Path(*path.parts[-2:])) for path in files).encode()).hexdigest()
 
 
 class Digests:

@@ -17,6 +17,7 @@ import pyarrow.parquet
 from tqdm import tqdm
 
 from apo.data.video import Spec, VideoError, probe, read_image, require_length
+from apo.errors import UserError
 
 VideoFile = NewType("VideoFile", Path)
 ImageFile = NewType("ImageFile", Path)
@@ -65,7 +66,7 @@ class Problem:
     message: str
 
 
-class ManifestError(ValueError):
+class ManifestError(UserError):
     """Every bad row of a manifest at once, each with its line and remedy."""
 
     def __init__(self, path: Path, problems: list[Problem]):
@@ -96,7 +97,7 @@ def read(path: Path, row_type: type[Row]) -> Manifest:
     """Reads and types the table; looks at no other file. FileNotFoundError or ValueError if there is no table."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such manifest: give a .jsonl or .parquet file as data.path")
+        raise UserError(f"{path}: no such manifest: give a .jsonl or .parquet file as data.path")
     if path.suffix not in (".jsonl", ".parquet"):
         raise ValueError(f"{path}: a manifest is a .jsonl or a .parquet file, this is {path.suffix or 'neither'}")
     rows, problems = [], []

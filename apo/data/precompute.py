@@ -18,19 +18,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from apo.data.cache import LatentCache, fingerprint
 from apo.data.checksums import Checksums
+from apo.data.command import built, composed
 from apo.data.manifest import ManifestError
 from apo.data.pairs import UserRows
 from apo.data.shares import Share, from_environment
-from apo.numbers import check_numbers
+from apo.errors import UserError, one_line
 from apo.policies.architecture import fitting
-from apo.policies.model import ROOT
 
 
 def main() -> None:
@@ -38,66 +35,65 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="processes on this machine; torchrun and srun say it themselves")
     parser.add_argument("--share", help=argparse.SUPPRESS)  # what a worker is started with: rank/world/report file
     given, overrides = parser.parse_known_args()
-    try:
-        cfg, launched = composed(overrides), from_environment(os.environ)
-        if given.workers is not None and (launched or given.workers < 1):
-            raise ValueError(f"--workers {given.workers}: give at least 1, and leave it out under torchrun and srun")
-        if 0 < (gpus := torch.cuda.device_count()) < (given.workers or 1):
-            raise ValueError(f"--workers {given.workers}: one a GPU, and there are {gpus}; CUDA_VISIBLE_DEVICES= encodes on CPUs")
-        data = user_rows(cfg)
-        if given.share:
-            rank, world, report = given.share.split("/", 2)
-            run(cfg, data, Share(int(rank), int(world), int(rank)), Path(report))
-            return
-        data.rows(instantiate(cfg.model).spec)
-        if launched:
-            run(cfg, data, launched)
-        else:
-            coordinate(overrides, given.workers or 1, len(data.manifest().rows))
-    except (ValueError, FileNotFoundError, HydraException) as error:  # hydra wraps what a constructor raises
-        sys.exit(f"cache: {error.__cause__ or error}")
+    with one_line("cache"):
+        encode_all(given, overrides)
 
 
-def composed(overrides: list[str]) -> DictConfig:
-    """train.py's config; ValueError for what can be known to be wrong before anything is loaded."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", overrides)
-    if missing := sorted(key for key in OmegaConf.missing_keys(cfg) if key.startswith(("data", "model"))):
-        raise ValueError(f"{missing[0]} is not set: add {missing[0]}=... to the command")
-    check_numbers(cfg)
-    model = instantiate(cfg.model)
+def encode_all(given: argparse.Namespace, overrides: list[str]) -> None:
+    """UserError for what is wrong with the command or the manifest."""
+    cfg, launched = configured(overrides), from_environment(os.environ)
+    if given.workers is not None and (launched or given.workers < 1):
+        raise UserError(f"--workers {given.workers}: give at least 1, and leave it out under torchrun and srun")
+    if 0 < (gpus := torch.cuda.device_count()) < (given.workers or 1):
+        raise UserError(f"--workers {given.workers}: one a GPU, and there are {gpus}; CUDA_VISIBLE_DEVICES= encodes on CPUs")
+    data = user_rows(cfg)
+    if given.share:
+        rank, world, report = given.share.split("/", 2)
+        run(cfg, data, Share(int(rank), int(world), int(rank)), Path(report))
+        return
+    data.check(built(cfg.model).spec)
+    if launched:
+        run(cfg, data, launched)
+    else:
+        coordinate(overrides, given.workers or 1, len(data.manifest().rows))
+
+
+def configured(overrides: list[str]) -> DictConfig:
+    """train.py's config; UserError for what can be known to be wrong before anything is loaded."""
+    cfg = composed(overrides)
+    model = built(cfg.model)
     model.check()
     fitting(model)
     return cfg
 
 
 def user_rows(cfg: DictConfig) -> UserRows:
-    data = instantiate(cfg.data)
+    data = built(cfg.data)
     if not isinstance(data, UserRows):
-        raise ValueError(f"data={cfg.data._target_.split('.')[-1]} has no rows to encode: use data=pairs, anchors or prompts")
+        raise UserError(f"data={cfg.data._target_.split('.')[-1]} has no rows to encode: use data=pairs, anchors or prompts")
     return data
 
 
 def run(cfg: DictConfig, data: UserRows, share: Share, report: Path | None = None) -> None:
-    """Encodes one share and says how fast it went; exits with 1 if rows turned out to be bad."""
+    """Encodes one share and says how fast it went; ManifestError if rows turned out to be bad."""
     from apo.policies.encoder import WanEncoder  # diffusers takes seconds
 
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
     rows = data.manifest().rows
     place = device("auto", share.local)
-    encoder = WanEncoder(instantiate(cfg.model)).to(place)
+    encoder = WanEncoder(built(cfg.model)).to(place)
     cache = LatentCache(data.cache_dir, fingerprint(encoder))
     cache.folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    built = cache.build(rows, encoder, share.rank, share.world, Checksums(cache.folder, f"rank{share.rank}of{share.world}"))
+    done = cache.build(rows, encoder, share.rank, share.world, Checksums(cache.folder, f"rank{share.rank}of{share.world}"))
     seconds = time.perf_counter() - began
-    there = len(built.names) - built.encoded
-    print(f"share {share.rank + 1} of {share.world} on {place}: {throughput(built.encoded, there, seconds)} -> {cache.folder}", flush=True)
+    there = len(done.names) - done.encoded
+    print(f"share {share.rank + 1} of {share.world} on {place}: {throughput(done.encoded, there, seconds)} -> {cache.folder}", flush=True)
     if report is not None:
-        report.write_text(json.dumps({"encoded": built.encoded, "there": there}))
-    if built.problems:
-        sys.exit(f"cache: {ManifestError(data.path, built.problems)}")
+        report.write_text(json.dumps({"encoded": done.encoded, "there": there}))
+    if done.problems:
+        raise ManifestError(data.path, done.problems)
 
 
 def device(accelerator: str, local: int) -> torch.device:

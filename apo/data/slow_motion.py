@@ -28,6 +28,7 @@ from tqdm import tqdm
 from apo.data.checksums import file_digest
 from apo.data.manifest import ManifestError, Problem, Row, VideoFile, read
 from apo.data.video import COPY_AGAIN, VideoError, open_stream, probe, rate, timed_frames
+from apo.errors import UserError
 from apo.files import replacing, write_text
 from apo.seeds import generator
 
@@ -188,5 +189,5 @@ if __name__ == "__main__":
     a = parser.parse_args()
     try:
         make(a.manifest, a.out, a.factor, a.seed, a.min_motion, a.workers)
-    except (ManifestError, FileNotFoundError) as error:
+    except UserError as error:
         raise SystemExit(str(error)) from None

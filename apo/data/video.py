@@ -15,6 +15,7 @@ from av.video.reformatter import Colorspace
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from apo.errors import UserError
 from apo.files import replacing
 
 BT709 = 1  # ffmpeg's number for the matrix, the primaries and the transfer curve
@@ -31,7 +32,7 @@ class Spec(Protocol):
     fps: float
 
 
-class VideoError(ValueError):
+class VideoError(UserError):
     """A file that can't be used; says which, why, and what to do."""
 
 

@@ -1,6 +1,6 @@
 """`data=world_prompts`: endless conditions of the world, in their order, encoded when they are needed."""
 
-from pathlib import Path
+import hashlib
 
 from torch.utils.data import Dataset
 
@@ -34,7 +34,7 @@ class WorldPromptDataset(Dataset):
 
     def __init__(self, conditions: WorldConditions, policy: Policy):
         self.conditions, self.policy = conditions, policy
-        self.files = [Path("world_prompts") / f"{conditions.split}-{conditions.seed}"]  # its name in lineage.json
+        self.identity = hashlib.sha256(f"world_prompts {conditions.split} {conditions.seed}".encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.conditions)

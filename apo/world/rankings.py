@@ -210,7 +210,7 @@ class WorldRankingDataset(RankingDataset):
     def __init__(self, source: WorldRankings, rows: list[tuple[Place, dict]]):
         self.source, self.rows = source, rows
         self.domains = [place.domain for place, _ in rows]
-        self.files = [source.folder(place) / "labels" for place in dict.fromkeys(place for place, _ in rows)]
+        self.identity = hashlib.sha256(json.dumps([(source.folder(place).name, row) for place, row in rows]).encode()).hexdigest()
 
     def __getitem__(self, index: int) -> dict:
         place, row = self.rows[index]

@@ -9,6 +9,7 @@ from PIL import Image
 
 from apo.data.manifest import ImageFile, ManifestError, PairRow, Row, VideoFile, load, read
 from apo.data.video import write_video
+from apo.errors import UserError
 from tests.data.clips import Spec, counted, write_jsonl
 
 
@@ -63,7 +64,7 @@ def test_parquet_reads_as_jsonl_does(tmp_path, records, manifest):
 
 
 def test_what_is_not_a_manifest_says_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match="data.path"):
+    with pytest.raises(UserError, match="data.path"):
         read(tmp_path / "none.jsonl", PairRow)
     for name in ("m.csv", "m.parquet"):
         (tmp_path / name).write_text("a,b")

@@ -91,7 +91,7 @@ def test_a_damaged_byte_is_found_and_only_its_file_made_anew(command, whole, tmp
 def test_training_reads_what_was_computed(command, whole, wan22_folder):
     from hydra.utils import instantiate
 
-    from apo.data.precompute import composed
+    from apo.data.command import composed
     from apo.policies.wan import WanPolicy
 
     cfg = composed(command(whole)[3:])

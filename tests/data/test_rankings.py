@@ -49,6 +49,22 @@ def test_no_prompt_is_on_both_sides(tmp_path, records):
         rankings(tmp_path, [records[0], records[4]]).prepare(None)
 
 
+def test_the_identity_is_of_what_is_shown_and_said_wherever_the_files_lie(tmp_path, records):
+    def identity() -> str:
+        return rankings(tmp_path, records).prepare(None).train.identity
+
+    first = identity()
+    (tmp_path / "a0.mp4").rename(tmp_path / "moved.mp4")
+    records[0]["first"] = "moved.mp4"
+    assert identity() == first
+    said = [first]
+    for change in ({"label": 2}, {"segment": [0.0, 0.7]}, {"domain": "non_human"}):
+        records[0] |= change
+        said.append(identity())
+    counted(tmp_path / "moved.mp4", 6, start=9)
+    assert len({*said, identity()}) == 5
+
+
 def test_one_domain_can_be_chosen(tmp_path, records):
     chosen = rankings(tmp_path, records, domain="non_human", validation_fraction=0.0)
     chosen.check(Spec())

@@ -1,0 +1,36 @@
+"""What the commands of apo.data have in common: train.py's config, from the same overrides."""
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from apo.errors import UserError
+from apo.numbers import check_numbers
+from apo.policies.model import ROOT, WanModel
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """train.py's config; UserError for what is wrong with the overrides and the numbers, or not set in `data` and `model`."""
+    try:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            cfg = compose("train", overrides)
+        check_numbers(cfg)
+    except (HydraException, ValueError) as error:
+        raise UserError(str(error)) from error
+    if missing := sorted(key for key in OmegaConf.missing_keys(cfg) if key.startswith(("data", "model"))):
+        raise UserError(f"{missing[0]} is not set: add {missing[0]}=... to the command")
+    return cfg
+
+
+def built(node: DictConfig):
+    """What a part of the config describes; UserError for what its constructor refuses."""
+    try:
+        return instantiate(node)
+    except (HydraException, ValueError) as error:  # hydra wraps what a constructor raises
+        raise UserError(str(error.__cause__ or error)) from error
+
+
+def model_of(overrides: list[str]) -> WanModel:
+    """The model whose videos are asked for; it need not be on this disk."""
+    return built(composed(overrides).model)
