@@ -12,6 +12,7 @@ from apo.data.cached import CachedDataset, stacked
 from apo.data.manifest import ImageFile, Row, VideoFile
 from apo.data.pairs import PairDataset, PairSplit, UserRows, encoded, permuted
 from apo.data.video import Spec
+from apo.errors import UserError
 from apo.interfaces import Condition, Policy
 
 POSITIVE, NEGATIVE = "positive", "negative"
@@ -59,7 +60,7 @@ class Mixed:
 
     def __post_init__(self):
         if not 0 <= self.positive <= 1:
-            raise ValueError(f"data.positive_share={self.positive}: give a share in [0, 1]")
+            raise UserError(f"data.positive_share={self.positive}: give a share in [0, 1]")
 
     def __call__(self, anchors: AnchorDataset, seed: int, position: int) -> int:
         before, after = (math.floor(place * self.positive + 1e-9) for place in (position, position + 1))
@@ -71,7 +72,7 @@ class Mixed:
         """ValueError if anchors of a label that is to be drawn are missing."""
         for label, share in ((POSITIVE, self.positive), (NEGATIVE, 1 - self.positive)):
             if share > 0 and label not in labels:
-                raise ValueError(
+                raise UserError(
                     f"data.positive_share={self.positive}, but none of the {len(labels)} anchors is labelled {label!r}: "
                     f"add some, or set data.positive_share={int(label == NEGATIVE)}"
                 )

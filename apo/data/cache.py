@@ -14,6 +14,7 @@ from tqdm import tqdm
 from apo.data.checksums import Checksums, Digests
 from apo.data.manifest import Problem, Row, VideoFile
 from apo.data.video import Spec, VideoError, read_image, read_video
+from apo.errors import UserError
 from apo.files import write_tensors, write_text
 from apo.interfaces import Policy
 
@@ -94,7 +95,7 @@ def encode(row: Row, policy: Policy) -> dict[str, Tensor]:
         tensors["image_embeds"] = cond.image_embeds[0]
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise ValueError(f"line {row.line}: {name} of {row.prompt!r} is not finite: try model.dtype=float32")
+            raise UserError(f"line {row.line}: {name} of {row.prompt!r} is not finite: try model.dtype=float32")
     return {name: tensor.cpu().contiguous() for name, tensor in (tensors | {"frame": frame}).items()}
 
 

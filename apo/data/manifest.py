@@ -99,7 +99,7 @@ def read(path: Path, row_type: type[Row]) -> Manifest:
     if not path.is_file():
         raise UserError(f"{path}: no such manifest: give a .jsonl or .parquet file as data.path")
     if path.suffix not in (".jsonl", ".parquet"):
-        raise ValueError(f"{path}: a manifest is a .jsonl or a .parquet file, this is {path.suffix or 'neither'}")
+        raise UserError(f"{path}: a manifest is a .jsonl or a .parquet file, this is {path.suffix or 'neither'}")
     rows, problems = [], []
     for line, record in (jsonl if path.suffix == ".jsonl" else parquet)(path):
         found = [Problem(line, message) for message in complaints(record, row_type)]
@@ -217,5 +217,5 @@ def parquet(path: Path):
     try:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path}: not a readable Parquet file ({error}): write it again") from error
+        raise UserError(f"{path}: not a readable Parquet file ({error}): write it again") from error
     yield from enumerate(table.to_pylist(), start=1)

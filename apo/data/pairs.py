@@ -17,6 +17,7 @@ from apo.data.cached import CachedDataset, stacked
 from apo.data.manifest import Manifest, ManifestError, PairRow, Row, check, read
 from apo.data.shares import ALL, from_environment
 from apo.data.video import Spec
+from apo.errors import UserError
 from apo.interfaces import Pair, Policy
 from apo.seeds import generator
 
@@ -59,7 +60,7 @@ class PairDataset(CachedDataset):
         for file in self.files:
             sides[file.name.split("-")[0] in held_out].append(file)
         if not sides[False]:
-            raise ValueError(
+            raise UserError(
                 f"validation_fraction={validation_fraction} of {len(self)} pairs of {len(drawn)} conditions leaves "
                 "none to train on: lower data.validation_fraction or add pairs"
             )
@@ -145,7 +146,7 @@ class UserPairs(UserRows):
         self.path, self.cache_dir = Path(path), Path(cache_dir)
         self.validation_fraction, self.seed = validation_fraction, seed
         if not 0 <= validation_fraction < 1:
-            raise ValueError(f"data.validation_fraction={validation_fraction}: give a number in [0, 1)")
+            raise UserError(f"data.validation_fraction={validation_fraction}: give a number in [0, 1)")
 
     def check(self, spec: Spec) -> None:
         """ManifestError with every bad row; see PairData."""

@@ -62,8 +62,11 @@ def configured(overrides: list[str]) -> DictConfig:
     """train.py's config; UserError for what can be known to be wrong before anything is loaded."""
     cfg = composed(overrides)
     model = built(cfg.model)
-    model.check()
-    fitting(model)
+    try:
+        model.check()
+        fitting(model)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     return cfg
 
 

@@ -16,6 +16,7 @@ from apo.data.checksums import file_digest
 from apo.data.manifest import Manifest, Problem, Row, VideoFile, check, read
 from apo.data.pairs import PairSplit
 from apo.data.video import Spec, read_video
+from apo.errors import UserError
 from apo.interfaces import Policy
 from apo.rankers.answer import prompt_text
 from apo.rankers.domains import DomainRule
@@ -102,7 +103,7 @@ class UserRankings:
         self.path, self.domains, self.domain, self.spec = Path(path), domains, domain, spec
         self.validation_fraction, self.seed = validation_fraction, seed
         if not 0 <= validation_fraction < 1:
-            raise ValueError(f"data.validation_fraction={validation_fraction}: give a number in [0, 1)")
+            raise UserError(f"data.validation_fraction={validation_fraction}: give a number in [0, 1)")
 
     def check(self, spec: Spec) -> None:
         """ManifestError with every bad row; ValueError if no row is of `domain`."""
@@ -110,7 +111,7 @@ class UserRankings:
         check(manifest, spec)
         if not self.chosen(manifest.rows):
             there = ", ".join(sorted({self.domain_of(row) for row in manifest.rows}))
-            raise ValueError(f"data.domain={self.domain}: no row of {self.path} is of it; there are {there}")
+            raise UserError(f"data.domain={self.domain}: no row of {self.path} is of it; there are {there}")
 
     def prepare(self, policy: Policy) -> PairSplit:
         """The rankings of two sides that share no prompt."""
@@ -149,7 +150,7 @@ class UserRankings:
             chosen.add(prompt)
             taken += count[prompt]
         if len(chosen) == len(drawn):
-            raise ValueError(
+            raise UserError(
                 f"data.validation_fraction={self.validation_fraction} of {len(prompts)} rankings of {len(drawn)} prompts leaves "
                 "none to train on: lower it or add rankings"
             )
