@@ -74,7 +74,8 @@ class LatentCache:
 def fingerprint(policy: Policy) -> str:
     """Of the policy's frozen parts, its spec and the length that it cuts prompts to."""
     spec, length = policy.spec, policy.max_sequence_length
-    return f"{policy.fingerprint} {spec.height}x{spec.width} {spec.frames} frames {spec.fps:g} fps {length} tokens"
+    size = f"{spec.height}x{spec.width}" if spec.fit == "crop" else f"{spec.height}x{spec.width} {spec.fit}"
+    return f"{policy.fingerprint} {size} {spec.frames} frames {spec.fps:g} fps {length} tokens"
 
 
 @torch.no_grad()
@@ -82,10 +83,10 @@ def encode(row: Row, policy: Policy) -> dict[str, Tensor]:
     """What a cache file holds. VideoError if the row's files turn out not to be usable."""
     spec: Spec = policy.spec
     paths = row.files(VideoFile)
-    videos = [read_video(path, spec.height, spec.width, spec.frames, spec.fps, row.segment) for path in paths.values()]
+    videos = [read_video(path, spec.height, spec.width, spec.frames, spec.fps, row.segment, spec.fit) for path in paths.values()]
     if len(videos) == 2 and torch.equal(*videos):
         raise VideoError(f"{' and '.join(map(str, paths.values()))} show the same frames: drop the row")
-    frame = read_image(row.image, spec.height, spec.width) if row.image else videos[0][0]
+    frame = read_image(row.image, spec.height, spec.width, spec.fit) if row.image else videos[0][0]
     latents = policy.encode(torch.stack(videos)) if videos else ()
     cond = policy.encode_condition([row.prompt], frame[None])
     tokens = cond.text[0].ne(0).any(-1).nonzero()

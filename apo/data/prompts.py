@@ -71,5 +71,5 @@ class PromptConditions:
     def batch(self, start: int, stop: int) -> tuple[list[str], Tensor]:
         """Prompts and first frames (B, 3, height, width) uint8 of conditions start..stop-1."""
         rows = self.rows[start:stop]
-        frames = [read_image(row.image, self.spec.height, self.spec.width) for row in rows]
+        frames = [read_image(row.image, self.spec.height, self.spec.width, self.spec.fit) for row in rows]
         return [row.prompt for row in rows], torch.stack(frames)

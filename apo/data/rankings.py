@@ -76,7 +76,7 @@ class UserRankingDataset(RankingDataset):
     def __getitem__(self, index: int) -> dict:
         row, spec = self.rows[index], self.spec
         shape = spec.height, spec.width, spec.frames, spec.fps
-        first, second = (read_video(path, *shape, row.segment) for path in (row.first, row.second))
+        first, second = (read_video(path, *shape, row.segment, spec.fit) for path in (row.first, row.second))
         return {"first": first, "second": second, "label": row.label, "prompt": row.prompt, "domain": self.domains[index]}
 
     def part(self, places: list[int]) -> "UserRankingDataset":

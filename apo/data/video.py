@@ -1,6 +1,7 @@
 """Videos and images on disk to and from uint8 tensors. Everything the data layer knows about codecs is here."""
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -21,15 +22,23 @@ from apo.files import replacing
 BT709 = 1  # ffmpeg's number for the matrix, the primaries and the transfer curve
 LIMITED_RANGE = 1
 SMALL = 256  # pixels; players show anything smaller as a stamp or blur it
+# Of files that anyone may hand over: no playlists and scripts, which name other files, and nothing that calls another program
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,ogg,asf,gif,apng,h264,hevc,av1,obu,ivf,mxf,nut,dv,rm,yuv4mpegpipe"
+)
+IMAGES = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+PIXELS = 89_478_485  # of a picture or a frame; PIL warns beyond it
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is an error here, which names the file
 
 
 class Spec(Protocol):
-    """What a model takes: frames of height x width pixels, fps a second."""
+    """What a model takes: frames of height x width pixels, fps a second, and what becomes of other shapes (`fit`: crop or pad)."""
 
     height: int
     width: int
     frames: int
     fps: float
+    fit: str
 
 
 class VideoError(UserError):
@@ -37,11 +46,11 @@ class VideoError(UserError):
 
 
 def read_video(
-    path: Path, height: int, width: int, frames: int, fps: float, segment: tuple[float, float] | None = None
+    path: Path, height: int, width: int, frames: int, fps: float, segment: tuple[float, float] | None = None, mode: str = "crop"
 ) -> Tensor:
     """(frames, 3, height, width) uint8: the source frames nearest in time to start + i / fps.
 
-    Cropped centrally to the aspect ratio, then resized. segment: (start, end) in seconds within the file; its first
+    mode: see `fit`. segment: (start, end) in seconds within the file; its first
     frames / fps seconds are read and nothing outside it is. VideoError if missing, undecodable, truncated or too short.
     """
     require_length(path, math.inf, frames, fps, segment)
@@ -57,7 +66,7 @@ def read_video(
             for since, until, frame in nearest(shown, times):
                 if not picked and seek and since > start + 0.5 / rate(stream):
                     break
-                picked.append(fit(upright(frame), height, width, float(stream.sample_aspect_ratio or 1)))
+                picked.append(fit(upright(frame), height, width, pixel_aspect(stream), mode))
                 reached = min(until, end)
         if len(picked) == frames:
             return torch.stack(picked)
@@ -85,8 +94,8 @@ def probe(path: Path) -> float:
 
     Reads every packet, so a truncated file is found. VideoError as for `read_video`.
     """
-    size = path.stat().st_size if path.is_file() else 0
     with open_stream(path) as (container, stream):
+        size = path.stat().st_size
         zero, last, decoded = stream.start_time or 0, None, False
         for count, packet in enumerate(container.demux(stream)):
             if packet.size == 0:
@@ -107,16 +116,39 @@ def probe(path: Path) -> float:
         return duration
 
 
-def read_image(path: Path, height: int, width: int) -> Tensor:
-    """(3, height, width) uint8, cropped centrally to the aspect ratio, then resized. VideoError if unreadable."""
-    if not path.is_file():
-        raise VideoError(f"{path}: no such file: correct the path or drop the row")
+def image_pixels(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 of an image file as it is to be seen. VideoError if missing, unreadable or too large."""
+    require_file(path)
     try:
-        with Image.open(path) as image:
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError) as error:  # what PIL raises for damaged files
-        raise VideoError(f"{path}: not a readable image ({error}): {COPY_AGAIN}") from error
-    return fit(pixels, height, width)
+        with Image.open(path, formats=IMAGES) as image:
+            require_size(path, *image.size)
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except VideoError:
+        raise
+    except Exception as error:  # PIL's decoders raise whatever a damaged or hostile file makes them
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise VideoError(f"{path}: not a readable image ({reason}): {COPY_AGAIN}") from error
+
+
+def read_image(path: Path, height: int, width: int, mode: str = "crop") -> Tensor:
+    """(3, height, width) uint8, see `fit`. VideoError if missing, unreadable or too large."""
+    return fit(image_pixels(path), height, width, mode=mode)
+
+
+def require_file(path: Path) -> None:
+    """VideoError unless there is a file."""
+    try:
+        found = path.is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise VideoError(f"{path}: {error.strerror}: correct the path or drop the row") from error
+    if not found:
+        raise VideoError(f"{path}: no such file: correct the path or drop the row")
+
+
+def require_size(path: Path, width: int, height: int) -> None:
+    """VideoError for a picture that would fill the memory: few bytes can hold very many pixels."""
+    if width * height > PIXELS:
+        raise VideoError(f"{path}: {width} x {height} pixels are more than {PIXELS:,}: make it smaller or drop the row")
 
 
 def write_video(path: Path, video: Tensor, fps: float, crf: int = 12, enlarge: bool = True) -> None:
@@ -145,13 +177,13 @@ def write_video(path: Path, video: Tensor, fps: float, crf: int = 12, enlarge: b
 @contextmanager
 def open_stream(path: Path) -> Iterator[tuple]:
     """(container, video stream) of a file; what ffmpeg raises inside becomes a VideoError that names the file."""
-    if not path.is_file():
-        raise VideoError(f"{path}: no such file: correct the path or drop the row")
+    require_file(path)
     try:
-        with av.open(str(path)) as container:
+        with av.open(f"file:{path}", options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}) as container:
             if not container.streams.video:
                 raise VideoError(f"{path}: no video in it, truncated or another kind of file: {COPY_AGAIN}")
             stream = container.streams.video[0]
+            require_size(path, stream.codec_context.width, stream.codec_context.height)
             stream.thread_type = "AUTO"
             yield container, stream
     except av.error.FFmpegError as error:
@@ -163,7 +195,7 @@ def timed_frames(container, stream) -> Iterator[tuple[float, float, av.VideoFram
     zero = stream.start_time or 0
     for index, frame in enumerate(container.decode(stream)):
         if frame.is_corrupt:
-            raise VideoError(f"{stream.container.name}: frame {index} is damaged: {COPY_AGAIN}")
+            raise VideoError(f"{container.name.removeprefix('file:')}: frame {index} is damaged: {COPY_AGAIN}")
         since = index / rate(stream) if frame.pts is None else seconds(stream, frame.pts - zero)
         yield since, since + seconds(stream, frame.duration or frame_ticks(stream)), frame
 
@@ -188,19 +220,45 @@ def upright(frame: av.VideoFrame) -> np.ndarray:
     return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
 
 
-def fit(pixels: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0) -> Tensor:
-    """(3, height, width) uint8 of (H, W, 3) uint8: the largest central crop of that shape, resized, antialiased.
+def fit(pixels: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0, mode: str = "crop") -> Tensor:
+    """(3, height, width) uint8 of (H, W, 3) uint8, resized, antialiased.
 
+    mode: `crop` keeps the largest central part of that shape; `pad` keeps all and puts black bars around it.
     pixel_aspect: width of a source pixel over its height.
     """
     rows, columns = pixels.shape[:2]
-    aspect = width / height / pixel_aspect  # of the crop, in source pixels
-    crop_rows, crop_columns = min(rows, round(columns / aspect)), min(columns, round(rows * aspect))
+    if mode == "pad":
+        return letterboxed(pixels, height, width, columns * pixel_aspect / rows)
+    top, left, bottom, right = central(rows, columns, width / height / pixel_aspect)
+    return resized(pixels[top:bottom, left:right], height, width)
+
+
+def central(rows: int, columns: int, aspect: float) -> tuple[int, int, int, int]:
+    """(top, left, bottom, right) of the largest central part of a picture. aspect: of the part, width over height in source pixels."""
+    crop_rows, crop_columns = max(1, min(rows, round(columns / aspect))), max(1, min(columns, round(rows * aspect)))
     top, left = (rows - crop_rows) // 2, (columns - crop_columns) // 2
-    crop = torch.from_numpy(np.ascontiguousarray(pixels[top : top + crop_rows, left : left + crop_columns]))
-    image = crop.permute(2, 0, 1)[None].float()
-    resized = nnf.interpolate(image, (height, width), mode="bicubic", antialias=True, align_corners=False)
-    return resized[0].round().clamp(0, 255).byte()
+    return top, left, top + crop_rows, left + crop_columns
+
+
+def letterboxed(pixels: np.ndarray, height: int, width: int, aspect: float) -> Tensor:
+    """The whole picture, (3, height, width) uint8, black where it does not reach. aspect: of the picture as it is seen."""
+    rows, columns = max(1, min(height, round(width / aspect))), max(1, min(width, round(height * aspect)))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    canvas = torch.zeros(3, height, width, dtype=torch.uint8)
+    canvas[:, top : top + rows, left : left + columns] = resized(pixels, rows, columns)
+    return canvas
+
+
+def resized(pixels: np.ndarray, height: int, width: int) -> Tensor:
+    """(3, height, width) uint8 of (H, W, 3) uint8, whatever becomes of the proportions."""
+    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float()
+    scaled = nnf.interpolate(image, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    return scaled[0].round().clamp(0, 255).byte()
+
+
+def pixel_aspect(stream) -> float:
+    """Width of a pixel over its height, as it is to be seen."""
+    return float(stream.sample_aspect_ratio or 1)
 
 
 def rate(stream) -> Fraction:

@@ -6,18 +6,26 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from apo.errors import UserError
+
 ROOT = Path(__file__).parents[2]  # of the repository: relative model paths may start here
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class VideoSpec:
-    """Pixels and time of every video: height, width, frames, frames per second."""
+    """Pixels and time of every video: height, width, frames, frames per second. fit: what becomes of the user's videos and images of
+    another shape, `crop` (to the centre) or `pad` (with black bars)."""
 
     height: int
     width: int
     frames: int
     fps: float
+    fit: str = "crop"  # YAML files of the user's own need not name it
+
+    def __post_init__(self):
+        if self.fit not in ("crop", "pad"):
+            raise UserError(f"model.spec.fit={self.fit}: give crop or pad")
 
     def check(self, temporal: int, spatial: int) -> None:
         """ValueError unless the VAE (temporal, spatial factor times patch) divides the sizes; names the nearest that it can."""

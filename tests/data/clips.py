@@ -21,6 +21,7 @@ class Spec:
     width: int = 24
     frames: int = 5
     fps: float = 8
+    fit: str = "crop"
 
 
 class FakePolicy:

@@ -44,9 +44,14 @@ def test_a_second_build_does_nothing_and_a_new_model_everything(tmp_path, rows):
     assert other.encoded == 2 * len(rows) and share.names == first.names
     smaller, wordier = FakePolicy(Spec(frames=1)), FakePolicy()
     wordier.max_sequence_length = 9
-    for changed in (smaller, wordier):
+    padded = FakePolicy(Spec(fit="pad"))
+    for changed in (smaller, wordier, padded):
         built(tmp_path / "cache", rows, changed)
         assert changed.encoded == 2 * len(rows)
+
+
+def test_todays_caches_stay_valid():
+    assert fingerprint(FakePolicy()) == "fake 16x24 5 frames 8 fps 8 tokens"
 
 
 def test_a_killed_build_is_resumed(tmp_path, rows):

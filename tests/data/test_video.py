@@ -1,5 +1,6 @@
 import math
 import subprocess
+import warnings
 
 import av
 import imageio_ffmpeg
@@ -69,6 +70,23 @@ def test_non_square_pixels_are_seen_as_displayed():
     assert fit(pixels, 16, 16, pixel_aspect=2.0)[0, 0].tolist()[-4:] == [255] * 4
 
 
+@pytest.mark.parametrize("height, width", [(90, 50), (51, 91), (17, 33), (200, 30), (1, 99)])
+def test_padding_keeps_all_of_a_picture_and_its_proportions(height, width):
+    pixels = np.full((height, width, 3), 200, np.uint8)
+    there = fit(pixels, 40, 60, mode="pad")[0] > 0
+    rows, columns = there.any(1), there.any(0)
+    assert there.shape == (40, 60) and there[rows][:, columns].all()
+    assert (rows.sum() == 40 or columns.sum() == 60) and abs(columns.sum() - max(1, rows.sum() * width / height)) <= max(1, width / height)
+    assert abs(int(rows.nonzero().min()) - (39 - int(rows.nonzero().max()))) <= 1
+
+
+def test_crop_and_pad_agree_on_what_has_the_models_shape():
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    assert fit(pixels, 16, 24).equal(fit(pixels, 16, 24, mode="pad"))
+    anamorphic = np.zeros((40, 20, 3), np.uint8) + 9
+    assert fit(anamorphic, 16, 16, pixel_aspect=2.0, mode="pad").eq(9).all()
+
+
 def test_same_size_is_untouched():
     pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     assert fit(pixels, 16, 24).permute(1, 2, 0).equal(torch.from_numpy(pixels))
@@ -109,12 +127,33 @@ def test_missing_foreign_and_truncated_files_are_named(tmp_path):
     assert probe(tmp_path / "whole.mp4") == pytest.approx(5.0)
 
 
+def test_a_file_that_names_other_files_is_no_video(tmp_path):
+    secret = counted(tmp_path / "secret.mp4", 20, 8)
+    hls = f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\n{secret}\n#EXT-X-ENDLIST\n"
+    playlists = {"hls.mp4": hls, "concat.mp4": "ffconcat version 1.0\nfile secret.mp4\n"}
+    for name, content in playlists.items():
+        (tmp_path / name).write_text(content)
+        with pytest.raises(VideoError, match=f"{name}: truncated or not a video"):
+            probe(tmp_path / name)
+    (tmp_path / "script.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")  # PIL would have Ghostscript run it
+    with pytest.raises(VideoError, match="script.png: not a readable image"):
+        read_image(tmp_path / "script.png", 3, 2)
+
+
+def test_what_would_fill_the_memory_is_refused_before_it_is_decoded(tmp_path):
+    for side in (9_600, 20_000):  # PIL warns of the first, and refuses the second
+        Image.new("1", (side, side)).save(tmp_path / "bomb.png")
+        with warnings.catch_warnings(), pytest.raises(VideoError, match="bomb.png: .*pixels"):
+            read_image(tmp_path / "bomb.png", 16, 24)
+
+
 def test_images_turn_as_their_exif_says(tmp_path):
     image = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40)
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees to show
     image.save(tmp_path / "a.png", exif=exif)
     assert read_image(tmp_path / "a.png", 3, 2)[0].tolist() == [[120, 0], [160, 40], [200, 80]]
+    assert read_image(tmp_path / "a.png", 5, 2, "pad")[0].tolist()[0] == [0, 0]
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
     with pytest.raises(VideoError, match="b.png: not a readable image"):
         read_image(tmp_path / "b.png", 3, 2)
