@@ -9,12 +9,12 @@ from omegaconf import DictConfig
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    from apo.evaluation import EvaluationError, evaluate
+    from apo.errors import one_line
 
-    try:
+    with one_line("evaluate"):
+        from apo.evaluation import evaluate  # torch and diffusers take seconds
+
         evaluate(cfg)
-    except EvaluationError as error:
-        sys.exit(f"evaluate: {error}")
 
 
 if __name__ == "__main__":

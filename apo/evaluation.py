@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,103 +13,81 @@ from apo import quiet  # isort: skip
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
 from apo import lineage
-from apo.data.pictures import contact_sheet, side_by_side
+from apo.data.checksums import Checksums
 from apo.data.precompute import device
-from apo.data.video import write_video
-from apo.files import write_tensors, write_text
+from apo.data.written import Written
+from apo.errors import UserError
+from apo.files import write_tensors
 from apo.generate import generate, initial_noise
 from apo.guidance.cfg_stg import CFGSTG
+from apo.interfaces import Condition
 from apo.numbers import check_numbers
+from apo.outputs import require_inside, results_name, run_folder
 from apo.policies.adapter import adapter_hash, adapter_settings
 from apo.policies.architecture import fitting
-from apo.reports import card
+from apo.reports import card, results
+from apo.reports.before_after import draw, pick
+from apo.runs import Arm, EvaluationError, find, find_all
 
 if TYPE_CHECKING:
     from apo.policies.wan import WanPolicy
 
-BASELINE = "baseline"
-
-
-class EvaluationError(ValueError):
-    """A mistake in what is to be evaluated, found before anything is generated."""
-
-
-@dataclass
-class Arm:
-    """A run folder to evaluate: its adapter, or none for the baseline."""
-
-    name: str
-    folder: Path
-    adapter: Path | None
-
-    @property
-    def hash(self) -> str:
-        return "none" if self.adapter is None else adapter_hash(self.adapter)
-
-
-def find(cfg: DictConfig, name: str | None) -> Arm:
-    """The arm `name` of outputs/<run> (or a path); EvaluationError if it has no finished adapter."""
-    if name in (None, BASELINE):
-        return Arm(BASELINE, Path("outputs") / cfg.run / BASELINE, None)
-    folder = next((f for f in (Path("outputs") / cfg.run / name, Path(name)) if f.is_dir()), None)
-    if folder is None:
-        there = sorted(p.name for p in (Path("outputs") / cfg.run).glob("*") if (p / "adapter").is_dir())
-        finished = ", ".join(there) or "nothing"
-        raise EvaluationError(f"outputs/{cfg.run}/{name} is not there; outputs/{cfg.run} has finished: {finished}")
-    if not (folder / "adapter" / "lineage.json").is_file():
-        raise EvaluationError(f"{folder} has no finished adapter: run its train.py command again, it continues")
-    return Arm(folder.name, folder, folder / "adapter")
-
-
-def find_all(cfg: DictConfig) -> list[Arm]:
-    """The arms that cfg.arm names: one, or all finished ones that match a pattern like 'ablation_*-seed_0'."""
-    if cfg.arm is None or not set(cfg.arm) & set("*?["):
-        return [find(cfg, cfg.arm)]
-    run = Path("outputs") / cfg.run
-    names = sorted(p.name for p in run.glob(cfg.arm) if (p / "adapter" / "lineage.json").is_file())
-    if not names:
-        raise EvaluationError(f"nothing in {run} matches stage={cfg.arm} and has a finished adapter")
-    return [find(cfg, name) for name in names]
-
 
 def evaluate(cfg: DictConfig) -> list[dict]:
-    """Evaluates what cfg.arm names (and cfg.against, unless it is done already); writes report, contact sheet and videos."""
+    """Evaluates what cfg.arm names (and cfg.against, unless it is done already); writes report, contact sheet and videos, and of
+    several arms one table."""
     try:
         check_numbers(cfg)
         arms = find_all(cfg)
-        against = find(cfg, cfg.against) if cfg.against else None
+        against = None if cfg.against is None else find(cfg, cfg.against, "against")
         judge = Judge(cfg)
         judge.check([arm for arm in (*arms, against) if arm is not None])
     except Exception as error:  # hydra wraps what a constructor raises; the cause has the field and the remedy
         raise EvaluationError(str(error.__cause__ or error)) from error
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
-    return [report_on(judge, arm, against) for arm in arms]
+    reports = [report_on(judge, arm, against) for arm in arms]
+    if len(arms) > 1:
+        write_joint(judge, reports, against)
+    return reports
 
 
 def report_on(judge: "Judge", ours: Arm, theirs: Arm | None) -> dict:
     """Scores one arm, compares it with `theirs`, writes and prints its report."""
     both = [arm for arm in (theirs if ours.adapter is not None else None, ours) if arm is not None]
-    results = [judge.score(arm) for arm in both]
-    report, reference = results[-1], results[0] if len(both) > 1 else None
+    found = [judge.score(arm) for arm in both]
+    report, reference = found[-1], found[0] if len(both) > 1 else None
     if reference is not None:
-        report["against"] = {"run": theirs.name} | compared(report["rows"], reference["rows"])
-        if not reported(theirs.folder / judge.subfolder, reference):
-            write(theirs.folder / judge.subfolder, reference)
-    folder = ours.folder / judge.subfolder
-    judge.draw(both, results, folder)
-    print(write(folder, report, reference))
+        report["against"] = {"run": theirs.name} | results.compared(report["rows"], reference["rows"])
+        if not results.reported(theirs.folder / judge.subfolder, reference):
+            results.write(theirs.folder / judge.subfolder, reference)
+    folder, count = ours.folder / judge.subfolder, judge.cfg.videos
+    if picked := pick(found, "distorted", count):
+        videos = [judge.kept(arm, result["key"], picked) for arm, result in zip(both, found)]
+        draw(folder, picked, {arm.name: result["rows"] for arm, result in zip(both, found)}, videos, judge.policy.spec.fps)
+    print(results.write(folder, report, reference))
     if ours.adapter is not None and judge.subfolder == "eval":
-        card.write(ours.adapter, json.loads((ours.adapter / "lineage.json").read_text()))
+        card.renew(ours.adapter)
     print(f"\nreport:        {folder / 'report.md'}")
-    if judge.cfg.videos:
+    if count:
         print(f"contact sheet: {folder / 'contact_sheet.png'}\nside by side:  {folder / 'videos'}/*.mp4")
     return report
+
+
+def write_joint(judge: "Judge", reports: Sequence[dict], against: Arm | None) -> None:
+    """outputs/<run>/<results>_table.md and .csv, also printed."""
+    run, name = run_folder(judge.cfg.run), f"{judge.subfolder}_table"
+    reference = None if against is None else judge.score(against)
+    texts = {"md": results.joint(reports, reference) + "\n", "csv": results.joint_csv(reports, reference)}
+    for kind, text in texts.items():
+        Written(run).put(f"{name}.{kind}", lambda path, text=text: path.write_text(text, encoding="utf-8"))
+    print(f"\n{texts['md']}\ntable of all:  {run / name}.md, {name}.csv")
 
 
 class Judge:
@@ -117,11 +96,13 @@ class Judge:
     def __init__(self, cfg: DictConfig):
         self.cfg, self.guidance, self.conditions = cfg, instantiate(cfg.guidance), instantiate(cfg.conditions)
         split = cfg.conditions.get("split", "prompts")
-        self.subfolder = cfg.results or ("eval" if split == "test" else f"eval_{split}")
-        self.policy, self.settings = None, None
+        self.subfolder = results_name(cfg.results if cfg.results is not None else "eval" if split == "test" else f"eval_{split}")
+        self.policy, self.settings, self.loaded = None, None, None
 
     def check(self, arms: list[Arm]) -> None:
         """ValueError for what can be known to be wrong before anything is loaded."""
+        for arm in arms:
+            self.check_folder(arm)
         model = instantiate(self.cfg.model)
         model.check()
         fitting(model)
@@ -134,14 +115,29 @@ class Judge:
                 lineage.require_whole(arm.adapter)
                 lineage.require_base(arm.adapter, model.path, model.local() and model.base_hash(model.local()))
 
+    def check_folder(self, arm: Arm) -> None:
+        """UserError unless results may be written there: a folder of the arm's own, without other programs' files in their places."""
+        folder = arm.folder / self.subfolder
+        for place in (folder, folder / "videos"):
+            require_inside(place, arm.folder, f"results={self.subfolder}")
+            if place.exists() and not place.is_dir():
+                raise UserError(f"results={self.subfolder}: {place} is a file: move it away, or give another name")
+        for name in ("rows.json", "report.json"):
+            results.require_ours(folder / name)
+            if (folder / name).exists() and (results.read(folder / name) is None or Written(folder).changed(name)):
+                print(f"damaged or changed since it was written, made anew: {folder / name}", file=sys.stderr)
+
     def key(self, arm: Arm) -> dict:
         """What a result depends on: results under another key are made anew."""
         plain = OmegaConf.to_container(self.cfg, resolve=True)
-        key = {k: plain[k] for k in ("model", "guidance", "evaluator", "conditions", "seed", "batch_size")} | {"adapter": arm.hash}
+        key = {k: plain[k] for k in ("model", "guidance", "evaluator", "conditions", "seed", "batch_size")}
+        key["adapter"] = "none" if arm.adapter is None else adapter_hash(arm.adapter)
         return key | ({"identity": self.conditions.identity} if hasattr(self.conditions, "identity") else {})
 
     def load(self, arm: Arm) -> "WanPolicy":
         """The policy with the arm's adapter in it; base weights are read once for all arms with one LoRA layout."""
+        if arm == self.loaded:
+            return self.policy
         from apo.policies.wan import WanPolicy  # diffusers takes seconds
 
         quiet.silence()
@@ -154,66 +150,50 @@ class Judge:
         if arm.adapter:
             lineage.require_base(arm.adapter, self.policy.model.path, self.policy.base_hash)  # again: a model of the hub is here only now
             self.policy.load_adapter(arm.adapter)
+        self.loaded = arm
         return self.policy
 
     def score(self, arm: Arm) -> dict:
         """The arm's report with its per-video rows; read from its folder if nothing that it depends on has changed."""
-        folder, key = arm.folder / self.subfolder, self.key(arm)
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        done = folder / "rows.json"
-        if done.exists() and (saved := json.loads(done.read_text()))["key"] == digest:
-            return saved
+        folder, count = arm.folder / self.subfolder, len(self.conditions)
+        digest = hashlib.sha256(json.dumps(self.key(arm), sort_keys=True).encode()).hexdigest()[:16]
+        head = {"key": digest, "run": str(self.cfg.run), "stage": arm.name, "n": count}
+        written, saved = Written(folder), results.read(folder / "rows.json")
+        if saved is not None and saved.get("key") == digest and saved["n"] == count and not written.changed("rows.json"):
+            return saved | head  # perhaps copied from another arm, of equal files
         evaluator = instantiate(self.cfg.evaluator)
         for videos, cond in self.videos(arm, digest, f"evaluating {arm.name}"):
             evaluator.update(videos, cond)
         metrics = {name: asdict(interval) for name, interval in evaluator.compute().items()}
-        count = len(self.conditions)
-        result = {"key": digest, "run": self.cfg.run, "stage": arm.name, "n": count, "metrics": metrics, "rows": evaluator.rows}
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(done, json.dumps(result))
+        result = results.plain(head | {"metrics": metrics, "rows": evaluator.rows})
+        written.put("rows.json", lambda path: path.write_text(json.dumps(result), encoding="utf-8"), always=True)
         return result
 
-    def videos(self, arm: Arm, digest: str, label: str):
-        """Yields (videos, cond) by batches; latents are kept on disk, so an interrupted evaluation goes on."""
-        count, size = len(self.conditions), self.cfg.batch_size
-        parts, policy = arm.folder / self.subfolder / f"latents-{digest}", self.load(arm)
-        parts.mkdir(parents=True, exist_ok=True)
+    def videos(self, arm: Arm, digest: str, label: str) -> Iterator[tuple[Tensor, Condition]]:
+        """(videos, cond) by batches; latents are kept on disk, so an interrupted evaluation goes on."""
+        count, size, policy = len(self.conditions), self.cfg.batch_size, self.load(arm)
         for start in tqdm(range(0, count, size), label):
-            stop = min(start + size, count)
-            cond = policy.encode_condition(*self.conditions.batch(start, stop))
-            part = parts / f"{start:06d}.safetensors"
-            if not part.exists():
-                noise = initial_noise(policy, [self.cfg.seed * 10**6 + i for i in range(start, stop)])
-                if arm.adapter is None:
-                    with policy.base():
-                        latents = generate(policy, self.guidance, cond, noise)
-                else:
-                    latents = generate(policy, self.guidance, cond, noise)
-                write_tensors(part, {"latents": latents})
-            yield policy.decode(load_file(part)["latents"]), cond
+            cond = policy.encode_condition(*self.conditions.batch(start, min(start + size, count)))
+            yield policy.decode(self.part(arm, digest, start, cond)), cond
 
-    def draw(self, arms: list[Arm], results: list[dict], folder: Path) -> None:
-        """contact_sheet.png and videos/*.mp4, all arms side by side, captions red where distorted.
-
-        Of two arms, the first conditions on which their verdicts differ, better or worse, and then the first others.
-        """
-        places = range(len(self.conditions))
-        differ = [i for i in places if len({result["rows"][i].get("distorted") for result in results}) > 1]
-        picked = [*differ, *(i for i in places if i not in set(differ))][: self.cfg.videos]
-        if not picked:
-            return
-        for old in (folder / "videos").glob("*.mp4"):  # perhaps of other conditions
-            old.unlink()
-        shown = [self.kept(arm, result["key"], picked) for arm, result in zip(arms, results)]
-        rows, captions, colours = [], [], []
-        for place, i in enumerate(picked):
-            for arm, result, videos in zip(arms, results, shown):
-                row = result["rows"][i]
-                rows.append(videos[place])
-                captions.append(f"{arm.name}: {row['prompt']}" + (f" ({row['cause'] or 'clean'})" if "cause" in row else ""))
-                colours.append("firebrick" if row.get("distorted") else "black")
-            write_video(folder / "videos" / f"{i:03d}.mp4", side_by_side([v[place] for v in shown]), self.policy.spec.fps)
-        contact_sheet(folder / "contact_sheet.png", rows, captions, colours)
+    def part(self, arm: Arm, digest: str, start: int, cond: Condition | None = None) -> Tensor:
+        """Latents (B, C, F, H, W) of the batch that begins at condition `start`: from disk if they are whole there."""
+        stop = min(start + self.cfg.batch_size, len(self.conditions))
+        path = arm.folder / self.subfolder / f"latents-{digest}" / f"{start:06d}.safetensors"
+        if (kept := whole_latents(path, stop - start)) is not None:
+            return kept
+        with self.policy_of(arm) as policy:
+            cond = cond or policy.encode_condition(*self.conditions.batch(start, stop))
+            noise = initial_noise(policy, [self.cfg.seed * 10**6 + i for i in range(start, stop)])
+            latents = generate(policy, self.guidance, cond, noise)
+        if not latents.isfinite().all():
+            raise UserError(
+                f"{arm.name}: what it generates from conditions {start} to {stop - 1} is not finite: look for NaN in its adapter "
+                f"and {self.cfg.model.path}, try model.dtype=float32, or lower the guidance"
+            )
+        write_tensors(path, {"latents": latents})
+        Checksums(path.parent, "written").record(path)
+        return latents
 
     def kept(self, arm: Arm, digest: str, places: list[int]) -> Tensor:
         """The videos (len(places), F, 3, H, W) uint8 of some conditions, from the latents that `videos` kept."""
@@ -222,8 +202,9 @@ class Judge:
 
     def latents(self, arm: Arm, digest: str, places: Sequence[int]) -> Tensor:
         """(len(places), C, F, H, W)"""
-        parts, size = arm.folder / self.subfolder / f"latents-{digest}", self.cfg.batch_size
-        return torch.stack([load_file(parts / f"{i // size * size:06d}.safetensors")["latents"][i % size] for i in places])
+        size = self.cfg.batch_size
+        parts = {start: self.part(arm, digest, start) for start in sorted({i // size * size for i in places})}
+        return torch.stack([parts[i // size * size][i % size] for i in places])
 
     @contextmanager
     def policy_of(self, arm: Arm) -> Iterator["WanPolicy"]:
@@ -233,56 +214,15 @@ class Judge:
             yield policy
 
 
-def compared(ours: list[dict], theirs: list[dict]) -> dict:
-    """win, tie and loss on the same conditions, with the win rate's interval: of clean against distorted, and of
-    followed against not under `instruction_following`, as far as the evaluator has such verdicts."""
-    found = {}
-    if ours and "distorted" in ours[0]:
-        found |= outcomes([not row["distorted"] for row in ours], [not row["distorted"] for row in theirs])
-    if ours and "followed" in ours[0]:
-        found["instruction_following"] = outcomes([row["followed"] for row in ours], [row["followed"] for row in theirs])
-    return found
-
-
-def outcomes(ours: list[bool], theirs: list[bool]) -> dict:
-    from apo.evaluators.win_rate import WinRate  # torchmetrics takes seconds
-
-    rate = WinRate()
-    rate.update(torch.tensor(ours).float(), torch.tensor(theirs).float())
-    result = rate.compute()
-    return {k: result[k] for k in ("win", "tie", "loss")} | {"win_rate": asdict(result["win_rate"])}
-
-
-def write(folder: Path, report: dict, against: dict | None = None) -> str:
-    """report.json and report.md; returns the latter's text."""
-    write_text(folder / "report.json", json.dumps({k: v for k, v in report.items() if k != "rows"}, indent=1))
-    columns = ([against] if against else []) + [report]
-    lines = [f"# {report['run']}: {report['stage']}, {report['n']} held-out videos", ""]
-    if report["metrics"]:
-        lines += ["| metric (95 % interval) | " + " | ".join(c["stage"] for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(shown(c["metrics"][name]) for c in columns) + " |" for name in report["metrics"]]
-    causes = sorted({row["cause"] for c in columns for row in c["rows"] if row.get("cause")})
-    for cause in causes:
-        lines.append(f"| {cause} | " + " | ".join(str(sum(r["cause"] == cause for r in c["rows"])) for c in columns) + " |")
-    if "against" in report:
-        a, said = report["against"], "{win} won, {tie} tied, {loss} lost"
-        verdicts = [said.format(**a) + " (clean beats distorted)"] if "win" in a else []
-        if "instruction_following" in a:
-            verdicts.append("instruction following: " + said.format(**a["instruction_following"]))
-        lines += ["", f"Against {a['run']}: {'; '.join(verdicts) or 'no verdicts to compare'}."]
-    text = "\n".join(lines)
-    write_text(folder / "report.md", text + "\n")
-    return text
-
-
-def reported(folder: Path, result: dict) -> bool:
-    """Whether there is a report of this result already, perhaps with a comparison of its own."""
-    path = folder / "report.json"
-    if not path.exists():
-        return False
-    saved = json.loads(path.read_text())
-    return saved["metrics"] == result["metrics"] and saved.get("key", result["key"]) == result["key"]
-
-
-def shown(interval: dict) -> str:
-    return "{value:.3f} ({low:.3f}-{high:.3f})".format(**interval)
+def whole_latents(path: Path, count: int) -> Tensor | None:
+    """(count, C, F, H, W) of a file; None if it is not there, or damaged, which is said."""
+    if not path.is_file():
+        return None
+    try:
+        latents = load_file(path)["latents"] if Checksums(path.parent, "written").holds(path) else None
+    except (SafetensorError, KeyError):
+        latents = None
+    if latents is None or len(latents) != count or not latents.isfinite().all():
+        print(f"damaged, made anew: {path}", file=sys.stderr)
+        return None
+    return latents

@@ -2,16 +2,25 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
+import torch
+import torch.nn.functional as nnf
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
+from safetensors.torch import load_file, save
 
 from apo import evaluation, lineage
-from apo.evaluation import EvaluationError, evaluate
+from apo.errors import UserError
+from apo.evaluation import evaluate
+from apo.interfaces import Condition
+from apo.policies import wan
+from apo.runs import EvaluationError
 from tests.adapters import of_some_effect
 
 ROOT = Path(__file__).parents[1]
@@ -21,57 +30,190 @@ KEYS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def cfg(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run folder with a finished adapter."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        train = compose("train", ["policy.lora.rank=2"])
-        cfg = compose("evaluate", ["run=r", "conditions.count=6", "batch_size=4", "videos=2", "model.num_inference_steps=4"])
-    cfg.model.path = str(ROOT / cfg.model.path)
-    train.model.path = cfg.model.path
+        train = compose("train", ["policy.lora.rank=2", f"model.path={ROOT / 'apo/world/checkpoints/wan22'}"])
+    policy, folder = of_some_effect(instantiate(train.policy)), tmp_path_factory.mktemp("trained")
+    policy.save_adapter(folder / "adapter")
+    made = lineage.of(train, folder / "adapter", policy.base_hash, SimpleNamespace(identity="data"))
+    lineage.write(folder / "adapter", made)
+    return folder
+
+
+@pytest.fixture
+def composed(tmp_path, monkeypatch, trained):
+    """Makes the config of overrides; outputs/r/offline is finished."""
+    shutil.copytree(trained, tmp_path / "outputs/r/offline")
     monkeypatch.chdir(tmp_path)
-    policy = of_some_effect(instantiate(train.policy))
-    adapter = tmp_path / "outputs/r/offline/adapter"
-    policy.save_adapter(adapter)
-    made = lineage.of(train, adapter, policy.base_hash, SimpleNamespace(files=[]))
-    lineage.write(adapter, made)
-    return cfg
+
+    def compose_with(*overrides: str):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose("evaluate", ["run=r", f"model.path={ROOT / 'apo/world/checkpoints/wan22'}", *overrides])
+
+    return compose_with
+
+
+@pytest.fixture
+def cfg(composed):
+    return composed("conditions.count=4", "batch_size=4", "videos=1", "model.num_inference_steps=2")
+
+
+class QuickPolicy:
+    """In the place of WanPolicy: its videos are its latents, brighter for an adapter than for the base."""
+
+    codec, base_hash = SimpleNamespace(latent_shape=(3, 9, 8, 8)), None
+
+    def __init__(self, model, *_, **__):
+        self.model, self.spec, self.offset = model, model.spec, 0.0
+
+    def eval(self):
+        return self
+
+    def to(self, _):
+        return self
+
+    def load_adapter(self, _):
+        self.offset = 20.0
+
+    @contextmanager
+    def base(self):
+        kept, self.offset = self.offset, 0.0
+        yield
+        self.offset = kept
+
+    def encode_condition(self, prompt, frame):
+        return Condition(prompt, torch.zeros(len(prompt), 1, 1), frame, frame=frame)
+
+    def decode(self, latents):
+        return nnf.interpolate(latents.clamp(0, 255), (9, 64, 64)).transpose(1, 2).byte()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Counts what is generated, without a model; monkeypatch undoes it."""
+    calls = []
+
+    def generate(policy, guidance, cond, noise):
+        calls.append(len(noise))
+        return 60 * noise + policy.offset + 100
+
+    monkeypatch.setattr(wan, "WanPolicy", QuickPolicy)
+    monkeypatch.setattr(evaluation, "generate", generate)
+    return calls
 
 
 def test_report_pictures_and_comparison(cfg, tmp_path, monkeypatch):
     (report,) = evaluate(cfg)
     folder = tmp_path / "outputs/r/offline/eval"
     saved = json.loads((folder / "report.json").read_text())
-    assert set(saved["metrics"]) == KEYS and saved["n"] == 6 and saved["stage"] == "offline"
+    assert set(saved["metrics"]) == KEYS and saved["n"] == 4 and saved["stage"] == "offline"
     assert all(m["low"] <= m["value"] <= m["high"] for m in saved["metrics"].values())
     against = saved["against"]
-    assert against["run"] == "baseline" and against["win"] + against["tie"] + against["loss"] == 6
-    assert (folder / "contact_sheet.png").stat().st_size > 1000 and len(list((folder / "videos").glob("*.mp4"))) == 2
+    assert against["run"] == "baseline" and against["win"] + against["tie"] + against["loss"] == 4
+    assert (folder / "contact_sheet.png").stat().st_size > 1000 and len(list((folder / "videos").glob("*.mp4"))) == 1
     assert "distortion_rate" in (folder / "report.md").read_text()
-    assert "On 6 held-out conditions" in (folder.parent / "adapter" / "README.md").read_text()
+    assert "On 4 held-out conditions" in (folder.parent / "adapter" / "README.md").read_text()
     monkeypatch.setattr(evaluation, "generate", lambda *_: pytest.fail("finished work was done again"))
+    cfg.videos = 0
     assert evaluate(cfg)[0]["metrics"] == report["metrics"]
-    shutil.copytree(folder.parent, tmp_path / "outputs/r/next")
+
+
+def test_several_arms_end_with_one_table(cfg, tmp_path, quick, capsys):
+    (report,) = evaluate(cfg)
+    saved = (tmp_path / "outputs/r/offline/eval/report.json").read_text()
+    shutil.copytree(tmp_path / "outputs/r/offline", tmp_path / "outputs/r/next")
     cfg.arm, cfg.against = "next", "offline"
     assert evaluate(cfg)[0]["against"]["run"] == "offline"
-    assert json.loads((folder / "report.json").read_text()) == saved  # being compared with leaves its own comparison
+    assert (tmp_path / "outputs/r/offline/eval/report.json").read_text() == saved  # being compared with leaves its own comparison
+    cfg.arm, cfg.against = "*", "baseline"
+    capsys.readouterr()
+    evaluate(cfg)
+    markdown = (tmp_path / "outputs/r/eval_table.md").read_text()
+    assert markdown in capsys.readouterr().out and len(quick) == 2
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows] == ["arm", "---", "baseline", "next", "offline"] and KEYS <= set(rows[0])
+    won, place = "{win}/{tie}/{loss}".format(**report["against"]), rows[0].index("clean: win/tie/loss")
+    assert [row[place] for row in rows[2:]] == ["", won, won]
+    table = pd.read_csv(tmp_path / "outputs/r/eval_table.csv").set_index("arm")
+    assert table.loc["offline", "dynamic_degree"] == report["metrics"]["dynamic_degree"]["value"]
+    assert table.loc["next", ["clean_win", "clean_tie", "clean_loss"]].sum() == 4
 
 
-def test_an_interrupted_evaluation_reuses_what_it_generated(cfg, monkeypatch):
-    calls, real = [], evaluation.generate
+def test_what_is_damaged_is_made_anew_and_said(cfg, tmp_path, quick, capsys):
+    cfg.arm, cfg.against, cfg.videos = None, None, 0
+    (report,) = evaluate(cfg)
+    folder = tmp_path / "outputs/r/baseline/eval"
+    (part,) = folder.glob("latents-*/000000.safetensors")
+    rows, whole, latents = (folder / "rows.json").read_bytes(), part.read_bytes(), load_file(part)["latents"].clone()
+    other, nan = rows.replace(b'"n": 4', b'"n": 5'), rows.replace(b'"low": 0', b'"low": NaN', 1)
+    for damaged in (rows[: len(rows) // 2], b"", b"\xff\xfe", other, nan):
+        (folder / "rows.json").write_bytes(damaged)
+        (folder / "report.json").write_bytes(damaged[:-9])
+        capsys.readouterr()
+        assert evaluate(cfg) == [report] and (folder / "rows.json").read_bytes() == rows and len(quick) == 1
+        said = [line for line in capsys.readouterr().err.splitlines() if "made anew" in line]
+        assert [line.split(": ")[1] for line in said] == ["outputs/r/baseline/eval/rows.json", "outputs/r/baseline/eval/report.json"]
+    nan = save({"latents": torch.full_like(latents, torch.nan)})
+    for damaged in (whole[:-100], b"", nan, save({"others": latents}), save({"latents": latents[:1]}), save({"latents": latents + 1})):
+        part.write_bytes(damaged)
+        (folder / "rows.json").unlink()
+        assert evaluate(cfg) == [report] and f"damaged, made anew: {part.relative_to(tmp_path)}" in capsys.readouterr().err
+        assert load_file(part)["latents"].equal(latents)
+
+
+def test_files_of_the_user_stay(cfg, tmp_path, quick):
+    cfg.arm, cfg.against = None, None
+    folder = tmp_path / "outputs/r/baseline/eval"
+    mine = {folder / "videos" / "002.mp4", folder / "videos" / "talk.mp4", folder / "contact_sheet.png", folder / "report.md"}
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    for videos in (3, 1):
+        cfg.videos = videos
+        evaluate(cfg)
+    assert all(path.read_text() == "mine" for path in mine)
+    assert {path.name for path in (folder / "videos").iterdir()} == {"000.mp4", "002.mp4", "talk.mp4"}
+    (folder / "rows.json").write_text('{"mine": 1}')
+    with pytest.raises(EvaluationError, match="rows.json is not one of evaluate.py's: move it away"):
+        evaluate(cfg)
+
+
+def test_results_stay_in_the_arms_own_folder(cfg, tmp_path, monkeypatch):
+    monkeypatch.setattr(wan, "WanPolicy", lambda *_: pytest.fail("loaded"))
+    (tmp_path / "outputs/r/offline/eval_out").symlink_to(tmp_path)
+    (tmp_path / "outputs/r/offline/eval_file").write_text("mine")
+    (tmp_path / "outputs/r/offline/eval_videos").mkdir()
+    (tmp_path / "outputs/r/offline/eval_videos/videos").symlink_to(tmp_path)
+    for results in ("../..", "/tmp/x", "adapter", "", "eval_out", "eval_file", "eval_videos"):
+        cfg.results = results
+        with pytest.raises(EvaluationError, match=f"results={results}: "):
+            evaluate(cfg)
+
+
+def test_a_policy_that_generates_nan_is_named(cfg, quick, monkeypatch):
+    cfg.arm, cfg.against = None, None
+    monkeypatch.setattr(evaluation, "generate", lambda policy, guidance, cond, noise: noise * torch.nan)
+    with pytest.raises(UserError, match="baseline: what it generates from conditions 0 to 3 is not finite"):
+        evaluate(cfg)
+
+
+def test_an_interrupted_evaluation_reuses_what_it_generated(cfg, quick, monkeypatch):
+    real = evaluation.generate
 
     def stops_at_second(*arguments):
-        calls.append(1)
-        if len(calls) == 2:
+        if len(quick) == 1:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    cfg.against = None
+    cfg.against, cfg.batch_size = None, 2
     monkeypatch.setattr(evaluation, "generate", stops_at_second)
     with pytest.raises(KeyboardInterrupt):
         evaluate(cfg)
-    monkeypatch.setattr(evaluation, "generate", lambda *a: calls.append(1) or real(*a))
+    monkeypatch.setattr(evaluation, "generate", real)
     evaluate(cfg)
-    assert len(calls) == 3  # two batches, one of them tried twice
+    assert quick == [2, 2]
 
 
 def test_what_is_missing_is_named_with_what_is_there(cfg):
@@ -86,38 +228,33 @@ def test_what_is_missing_is_named_with_what_is_there(cfg):
     (["model.path=/nope"], "model.path=/nope: no model_index.json there"), (["conditions.split=foo"], "split='foo': the world has"),
     (["model.spec.height=128"], "conditions=world needs videos of the world.* use model=tiny, or conditions=prompts"),
     (["guidance=cfg_stg", "guidance.blocks=[9]"], "there is no block 9"),
-    (["model.path=apo/world/checkpoints/wan21", "model.boundary=null"], "was trained over .*wan22 .* and this run's .*wan21"),
+    ([f"model.path={ROOT}/apo/world/checkpoints/wan21", "model.boundary=null"], "was trained over .*wan22 .* and this run's .*wan21"),
     (["conditions=prompts", "conditions.path=/nope.jsonl"], "/nope.jsonl: no such manifest"),
 ])  # fmt: skip
-def test_mistakes_are_found_before_anything_is_loaded(cfg, monkeypatch, wrong, said):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        mistaken = compose("evaluate", ["run=r", *wrong])
-    monkeypatch.setattr(evaluation, "WanPolicy", lambda *_: pytest.fail("loaded"))
+def test_mistakes_are_found_before_anything_is_loaded(composed, monkeypatch, wrong, said):
+    monkeypatch.setattr(wan, "WanPolicy", lambda *_: pytest.fail("loaded"))
     with pytest.raises(EvaluationError, match=said):
-        evaluate(mistaken)
+        evaluate(composed(*wrong))
 
 
 def test_a_damaged_adapter_or_another_base_is_refused(cfg, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "WanPolicy", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(wan, "WanPolicy", lambda *_: pytest.fail("loaded"))
     file = tmp_path / "outputs/r/offline/adapter/low_noise.safetensors"
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(EvaluationError, match="low_noise.safetensors is not the file that lineage.json names"):
         evaluate(cfg)
 
 
-def test_conditions_of_the_users_own_are_shown_unmeasured(cfg, tmp_path, monkeypatch):
+def test_conditions_of_the_users_own_are_shown_unmeasured(composed, tmp_path, monkeypatch):
     """Any prompts and first frames, as a user of Wan has them; what their images show is part of the result's key."""
     write_rows(tmp_path, "red")
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        own = ["conditions=prompts", f"conditions.path={tmp_path}/prompts.jsonl", "evaluator=none", "model.num_inference_steps=2"]
-        own = compose("evaluate", ["run=r", "videos=2", "batch_size=2", *own])
-    own.model.path = cfg.model.path
+    own = ["conditions=prompts", f"conditions.path={tmp_path}/prompts.jsonl", "evaluator=none", "model.num_inference_steps=2"]
+    own = composed("videos=2", "batch_size=2", *own)
     (report,) = evaluate(own)
     folder = tmp_path / "outputs/r/offline/eval_prompts"
     assert report["metrics"] == {} and [row["prompt"] for row in report["rows"]] == ["a red thing 0", "a red thing 1", "a red thing 2"]
     assert len(list((folder / "videos").glob("*.mp4"))) == 2 and (folder / "contact_sheet.png").is_file()
     assert "no verdicts to compare" in (folder / "report.md").read_text()
-    (folder / "videos" / "009.mp4").touch()  # of a longer manifest
     monkeypatch.setattr(evaluation, "generate", lambda *_: pytest.fail("finished work was done again"))
     assert evaluate(own)[0]["rows"] == report["rows"] and len(list((folder / "videos").glob("*.mp4"))) == 2
     write_rows(tmp_path, "blue")

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 from apo.files import write_text
+from apo.lineage import read
 from apo.policies.adapter import FILES
+from apo.reports import results
 
 LOADING = {
     "high_noise.safetensors": 'pipe.load_lora_weights(".", weight_name="high_noise.safetensors", adapter_name="apo")',
@@ -13,9 +15,27 @@ LOADING = {
 }  # fmt: skip
 
 
+MEASURED = "## Measured"
+
+
 def write(adapter: Path, lineage: dict) -> None:
     """README.md in the adapter's folder; `lineage` is what its lineage.json holds or will hold."""
     write_text(adapter / "README.md", card(adapter, lineage))
+
+
+def renew(adapter: Path) -> None:
+    """The section "Measured" of the card again, after an evaluation; what else somebody has written there stays."""
+    path = adapter / "README.md"
+    if not path.is_file():
+        return write(adapter, read(adapter))
+    before, heading, rest = path.read_text(encoding="utf-8").partition(MEASURED)
+    _, following, after = rest.partition("\n## ")
+    if heading:
+        write_text(path, before + heading + "\n".join(["", "", *measured(report_of(adapter)), following + after]))
+
+
+def report_of(adapter: Path) -> Path:
+    return adapter.parent / "eval" / "report.json"
 
 
 def card(adapter: Path, lineage: dict) -> str:
@@ -26,7 +46,7 @@ def card(adapter: Path, lineage: dict) -> str:
     lines += [f"| {name} | {value} |" for name, value in origin(lineage).items()]
     lines += ["", "## Stages", "", "| stage | steps | batch per rank | learning rate | β | timesteps | seed |", "|---" * 7 + "|"]
     lines += [stage_row(stage) for stage in stages(lineage)]
-    lines += ["", "## Loading", "", *loading(lineage), "", "## Measured", "", *measured(adapter.parent / "eval" / "report.json")]
+    lines += ["", "## Loading", "", *loading(lineage), "", MEASURED, "", *measured(report_of(adapter))]
     lines += ["", "## Files", "", *(f"- `{name}`: sha256 `{digest}`" for name, digest in lineage["files"].items()), ""]
     return "\n".join(lines)
 
@@ -104,11 +124,10 @@ def loading(lineage: dict) -> list[str]:
 
 def measured(report: Path) -> list[str]:
     """The evaluation's table, if there was one."""
-    if not report.is_file():
+    if (found := results.read(report)) is None:
         return ["Not evaluated yet: `python evaluate.py run=... stage=...` adds a table here."]
-    found = json.loads(report.read_text())
     rows = ["| metric | value | 95 % interval |", "|---|---|---|"]
-    rows += [f"| {name} | {m['value']:.3f} | {m['low']:.3f}-{m['high']:.3f} |" for name, m in found["metrics"].items()]
+    rows += [f"| {name} | {' | '.join(results.numbers(metric))} |" for name, metric in found["metrics"].items()]
     against = found.get("against")
     won = [] if against is None or "win" not in against else ["", "Against {run}: {win} won, {tie} tied, {loss} lost.".format(**against)]
     return [f"On {found['n']} held-out conditions:", "", *rows, *won]

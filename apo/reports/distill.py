@@ -18,7 +18,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from tqdm import tqdm
 
 from apo import lineage
-from apo.evaluation import BASELINE, Arm, Judge, find, shown
+from apo.evaluation import Judge
 from apo.evaluators.intervals import Interval, mean_interval
 from apo.files import write_json, write_text
 from apo.flow import noised
@@ -26,6 +26,8 @@ from apo.generate import generate, initial_noise
 from apo.guidance.none import NoGuidance
 from apo.policies.model import ROOT
 from apo.reports.bench import bootstrap_median
+from apo.reports.results import shown
+from apo.runs import BASELINE, Arm, find
 from apo.seeds import generator
 from apo.timing import clock
 

@@ -12,8 +12,10 @@ import apo.quiet  # noqa: F401  isort: skip
 import torch
 
 from apo.data.pictures import contact_sheet
-from apo.evaluation import BASELINE, Arm, Judge, find
+from apo.evaluation import Judge
+from apo.reports.before_after import colour, pick
 from apo.reports.distill import Two, prepare
+from apo.runs import BASELINE, Arm, find
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,6 @@ SHEETS = [
 ]
 
 
-def pick(results: Sequence[dict], key: str, count: int) -> list[int]:
-    """The first conditions on which the arms differ, better or worse, and then the first others."""
-    places = range(len(results[0]["rows"]))
-    differ = [i for i in places if len({result["rows"][i][key] for result in results}) > 1]
-    return [*differ, *(i for i in places if i not in set(differ))][:count]
-
-
 def draw(sheet: Sheet, judges: Sequence[Judge], arms: Sequence[Arm], count: int, folder: Path) -> Path:
     """Saves a sheet; captions are red where the oracle finds a distortion."""
     results = [judge.score(arm) for judge, arm in zip(judges, arms)]
@@ -50,7 +45,7 @@ def draw(sheet: Sheet, judges: Sequence[Judge], arms: Sequence[Arm], count: int,
             videos.append(of_arm[index])
             verdict = row["cause"] or ("clean" if row["followed"] else "clean, not as the prompt says")
             captions.append(f"{arm.name}: {row['prompt']} ({verdict})")
-            colours.append("firebrick" if row["distorted"] else "black")
+            colours.append(colour(row))
     contact_sheet(folder / sheet.file, videos, captions, colours)
     return folder / sheet.file
 

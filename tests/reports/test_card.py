@@ -47,14 +47,20 @@ def test_the_next_stages_card_has_both_stages(adapter, request, tmp_path):
 
 
 def test_an_evaluation_adds_its_table(adapter):
-    report = {"n": 400, "metrics": {"distortion_rate": {"value": 0.2, "low": 0.18, "high": 0.225}},
+    report = {"run": "trial", "stage": "first", "n": 400, "metrics": {"distortion_rate": {"value": 0.2, "low": 0.18, "high": 0.225}},
               "against": {"run": "baseline", "win": 3, "tie": 2, "loss": 1, "win_rate": {}}}  # fmt: skip
     (adapter.parent / "eval").mkdir()
     (adapter.parent / "eval" / "report.json").write_text(json.dumps(report))
-    card.write(adapter, lineage_of(adapter))
+    notes = "\nWhat we think of it.\n"
+    (adapter / "README.md").write_text((adapter / "README.md").read_text() + notes)
+    card.renew(adapter)
     text = (adapter / "README.md").read_text()
+    assert text == card.card(adapter, lineage_of(adapter)) + notes
     assert "| distortion_rate | 0.200 | 0.180-0.225 |" in text and "Against baseline: 3 won, 2 tied, 1 lost." in text
     assert "Not evaluated yet" not in text
+    (adapter.parent / "eval" / "report.json").write_text("{half")
+    card.renew(adapter)
+    assert "Not evaluated yet" in (adapter / "README.md").read_text()
 
 
 def test_a_hub_base_is_named_and_a_ranker_is_loaded_by_us(adapter):

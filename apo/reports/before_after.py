@@ -1,0 +1,50 @@
+"""Arms side by side on the same conditions: contact_sheet.png and videos/*.mp4 of an evaluation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from apo.data.pictures import Caption, contact_sheet, looped, side_by_side
+from apo.data.video import write_video
+from apo.data.written import Written
+
+
+def pick(results: Sequence[dict], key: str, count: int) -> list[int]:
+    """The first conditions on which the arms differ, better or worse, and then the first others."""
+    places = range(len(results[0]["rows"]))
+    differ = [i for i in places if len({result["rows"][i].get(key) for result in results}) > 1]
+    return [*differ, *(i for i in places if i not in set(differ))][:count]
+
+
+def verdict(row: dict) -> str:
+    """'' where nothing was measured."""
+    return "" if "cause" not in row else f"distorted: {row['cause']}" if row["cause"] else "clean"
+
+
+def colour(row: dict) -> str:
+    return "firebrick" if row.get("distorted") else "black"
+
+
+def draw(folder: Path, places: Sequence[int], rows: dict[str, list[dict]], videos: Sequence[Tensor], fps: float) -> None:
+    """contact_sheet.png and videos/*.mp4, all arms side by side, captions red where distorted; mp4s of an earlier evaluation go.
+
+    places: the conditions to show. rows: of each arm, of all conditions. videos: (len(places), F, 3, H, W) uint8 of each arm.
+    """
+    written = Written(folder)
+    written.keep("videos", [name(i) for i in places])
+    shown, captions, colours = [], [], []
+    for index, i in enumerate(places):
+        measured, beside = {arm: of_arm[i] for arm, of_arm in rows.items()}, [of_arm[index] for of_arm in videos]
+        prompt = f"{i:03d} {next(iter(measured.values()))['prompt']}"
+        labels = [[Caption(arm, bold=True), Caption(verdict(row), colour(row))] for arm, row in measured.items()]
+        video = looped(side_by_side(beside, prompt, labels), fps)
+        written.put(name(i), lambda path, video=video: write_video(path, video, fps))
+        shown += beside
+        captions += [f"{i:03d} {arm}: {row['prompt']}" + (f" ({said})" if (said := verdict(row)) else "") for arm, row in measured.items()]
+        colours += [colour(row) for row in measured.values()]
+    written.put("contact_sheet.png", lambda path: contact_sheet(path, shown, captions, colours))
+
+
+def name(place: int) -> str:
+    return f"videos/{place:03d}.mp4"
