@@ -1,5 +1,7 @@
 """Two kinds of metric over per-video measurements: a proportion and a mean. A metric says what it selects."""
 
+from math import inf
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -31,25 +33,22 @@ class Proportion(Metric):
 
 
 class Mean(Metric):
-    """The mean over videos of what `select` gives, with Student's interval. Sums over ranks."""
+    """The mean over videos of what `select` gives, with a bootstrap interval inside [least, most]. Collects over ranks."""
 
     full_state_update = False
+    least, most = -inf, inf  # of a value: what a metric knows of its own
 
     def __init__(self):
         super().__init__()
-        for name in ("total", "squares"):  # double: the variance is a difference of two large sums
-            self.add_state(name, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("values", [], dist_reduce_fx="cat")
 
     def select(self, measurement) -> Tensor:
         """(B,) float."""
         raise NotImplementedError
 
     def update(self, measurement) -> None:
-        values = self.select(measurement).to(self.total)
-        self.total += values.sum()
-        self.squares += values.square().sum()
-        self.count += len(values)
+        self.values.append(self.select(measurement).double())
 
     def compute(self) -> Interval:
-        return mean_interval(int(self.count), float(self.total), float(self.squares))
+        collected = [self.values] if isinstance(self.values, Tensor) else self.values  # a tensor once ranks have been put together
+        return mean_interval(torch.cat([torch.empty(0), *(part.cpu() for part in collected)]).tolist(), self.least, self.most)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from apo import lineage
 from apo.evaluation import Judge
-from apo.evaluators.intervals import Interval, mean_interval
+from apo.evaluators.intervals import mean_interval
 from apo.files import write_json, write_text
 from apo.flow import noised
 from apo.generate import generate, initial_noise
@@ -101,11 +101,6 @@ def likeness(videos: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     return psnr, ssim.unflatten(0, a.shape[:2]).mean(1)
 
 
-def mean_of(values: Tensor) -> Interval:
-    values = values.double()
-    return mean_interval(len(values), float(values.sum()), float(values.square().sum()))
-
-
 def similarity(two: Two, keys: dict[str, str], batch_size: int) -> dict[str, dict]:
     """PSNR and SSIM to the guided teacher's videos, of the student's and the unguided teacher's."""
     found = {name: ([], []) for name in ("student", "unguided")}
@@ -116,7 +111,10 @@ def similarity(two: Two, keys: dict[str, str], batch_size: int) -> dict[str, dic
         for name, arm in (("student", two.student), ("unguided", two.teacher)):
             for values, value in zip(found[name], likeness(two.plain.kept(arm, keys[name], places), target)):
                 values.append(value)
-    return {name: {"psnr": asdict(mean_of(torch.cat(p))), "ssim": asdict(mean_of(torch.cat(s)))} for name, (p, s) in found.items()}
+    return {
+        name: {"psnr": asdict(mean_interval(torch.cat(psnr).tolist(), 0)), "ssim": asdict(mean_interval(torch.cat(ssim).tolist(), -1, 1))}
+        for name, (psnr, ssim) in found.items()
+    }
 
 
 def speed(two: Two, batch_size: int, repeats: int) -> dict:

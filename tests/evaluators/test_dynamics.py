@@ -1,3 +1,5 @@
+from math import isnan
+
 import pytest
 
 from apo.evaluators.dynamics import DynamicDegree, MotionSmoothness
@@ -9,7 +11,8 @@ def test_dynamic_degree_is_the_mean_speed(measured):
     metric.update(measured(1, speed=[2.0]))
     interval = metric.compute()
     assert interval.value == pytest.approx(1.0)
-    assert interval.low < 1 < interval.high
+    assert 0 <= interval.low < 1 < interval.high <= 2
+    assert isnan(DynamicDegree().compute().value)
 
 
 def test_smoothness_is_the_mean_smoothness(measured):

@@ -1,8 +1,9 @@
 from math import inf, isnan
 
+import numpy as np
 import pytest
-import torch
 from scipy.stats import binomtest, bootstrap, norm
+from scipy.stats import t as student
 
 from apo.evaluators.intervals import Interval, Z, mean_interval, wilson
 
@@ -35,19 +36,27 @@ def test_z_is_the_normal_quantile():
     assert pytest.approx(norm.ppf(0.975), abs=1e-6) == Z
 
 
-def test_a_mean_interval_agrees_with_the_bootstrap():
-    x = torch.randn(400, generator=torch.Generator().manual_seed(0)).double() * 2 + 5
-    interval = mean_interval(len(x), float(x.sum()), float(x.square().sum()))
-    reference = bootstrap((x.numpy(),), lambda a, axis: a.mean(axis), random_state=0, n_resamples=4000).confidence_interval
-    assert interval.value == pytest.approx(float(x.mean()))
-    assert (interval.low, interval.high) == pytest.approx(tuple(reference), abs=0.02)
+def test_a_mean_interval_agrees_with_scipys_bootstrap_and_with_students():
+    x = np.random.default_rng(0).normal(5, 2, 400)
+    interval = mean_interval(x)
+    percentile = bootstrap((x,), np.mean, random_state=0, n_resamples=4000, method="percentile").confidence_interval
+    assert interval.value == pytest.approx(x.mean())
+    assert (interval.low, interval.high) == pytest.approx(tuple(percentile), abs=0.02)
+    assert (interval.low, interval.high) == pytest.approx(student.interval(0.95, 399, x.mean(), x.std(ddof=1) / 20), abs=0.02)
 
 
-def test_a_mean_interval_of_two_values_uses_students_quantile():
-    interval = mean_interval(2, 2.0, 4.0)  # the values 0 and 2
-    assert (interval.low, interval.high) == pytest.approx((1 - 12.7062, 1 + 12.7062), abs=1e-4)
+@pytest.mark.parametrize("values", [[0.1, 0.9], [1.0] * 5, [0.7] * 7, [0.0, 1.0, 1.0], [0.999, 1.0, 1.0, 0.2], [0.1] * 3 + [0.3], [0.5]])
+def test_a_mean_interval_stays_inside_the_range_and_around_the_value(values):
+    interval = mean_interval(values, 0.0, 1.0)
+    assert 0 <= interval.low <= interval.value <= interval.high <= 1
+    assert (interval.low == interval.high) == (len(values) > 1 and len(set(values)) == 1)
+    assert interval == mean_interval(values[::-1], 0.0, 1.0)
+
+
+def test_few_values_have_a_wide_interval():
+    assert vars(mean_interval([0.0, 2.0])) == {"value": 1.0, "low": 0.0, "high": 2.0}  # all that resampling two values can say
 
 
 def test_one_value_says_nothing_about_the_spread_and_none_says_nothing():
-    assert mean_interval(1, 3.0, 9.0) == Interval(3.0, -inf, inf)
-    assert all(isnan(x) for empty in (mean_interval(0, 0.0, 0.0), wilson(0, 0)) for x in vars(empty).values())
+    assert mean_interval([3.0], 0.0) == Interval(3.0, 0.0, inf) and mean_interval([0.3], 0.0, 1.0) == Interval(0.3, 0.0, 1.0)
+    assert all(isnan(x) for empty in (mean_interval([]), wilson(0, 0)) for x in vars(empty).values())
