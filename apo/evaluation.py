@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from tqdm import tqdm
 
 from apo import lineage
 from apo.data.checksums import Checksums
@@ -34,6 +33,7 @@ from apo.policies.architecture import fitting
 from apo.reports import card, results
 from apo.reports.before_after import draw, pick
 from apo.runs import Arm, EvaluationError, find, find_all
+from apo.terminal import progress
 
 if TYPE_CHECKING:
     from apo.policies.wan import WanPolicy
@@ -172,7 +172,7 @@ class Judge:
     def videos(self, arm: Arm, digest: str, label: str) -> Iterator[tuple[Tensor, Condition]]:
         """(videos, cond) by batches; latents are kept on disk, so an interrupted evaluation goes on."""
         count, size, policy = len(self.conditions), self.cfg.batch_size, self.load(arm)
-        for start in tqdm(range(0, count, size), label):
+        for start in progress(range(0, count, size), label):
             cond = policy.encode_condition(*self.conditions.batch(start, min(start + size, count)))
             yield policy.decode(self.part(arm, digest, start, cond)), cond
 

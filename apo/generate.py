@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from apo.interfaces import Condition, Guidance
 
@@ -42,14 +41,11 @@ def initial_noise(policy: "WanPolicy", seeds: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def generate(
-    policy: "WanPolicy", guidance: Guidance, cond: Condition, noise: Tensor, progress: str | None = None,
-    num_inference_steps: int | None = None,
-) -> Tensor:  # fmt: skip
-    """Latents x_0 (B, C, F, H, W) from noise x_T of the same shape; `progress` names a progress bar."""
+def generate(policy: "WanPolicy", guidance: Guidance, cond: Condition, noise: Tensor, num_inference_steps: int | None = None) -> Tensor:
+    """Latents x_0 (B, C, F, H, W) from noise x_T of the same shape."""
     scheduler, x_t = solver(policy, num_inference_steps), noise.to(cond.image.device, torch.float32)
     known = cond.image[:, :1] if policy.codec.expand_timesteps else None
-    for t in tqdm(scheduler.timesteps.cpu(), progress, disable=progress is None, leave=False):
+    for t in scheduler.timesteps.cpu():
         velocity = guidance(policy, x_t, t.float().expand(len(x_t)), cond)
         x_t = scheduler.step(velocity, t, x_t, return_dict=False)[0]
     return x_t if known is None else known * cond.image[:, 4:] + (1 - known) * x_t

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm import tqdm
 
 from apo.data.checksums import Checksums, Digests
 from apo.data.manifest import Problem, Row, VideoFile
@@ -17,6 +16,7 @@ from apo.data.video import Spec, VideoError, read_image, read_video
 from apo.errors import UserError
 from apo.files import write_tensors, write_text
 from apo.interfaces import Policy
+from apo.terminal import progress
 
 TENSORS = {"text", "image", "frame"}  # and the videos, and image_embeds where the model has an image encoder
 
@@ -55,7 +55,7 @@ class LatentCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         digest = Digests(self.folder.parent, f"{rank}of{world}")
         built = Built({}, [])
-        for index in tqdm(range(rank, len(rows), world), desc="encoding", disable=quiet or rank > 0):
+        for index in progress(range(rank, len(rows), world), desc="encoding", disable=quiet or rank > 0):
             row = rows[index]
             try:
                 name = file_name(row, digest)

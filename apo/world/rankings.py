@@ -16,7 +16,6 @@ import torch
 from filelock import FileLock
 from safetensors import safe_open
 from torch import Tensor
-from tqdm import tqdm
 
 from apo.data.cache import remembered
 from apo.data.pairs import PairSplit
@@ -26,6 +25,7 @@ from apo.generate import generate, initial_noise
 from apo.interfaces import Condition, Guidance
 from apo.policies.model import VideoSpec, WanModel, fingerprint
 from apo.rankers.oracle import OracleRanker
+from apo.terminal import progress
 from apo.world.candidates import DOMAINS, clip_of, rendered, rng_of, slowed
 from apo.world.conditions import require_world
 from apo.world.grammar import describe
@@ -101,7 +101,7 @@ class WorldRankings:
         folder, rows, block = self.folder(place), [], 0
         folder.mkdir(parents=True, exist_ok=True)
         title = f"{place.split} {place.source} {place.domain} rankings"
-        with FileLock(folder / "lock"), tqdm(total=count, desc=title, delay=2) as bar:
+        with FileLock(folder / "lock"), progress(total=count, desc=title, delay=2) as bar:
             while len(rows) < count:
                 done = folder / f"block_{block:05d}.json"
                 made = remembered(done, lambda block=block: self.label(place, block))

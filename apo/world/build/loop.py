@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_info
 from torch import nn
-from tqdm import tqdm
 
 from apo.files import replacing
+from apo.terminal import progress
 
 
 def warmup_cosine(step: int, steps: int, warmup: int = 100) -> float:
@@ -48,7 +48,7 @@ def train(
         for key, module in extra.items():
             module.load_state_dict(state[key])
         start = state["step"]
-    with (folder / f"{name}.log").open("a") as log, tqdm(range(start, steps), name, steps, initial=start) as bar:
+    with (folder / f"{name}.log").open("a") as log, progress(range(start, steps), name, steps, initial=start) as bar:
         log.write(f"# {name}: steps {start}..{steps}, {torch.get_num_threads()} threads\n")
         began, running = time.time(), None
         for step in bar:

@@ -15,11 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from apo.files import write_tensors
 from apo.flow import noised, shift_sigma, velocity
 from apo.interfaces import T
+from apo.terminal import progress
 from apo.world import flaws, render
 from apo.world.build.loop import muon_and_adamw, train
 from apo.world.grammar import describe
@@ -54,7 +54,7 @@ def encode_clips(path: Path, vae: AutoencoderKLWan, indices: range) -> None:
         return
     mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
     parts, prompts = {"latent": [], "image": [], "weight": []}, []
-    for start in tqdm(indices[::16], path.stem):
+    for start in progress(indices[::16], path.stem):
         videos, texts, weights = zip(*(clip_for_training(i) for i in range(start, start + 16)))
         video = torch.stack(videos)
         first = torch.cat([video[:, :, :1], torch.zeros_like(video[:, :, 1:])], 2)
