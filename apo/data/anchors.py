@@ -1,6 +1,7 @@
 """`data=anchors`: labelled videos of one condition each, that half-online training generates counterparts to (Section 3.3.2)."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from apo.data.cached import CachedDataset, stacked
-from apo.data.manifest import ImageFile, Row, VideoFile
+from apo.data.cells import ImageFile, VideoFile
+from apo.data.manifest import Row
 from apo.data.pairs import PairDataset, PairSplit, UserRows, encoded, permuted
 from apo.data.video import Spec
 from apo.errors import UserError
@@ -37,6 +39,9 @@ class AnchorRow(Row):
 
     def texts(self) -> dict[str, str]:
         return super().texts() | {"label": self.label}
+
+    def verdict(self, name: Callable[[Path], str]) -> str:
+        return self.label
 
 
 class AnchorDataset(CachedDataset):
@@ -90,13 +95,14 @@ class UserAnchors(UserRows):
 
     gives, row_type = "anchors", AnchorRow
 
-    def __init__(self, path: str, cache_dir: str, positive_share: float):
-        """path: .jsonl or .parquet."""
-        self.path, self.cache_dir, self.mix = Path(path), Path(cache_dir), Mixed(positive_share)
+    def __init__(self, path: str, cache_dir: str, positive_share: float, columns: Mapping[str, str] | None = None):
+        super().__init__(path, cache_dir, columns)
+        self.mix = Mixed(positive_share)
 
     def check(self, spec: Spec) -> None:
-        """ManifestError with every bad row, ValueError if a label is missing; see PairData."""
-        self.mix.require([row.label for row in self.rows(spec)])
+        """As of `UserRows`; UserError if a label is missing."""
+        super().check(spec)
+        self.mix.require([row.label for row in self.manifest().rows])
 
     def prepare(self, policy: Policy) -> PairSplit:
         """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""

@@ -10,8 +10,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from apo.data.cells import VideoFile
 from apo.data.checksums import Checksums, Digests
-from apo.data.manifest import Problem, Row, VideoFile
+from apo.data.manifest import Problem, Row
 from apo.data.video import Spec, VideoError, read_image, read_video
 from apo.errors import UserError
 from apo.files import write_tensors, write_text

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from apo.data.cache import LatentCache, fingerprint
 from apo.data.cached import CachedDataset, stacked
 from apo.data.manifest import Manifest, ManifestError, PairRow, Row, check, read
+from apo.data.repeats import notes
 from apo.data.shares import ALL, from_environment
 from apo.data.video import Spec
 from apo.errors import UserError
@@ -119,15 +120,23 @@ class StepBatches(Dataset):
 
 
 class UserRows:
-    """Rows of the user's manifest, each encoded once into cache_dir."""
+    """Rows of the user's manifest, each encoded once into cache_dir.
+
+    path: .jsonl, .csv or .parquet, or a folder with metadata.*. columns: see `apo.data.columns.Columns`.
+    """
 
     row_type: type[Row]
-    path: Path  # .jsonl or .parquet
-    cache_dir: Path
+
+    def __init__(self, path: str, cache_dir: str, columns: Mapping[str, str] | None = None):
+        self.path, self.cache_dir, self.columns = Path(path), Path(cache_dir), columns
+
+    def check(self, spec: Spec) -> None:
+        """ManifestError with every bad row; says which rows repeat or contradict each other. See PairData."""
+        say_notes(self.path, self.rows(spec))
 
     def manifest(self) -> Manifest:
         """The table, typed; no other file is looked at."""
-        return read(self.path, self.row_type)
+        return read(self.path, self.row_type, self.columns)
 
     def rows(self, spec: Spec) -> list[Row]:
         """All rows. ManifestError with every bad one; of those that torchrun or srun started, each process looks at its share."""
@@ -136,21 +145,26 @@ class UserRows:
         return manifest.rows
 
 
+def say_notes(path: Path, rows: list[Row]) -> None:
+    """Prints what there is to say about a manifest whose rows are all usable, once for all processes."""
+    if (from_environment(os.environ) or ALL).rank == 0:
+        for note in notes(rows):
+            print(f"{path}: {note}", flush=True)
+
+
 class UserPairs(UserRows):
     """Pairs of a manifest (see `apo.data.manifest.PairRow`), encoded once into cache_dir."""
 
     gives, row_type = "pairs", PairRow
 
-    def __init__(self, path: str, cache_dir: str, validation_fraction: float, seed: int):
-        """path: .jsonl or .parquet. seed: of the split into training and validation, not of the training."""
-        self.path, self.cache_dir = Path(path), Path(cache_dir)
+    def __init__(
+        self, path: str, cache_dir: str, validation_fraction: float, seed: int, columns: Mapping[str, str] | None = None
+    ):
+        """seed: of the split into training and validation, not of the training."""
+        super().__init__(path, cache_dir, columns)
         self.validation_fraction, self.seed = validation_fraction, seed
         if not 0 <= validation_fraction < 1:
             raise UserError(f"data.validation_fraction={validation_fraction}: give a number in [0, 1)")
-
-    def check(self, spec: Spec) -> None:
-        """ManifestError with every bad row; see PairData."""
-        self.rows(spec)
 
     def prepare(self, policy: Policy) -> PairSplit:
         """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""

@@ -1,6 +1,7 @@
 """`data=prompts`: the user's own conditions, a prompt and a first frame each, for stages in which the policy generates."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from apo.data.cached import ConditionDataset
+from apo.data.cells import ImageFile
 from apo.data.checksums import file_digest
-from apo.data.manifest import ImageFile, Row, load
+from apo.data.manifest import Row, load
 from apo.data.pairs import PairDataset, PairSplit, UserRows, encoded
 from apo.data.video import Spec, read_image
 from apo.interfaces import Policy
@@ -28,14 +30,6 @@ class UserPrompts(UserRows):
 
     gives, row_type = "prompts", PromptRow
 
-    def __init__(self, path: str, cache_dir: str):
-        """path: .jsonl or .parquet."""
-        self.path, self.cache_dir = Path(path), Path(cache_dir)
-
-    def check(self, spec: Spec) -> None:
-        """ManifestError with every bad row; see PairData."""
-        self.rows(spec)
-
     def prepare(self, policy: Policy) -> PairSplit:
         """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""
         files = encoded(self.path, self.rows(policy.spec), self.cache_dir, policy)
@@ -45,19 +39,23 @@ class UserPrompts(UserRows):
 
 @dataclass
 class PromptConditions:
-    """Held-out conditions of a manifest (see `PromptRow`) for evaluate.py: the first `count`, or all (None)."""
+    """Held-out conditions of a manifest (see `PromptRow`) for evaluate.py: the first `count`, or all (None).
+
+    path, columns: see `UserRows`.
+    """
 
     path: str
     count: int | None
     spec: Spec
+    columns: Mapping[str, str] | None = None
 
     @cached_property
     def rows(self) -> list[PromptRow]:
         """ManifestError with every bad row."""
-        return load(Path(self.path), PromptRow, self.spec)[: self.count]
+        return load(Path(self.path), PromptRow, self.spec, self.columns)[: self.count]
 
     def check(self, spec: Spec) -> None:
-        """ManifestError, FileNotFoundError or ValueError for what is wrong with the manifest and its files."""
+        """UserError for what is wrong with the manifest and its files."""
         self.rows  # noqa: B018
 
     @cached_property

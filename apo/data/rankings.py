@@ -4,6 +4,7 @@ import filecmp
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from apo.data.cells import VideoFile
 from apo.data.checksums import file_digest
-from apo.data.manifest import Manifest, Problem, Row, VideoFile, check, read
-from apo.data.pairs import PairSplit
+from apo.data.manifest import Manifest, Problem, Row, check, read
+from apo.data.pairs import PairSplit, say_notes
 from apo.data.video import Spec, read_video
 from apo.errors import UserError
 from apo.interfaces import Policy
@@ -65,6 +67,9 @@ class RankingRow(Row):
         if filecmp.cmp(self.first, self.second, shallow=False):
             return f"first and second are the same video ({self.first.name}, {self.second.name}): drop the row"
 
+    def verdict(self, name: Callable[[Path], str]) -> tuple[bool, str]:
+        return self.label > 2, name(self.first if self.label % 2 else self.second)
+
 
 class UserRankingDataset(RankingDataset):
     """Rows of a manifest; videos are decoded when they are asked for, as the policy's would look: the spec's size and rate."""
@@ -91,24 +96,27 @@ def content(row: RankingRow) -> str:
 class UserRankings:
     """Rankings of a manifest (see `RankingRow`).
 
-    path: .jsonl or .parquet. domains: of rows that name none. domain: the only one that is used; None for all.
+    path, columns: see `UserRows`. domains: of rows that name none. domain: the only one that is used; None for all.
     validation_fraction: of the rankings, held out by prompt. seed: of that split.
     """
 
     gives = "rankings"
 
     def __init__(
-        self, path: str, domains: DomainRule, domain: str | None, spec: Spec, validation_fraction: float, seed: int
-    ):
+        self, path: str, domains: DomainRule, domain: str | None, spec: Spec, validation_fraction: float, seed: int,
+        columns: Mapping[str, str] | None = None,
+    ):  # fmt: skip
+        self.columns = columns
         self.path, self.domains, self.domain, self.spec = Path(path), domains, domain, spec
         self.validation_fraction, self.seed = validation_fraction, seed
         if not 0 <= validation_fraction < 1:
             raise UserError(f"data.validation_fraction={validation_fraction}: give a number in [0, 1)")
 
     def check(self, spec: Spec) -> None:
-        """ManifestError with every bad row; ValueError if no row is of `domain`."""
+        """ManifestError with every bad row; UserError if no row is of `domain`. Says which rows repeat or contradict each other."""
         manifest = self.read()
         check(manifest, spec)
+        say_notes(self.path, manifest.rows)
         if not self.chosen(manifest.rows):
             there = ", ".join(sorted({self.domain_of(row) for row in manifest.rows}))
             raise UserError(f"data.domain={self.domain}: no row of {self.path} is of it; there are {there}")
@@ -122,7 +130,7 @@ class UserRankings:
 
     def read(self) -> Manifest:
         """The table, with the rows among its problems whose domain has no ranking prompt."""
-        manifest = read(self.path, RankingRow)
+        manifest = read(self.path, RankingRow, self.columns)
         return replace(manifest, problems=manifest.problems + [p for row in manifest.rows for p in self.unknown_domain(row)])
 
     def unknown_domain(self, row: RankingRow) -> list[Problem]:

@@ -24,10 +24,11 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 
+from apo.data.cells import VideoFile
 from apo.data.checksums import file_digest
-from apo.data.manifest import ManifestError, Problem, Row, VideoFile, read
-from apo.data.video import COPY_AGAIN, VideoError, open_stream, probe, rate, timed_frames
-from apo.errors import UserError
+from apo.data.manifest import ManifestError, Problem, Row, read
+from apo.data.video import COPY_AGAIN, VideoError, open_stream, probe, rate, require_within, timed_frames
+from apo.errors import one_line
 from apo.files import replacing, write_text
 from apo.seeds import generator
 from apo.terminal import progress
@@ -86,6 +87,7 @@ def source(row: VideoRow, factor: int) -> Source:
             f"{row.video}: {frames} frames from {start:g} s on are too few to show {factor} times slower: "
             "lower --factor, widen the segment or drop the row"
         )
+    require_within(row.video, duration, row.segment)
     digest = hashlib.sha256(f"{file_digest(row.video)} {row.segment}".encode()).hexdigest()
     return Source(row, digest, start, frames, fps)
 
@@ -187,7 +189,5 @@ if __name__ == "__main__":
     parser.add_argument("--min-motion", type=float, default=0.1, help="gray levels per frame below which a video is still")
     parser.add_argument("--workers", type=int, default=1, help="videos at once")
     a = parser.parse_args()
-    try:
+    with one_line("slow_motion"):
         make(a.manifest, a.out, a.factor, a.seed, a.min_motion, a.workers)
-    except UserError as error:
-        raise SystemExit(str(error)) from None

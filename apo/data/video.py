@@ -89,6 +89,13 @@ def require_length(path: Path, duration: float, frames: int, fps: float, segment
         )
 
 
+def require_within(path: Path, duration: float, segment: tuple[float, float] | None) -> None:
+    """VideoError for a segment that ends after `duration` seconds of file, which muxers round."""
+    if segment is not None and segment[1] > duration + 0.25:
+        start, end = segment
+        raise VideoError(f"{path}: the segment [{start:g}, {end:g}] ends after the video ({duration:.1f} s): correct it or drop the row")
+
+
 def probe(path: Path) -> float:
     """Seconds of video in a file, without decoding more than its first frame.
 

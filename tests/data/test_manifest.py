@@ -1,3 +1,5 @@
+import json
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from apo.data.manifest import ImageFile, ManifestError, PairRow, Row, VideoFile, load, read
+from apo.data.cells import ImageFile, VideoFile
+from apo.data.manifest import ManifestError, PairRow, Row, load, read
+from apo.data.rankings import RankingRow
 from apo.data.video import write_video
 from apo.errors import UserError
 from tests.data.clips import Spec, counted, write_jsonl
@@ -36,7 +40,7 @@ def test_all_bad_rows_are_reported_at_once_with_their_lines(tmp_path, records):
         (good | {"segment": [0.5, 9]}, "good0.mp4: has 0.2 s of video in the segment [0.5, 9]"),
         (good | {"prompt": "  "}, "prompt is '  ': write a text that is not empty"),
         (good | {"rejected": "copy.mp4"}, "chosen and rejected are the same video (good0.mp4, copy.mp4): drop the row"),
-        (good | {"choosen": "a.mp4"}, "unknown field 'choosen': did you mean 'chosen'?"),
+        (good | {"choosen": "a.mp4"}, "unknown column 'choosen', in 1 of 13 rows: did you mean 'chosen'?"),
         ({"prompt": "p", "chosen": "good0.mp4"}, "rejected is missing: add it or drop the row"),
         (good | {"segment": [2, 1]}, "segment is [2, 1]: write [start, end] in seconds"),
         (good | {"prompt": 5, "annotators": "a"}, "annotators is 'a': write a list of strings"),
@@ -66,7 +70,7 @@ def test_parquet_reads_as_jsonl_does(tmp_path, records, manifest):
 def test_what_is_not_a_manifest_says_so(tmp_path):
     with pytest.raises(UserError, match="data.path"):
         read(tmp_path / "none.jsonl", PairRow)
-    for name in ("m.csv", "m.parquet"):
+    for name in ("m.txt", "m.parquet"):
         (tmp_path / name).write_text("a,b")
         with pytest.raises(ValueError, match=name):
             read(tmp_path / name, PairRow)
@@ -94,3 +98,55 @@ def test_a_phones_truncated_upload_is_found_without_decoding_it(tmp_path, record
     (tmp_path / "a.mp4").write_bytes(whole[: int(len(whole) * 0.8)])  # still long enough for the model
     with pytest.raises(ManifestError, match="line 1: .*a.mp4: truncated"):
         load(write_jsonl(tmp_path / "m.jsonl", [records[0] | {"chosen": "a.mp4"}]), PairRow, Spec())
+
+
+def test_no_hostile_row_hides_another(tmp_path, records):
+    good = records[0]
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    (tmp_path / "folder.mp4").mkdir()
+    rows = [
+        (json.dumps(good | {"image": "bomb.png"}), "bomb.png: .*pixels"),
+        ("[" * 100_000, r"not JSON \(nested too deeply\)"),
+        ('{"prompt": ' + "9" * 5000 + "}", "not JSON .*digits"),
+        ("[" * 900 + "]" * 900, r"is \[\[\[...\]\]\]: write an object"),
+        ('"a text"', "is 'a text': write an object"),
+        ("NaN", "is nan: write an object"),
+        ('{"prompt": "a", "prompt": "b"}', "a name is there twice"),
+        (json.dumps(good | {"prompt": "a \ud800 b"}), "prompt is .*: write UTF-8 text, without NUL and lone surrogates"),
+        (json.dumps(good | {"prompt": "a \0 b"}), "prompt is .*without NUL"),
+        (json.dumps(good | {"prompt": 10**4000}), "prompt is 1000.*: write a text"),
+        (json.dumps(good | {"chosen": "good0\0.mp4"}), "chosen is .*without NUL"),
+        (json.dumps(good | {"chosen": "good0\n.mp4"}), "chosen is .*without control characters"),
+        (json.dumps(good | {"chosen": "x" * 300}), "File name too long"),
+        (json.dumps(good | {"chosen": "folder.mp4"}), "folder.mp4: no such file"),
+        (json.dumps(good | {"chosen": {"_target_": "os.system"}}), "chosen is {'_target_': 'os.system'}: write a text"),
+        (json.dumps(good | {"segment": [0, 10**400]}), "segment is .*: write"),
+        (json.dumps(good | {"segment": [0, float("inf")]}), "segment is .*: write"),
+        (json.dumps(good | {"segment": [False, True]}), "segment is .*: write"),
+        (json.dumps(good | {"segment": [0, 60]}), r"the segment \[0, 60\] ends after the video \(0.8 s\)"),
+        (json.dumps(good | {"annotators": ["a", 1]}), "annotators is .*: write a list of strings"),
+        *((json.dumps(good | {"domain": path}), "domain is .*: write a name, or NAME.txt for a ranking prompt beside the manifest")
+          for path in ("../a.txt", "/etc/passwd", "a/b.txt", "..", "a\0.txt", 5)),
+        (json.dumps(good | {"domain": "nowhere.txt"}), "nowhere.txt: no such file"),
+    ]  # fmt: skip
+    path = write_jsonl(tmp_path / "m.jsonl", [f"{text}\n" for text, _ in rows])
+    with pytest.raises(ManifestError) as raised:
+        load(path, PairRow, Spec())
+    said = {problem.line: problem.message for problem in raised.value.problems}
+    assert sorted(said) == list(range(1, len(rows) + 1))
+    for line, (_, message) in enumerate(rows, start=1):
+        assert re.search(message, said[line]) and len(said[line]) < 600, said[line]
+    assert "\n" not in "".join(said.values())
+
+
+@pytest.mark.parametrize("label", [True, 1.0, "1", 0, 5, None, [1]])
+def test_a_label_is_one_of_four_whole_numbers(tmp_path, records, label):
+    row = {"prompt": "p", "first": "good0.mp4", "second": "bad0.mp4", "label": label}
+    with pytest.raises(ManifestError, match="line 1: label is"):
+        load(write_jsonl(tmp_path / "m.jsonl", [row]), RankingRow, Spec())
+
+
+def test_a_prompt_file_lies_beside_the_manifest(tmp_path, records):
+    (tmp_path / "cars.txt").write_text("Which car?")
+    (row,) = load(write_jsonl(tmp_path / "m.jsonl", [records[0] | {"domain": "cars.txt"}]), PairRow, Spec())
+    assert row.domain == str(tmp_path / "cars.txt")

@@ -57,7 +57,7 @@ def test_bad_rows_are_reported_at_once(tmp_path, manifest):
         UserPrompts(str(path), str(tmp_path / "cache")).check(Spec())
     said = [problem.message for problem in raised.value.problems]
     assert "none.png: no such file" in said[0] and said[1] == "image is missing: add it or drop the row"
-    assert "not a readable image" in said[2] and "unknown field 'video'" in said[3]
+    assert "not a readable image" in said[2] and "unknown column 'video'" in said[3]
 
 
 def test_ranks_see_different_conditions_that_depend_on_the_step_alone(tmp_path, manifest):

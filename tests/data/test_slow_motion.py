@@ -120,7 +120,7 @@ def test_the_command_says_what_it_made_or_why_not(videos, tmp_path):
     done = subprocess.run([*command, str(videos)], capture_output=True, text=True, cwd=root)
     assert done.returncode == 0 and "2 pairs in" in done.stdout and "1 of videos that hardly move" in done.stdout
     failed = subprocess.run([*command, "nowhere.jsonl"], capture_output=True, text=True, cwd=root)
-    assert failed.returncode == 1 and failed.stderr.startswith("nowhere.jsonl: no such manifest")
+    assert failed.returncode == 1 and failed.stderr.startswith("slow_motion: nowhere.jsonl: no such manifest")
     with pytest.raises(Exception, match="whole numbers from 2"):
         whole_number("1")
 
