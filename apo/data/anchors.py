@@ -47,8 +47,8 @@ class AnchorRow(Row):
 class AnchorDataset(CachedDataset):
     """Cached anchors, read from disk one by one. labels: of the files, POSITIVE or NEGATIVE."""
 
-    def __init__(self, files: list[Path], labels: list[str], max_sequence_length: int):
-        super().__init__(files, max_sequence_length)
+    def __init__(self, files: list[Path], labels: list[str], max_sequence_length: int, verify: Callable[[Path], None] | None = None):
+        super().__init__(files, max_sequence_length, verify)
         self.places = {label: [i for i, given in enumerate(labels) if given == label] for label in (POSITIVE, NEGATIVE)}
 
     def collate(self, items: list[dict]) -> Anchor:
@@ -107,5 +107,5 @@ class UserAnchors(UserRows):
     def prepare(self, policy: Policy) -> PairSplit:
         """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""
         rows = self.rows(policy.spec)
-        files, length = encoded(self.path, rows, self.cache_dir, policy), policy.max_sequence_length
-        return PairSplit(AnchorDataset(files, [row.label for row in rows], length), PairDataset([], length), self.mix)
+        (files, verify), length = encoded(self.path, rows, self.cache_dir, policy), policy.max_sequence_length
+        return PairSplit(AnchorDataset(files, [row.label for row in rows], length, verify), PairDataset([], length), self.mix)

@@ -19,6 +19,7 @@ from apo.files import write_tensors, write_text
 from apo.interfaces import Policy
 from apo.terminal import progress
 
+PIXELS = {"frame", "videos"}  # names of uint8 tensors; all others hold real numbers
 TENSORS = {"text", "image", "frame"}  # and the videos, and image_embeds where the model has an image encoder
 
 
@@ -46,30 +47,75 @@ class LatentCache:
         self.folder = Path(folder) / hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
 
     def build(
-        self, rows: Sequence[Row], policy: Policy, rank: int = 0, world: int = 1, checksums: Checksums | None = None, quiet: bool = False,
+        self, rows: Sequence[Row], policy: Policy, rank: int = 0, world: int = 1, thorough: bool = False, quiet: bool = False,
     ) -> Built:  # fmt: skip
         """Encodes those of rows[rank::world] that have no sound file yet. Interrupted, it goes on where it was.
 
-        A bad row doesn't stop the others; it is reported in the result. No collective calls. With checksums, a file whose
-        bytes have changed since they were written is encoded anew.
+        A bad row doesn't stop the others; it is reported in the result. No collective calls. thorough: files that are there are
+        read whole, see `flaw`; otherwise their headers.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        digest = Digests(self.folder.parent, f"{rank}of{world}")
+        digest, checksums = Digests(self.folder.parent, f"{rank}of{world}"), Checksums(self.folder, f"rank{rank}of{world}")
         built = Built({}, [])
         for index in progress(range(rank, len(rows), world), desc="encoding", disable=quiet or rank > 0):
             row = rows[index]
             try:
                 name = file_name(row, digest)
                 path = self.folder / name
-                if not is_sound(path, row) or (checksums is not None and not checksums.holds(path)):
+                if thorough and path.is_file() and (wrong := flaw(path, checksums)):
+                    print(f"{path}: {wrong}; it is encoded anew", flush=True)
+                    path.unlink()
+                if not is_sound(path, row):
                     write_tensors(path, encode(row, policy), row.texts())
-                    built.encoded += 1
-                if checksums is not None:
                     checksums.record(path)
+                    built.encoded += 1
                 built.names[index] = name
             except (VideoError, OSError) as error:
                 built.problems.append(Problem(row.line, str(error)))
         return built
+
+
+class Verified:
+    """Makes sure of cache files before they are used: each is read whole once in a process, and encoded anew if it is damaged.
+
+    rows: by the names of their files.
+    """
+
+    def __init__(self, cache: LatentCache, rows: dict[str, Row], policy: Policy, writer: str):
+        self.rows, self.policy, self.checksums = rows, policy, Checksums(cache.folder, writer)
+        self.seen: set[str] = set()
+
+    def __call__(self, path: Path) -> None:
+        """UserError if the file is damaged and its row can't be encoded any more."""
+        if path.name in self.seen:
+            return
+        if wrong := flaw(path, self.checksums):
+            print(f"{path}: {wrong}; it is encoded anew", flush=True)
+            row = self.rows[path.name]
+            write_tensors(path, encode(row, self.policy), row.texts())
+            self.checksums.record(path)
+        self.seen.add(path.name)
+
+
+def flaw(path: Path, checksums: Checksums) -> str | None:
+    """What is wrong with the bytes or the numbers of a file of tensors; reads it whole."""
+    try:
+        if not checksums.holds(path):
+            return "its bytes are not those that were written"
+        with safe_open(path, "pt") as file:
+            return next(filter(None, (wrong_numbers(name, file.get_tensor(name)) for name in file.keys())), None)
+    except FileNotFoundError:
+        return "it is missing"
+    except SafetensorError as error:
+        return f"it is no whole safetensors file ({error})"
+
+
+def wrong_numbers(name: str, tensor: Tensor) -> str | None:
+    if name in PIXELS:
+        return None if tensor.dtype == torch.uint8 else f"{name} is {tensor.dtype}, pixels are uint8"
+    if not tensor.is_floating_point():
+        return f"{name} is {tensor.dtype}, no real numbers"
+    return None if tensor.isfinite().all() else f"{name} has NaN or infinite numbers"
 
 
 def fingerprint(policy: Policy) -> str:
@@ -101,10 +147,18 @@ def encode(row: Row, policy: Policy) -> dict[str, Tensor]:
     return {name: tensor.cpu().contiguous() for name, tensor in (tensors | {"frame": frame}).items()}
 
 
-def remembered(done: Path, make):
-    """What `make()` returned, from the JSON file `done` if it is there: an interrupted build goes on after its last batch."""
-    if not done.exists():
-        write_text(done, json.dumps(make()))
+def remembered(done: Path, make, checksums: Checksums):
+    """What `make()` returned, from the JSON file `done` if it is there and whole: an interrupted build goes on after its last batch."""
+    try:
+        if checksums.holds(done):
+            return json.loads(done.read_text())
+        print(f"{done}: its bytes are not those that were written; it is made anew", flush=True)
+    except FileNotFoundError:
+        pass
+    except (ValueError, RecursionError) as error:
+        print(f"{done}: not JSON ({error}); it is made anew", flush=True)
+    write_text(done, json.dumps(make()))
+    checksums.record(done)
     return json.loads(done.read_text())
 
 

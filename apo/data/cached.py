@@ -1,5 +1,6 @@
 """Encoded files of a cache as a data set, and what every kind of them has: the condition."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,10 +14,13 @@ from apo.interfaces import Condition
 
 
 class CachedDataset(Dataset):
-    """Files of `apo.data.cache.LatentCache`, read from disk one by one. A subclass says how items become a batch."""
+    """Files of `apo.data.cache.LatentCache`, read from disk one by one. A subclass says how items become a batch.
 
-    def __init__(self, files: list[Path], max_sequence_length: int):
-        self.files = files
+    verify: is given a file before it is read, and makes sure of it; see `apo.data.cache.Verified`. None: they are known to be sound.
+    """
+
+    def __init__(self, files: list[Path], max_sequence_length: int, verify: Callable[[Path], None] | None = None):
+        self.files, self.verify = files, verify
         self.max_sequence_length = max_sequence_length
 
     @property
@@ -29,6 +33,8 @@ class CachedDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         """The tensors of a cache file, `prompt`, and `domain` ('' if the manifest has none)."""
+        if self.verify is not None:
+            self.verify(self.files[index])
         with safe_open(self.files[index], "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()} | file.metadata()
 

@@ -5,9 +5,10 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+DIGEST = re.compile(r"[0-9a-f]{64}")
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")  # as sha256sum writes it
 
 
@@ -31,11 +32,10 @@ class Digests:
     def __init__(self, folder: Path, writer: str):
         self.list = Path(folder) / f"{writer}.digests"
         self.known: dict[tuple, str] = {}
-        for file in Path(folder).glob("*.digests"):
-            for line in file.read_text().split("\n"):
-                if (found := recalled(line)) is not None:
-                    path, state, digest = found
-                    self.known[path, *state] = digest
+        for line in lines(Path(folder), "*.digests"):
+            if (found := recalled(line)) is not None:
+                path, state, digest = found
+                self.known[path, *state] = digest
 
     def __call__(self, path: Path) -> str:
         """In hexadecimal."""
@@ -49,12 +49,20 @@ class Digests:
 
 
 def recalled(line: str) -> tuple[str, list[int], str] | None:
-    """(path, size and times, digest), or None of an empty line and of one that a dying writer left half."""
+    """(path, size and times, digest), or None of an empty line, of one that a dying writer left half and of one that is damaged."""
     try:
-        path, state, digest = json.loads(line)
-        return path, state, digest
-    except ValueError:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
         return None
+    match found:
+        case [str(path), [int(), int(), int()] as state, str(digest)] if DIGEST.fullmatch(digest):
+            return path, state, digest
+
+
+def lines(folder: Path, pattern: str) -> Iterator[str]:
+    """Of all lists in a folder; what is damaged in them fits nothing."""
+    for file in folder.glob(pattern):
+        yield from file.read_text(encoding="utf-8", errors="replace").split("\n")
 
 
 class Checksums:
@@ -66,17 +74,24 @@ class Checksums:
     def __init__(self, folder: Path, writer: str):
         self.list = Path(folder) / f"{writer}.sha256"
         self.known: dict[str, set[str]] = defaultdict(set)
-        for file in Path(folder).glob("*.sha256"):
-            for digest, name in filter(None, map(parsed, file.read_text().split("\n"))):
-                self.known[name].add(digest)
+        self.reread()
+
+    def reread(self) -> None:
+        for digest, name in filter(None, map(parsed, lines(self.list.parent, "*.sha256"))):
+            self.known[name].add(digest)
 
     def holds(self, path: Path) -> bool:
-        """Whether a file still has bytes that were recorded; of a file that nobody recorded there is nothing to doubt."""
-        return path.name not in self.known or file_digest(path) in self.known[path.name]
-
-    def record(self, path: Path) -> None:
-        """On disk at once: a writer that dies has said of each file whether it is whole."""
+        """Whether a file still has bytes that were recorded; one that nobody recorded yet is believed, and recorded."""
         digest = file_digest(path)
+        if path.name in self.known and digest not in self.known[path.name]:
+            self.reread()  # another writer may have made it anew since
+            return digest in self.known[path.name]
+        self.record(path, digest)
+        return True
+
+    def record(self, path: Path, digest: str | None = None) -> None:
+        """On disk at once: a writer that dies has said of each file whether it is whole. digest: of the file, if it is known."""
+        digest = digest or file_digest(path)
         if digest in self.known[path.name]:
             return
         self.known[path.name].add(digest)

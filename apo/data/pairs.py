@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 from torch.utils.data import Dataset
 
-from apo.data.cache import LatentCache, fingerprint
+from apo.data.cache import LatentCache, Verified, fingerprint
 from apo.data.cached import CachedDataset, stacked
 from apo.data.manifest import Manifest, ManifestError, PairRow, Row, check, read
 from apo.data.repeats import notes
@@ -65,7 +65,7 @@ class PairDataset(CachedDataset):
                 f"validation_fraction={validation_fraction} of {len(self)} pairs of {len(drawn)} conditions leaves "
                 "none to train on: lower data.validation_fraction or add pairs"
             )
-        return PairSplit(*(PairDataset(side, self.max_sequence_length) for side in sides))
+        return PairSplit(*(PairDataset(side, self.max_sequence_length, self.verify) for side in sides))
 
 
 @dataclass
@@ -168,12 +168,12 @@ class UserPairs(UserRows):
 
     def prepare(self, policy: Policy) -> PairSplit:
         """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""
-        files = encoded(self.path, self.rows(policy.spec), self.cache_dir, policy)
-        return PairDataset(files, policy.max_sequence_length).split(self.validation_fraction, self.seed)
+        files, verify = encoded(self.path, self.rows(policy.spec), self.cache_dir, policy)
+        return PairDataset(files, policy.max_sequence_length, verify).split(self.validation_fraction, self.seed)
 
 
-def encoded(path: Path, rows: list[Row], cache_dir: Path, policy: Policy) -> list[Path]:
-    """The cache file of each row of the manifest `path`; ManifestError on every rank.
+def encoded(path: Path, rows: list[Row], cache_dir: Path, policy: Policy) -> tuple[list[Path], Verified]:
+    """The cache file of each row of the manifest `path`, and what makes sure of them; ManifestError on every rank.
 
     Processes that torchrun or srun started share the work, each its own rows first: it then goes through the others' rows, once
     those who are at them have finished or died.
@@ -189,4 +189,6 @@ def encoded(path: Path, rows: list[Row], cache_dir: Path, policy: Policy) -> lis
         problems += built.problems
     if problems:
         raise ManifestError(path, sorted(problems, key=lambda problem: problem.line))
-    return [cache.folder / names[index] for index in range(len(rows))]
+    by_name = {names[index]: row for index, row in enumerate(rows)}
+    verify = Verified(cache, by_name, policy, f"rank{mine.rank}of{mine.world}")
+    return [cache.folder / names[index] for index in range(len(rows))], verify

@@ -21,7 +21,6 @@ import torch
 from omegaconf import DictConfig
 
 from apo.data.cache import LatentCache, fingerprint
-from apo.data.checksums import Checksums
 from apo.data.command import built, composed
 from apo.data.manifest import ManifestError
 from apo.data.pairs import UserRows
@@ -89,7 +88,7 @@ def run(cfg: DictConfig, data: UserRows, share: Share, report: Path | None = Non
     cache = LatentCache(data.cache_dir, fingerprint(encoder))
     cache.folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    done = cache.build(rows, encoder, share.rank, share.world, Checksums(cache.folder, f"rank{share.rank}of{share.world}"))
+    done = cache.build(rows, encoder, share.rank, share.world, thorough=True)
     seconds = time.perf_counter() - began
     there = len(done.names) - done.encoded
     print(f"share {share.rank + 1} of {share.world} on {place}: {throughput(done.encoded, there, seconds)} -> {cache.folder}", flush=True)

@@ -32,9 +32,9 @@ class UserPrompts(UserRows):
 
     def prepare(self, policy: Policy) -> PairSplit:
         """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""
-        files = encoded(self.path, self.rows(policy.spec), self.cache_dir, policy)
+        files, verify = encoded(self.path, self.rows(policy.spec), self.cache_dir, policy)
         length = policy.max_sequence_length
-        return PairSplit(ConditionDataset(files, length), PairDataset([], length))
+        return PairSplit(ConditionDataset(files, length, verify), PairDataset([], length))
 
 
 @dataclass

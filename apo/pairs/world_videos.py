@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from filelock import FileLock
 
-from apo.data.cache import remembered
+from apo.data.cache import flaw, remembered
+from apo.data.checksums import Checksums
 from apo.data.pairs import PairSplit
 from apo.interfaces import Condition, Guidance
 from apo.pairs.rollout import evaluating
@@ -73,19 +74,30 @@ class WorldVideos(ABC):
         return self.cache_dir / f"{self.name}-{hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()[:16]}"
 
     def batches(self, policy: "WanPolicy", folder: Path, bar: Lines) -> Iterator:
-        """What `make` returned of one batch after another, those of earlier runs from the disk.
+        """What `make` returned of one batch after another, those of earlier runs from the disk if all their files are whole.
 
         RuntimeError once far more conditions were tried than `bar` counts finds.
         """
-        batch = 0
+        batch, checksums = 0, Checksums(folder, "world")
         while True:
-            yield remembered(folder / f"batch_{batch:05d}.json", lambda batch=batch: self.make(policy, folder, batch))
+            yield self.batch(policy, folder, batch, checksums)
             batch += 1
             if batch * self.batch_size > PATIENCE * (bar.n + 1):
                 raise RuntimeError(
                     f"{batch * self.batch_size} conditions gave {bar.n} of {bar.total} for data={self.name}: {self.model.path} under "
                     f"this guidance is too good or too bad for it; {self.hint}"
                 )
+
+    def batch(self, policy: "WanPolicy", folder: Path, batch: int, checksums: Checksums):
+        """What `make` returned of a batch, whose files are whole; made anew if they are not."""
+        done = folder / f"batch_{batch:05d}.json"
+        made = remembered(done, lambda: self.make(policy, folder, batch), checksums)
+        if wrong := next(((name, found) for name in made if (found := flaw(folder / name, checksums))), None):
+            print(f"{folder / wrong[0]}: {wrong[1]}; its batch is made anew", flush=True)
+            made = self.make(policy, folder, batch)
+            for name in made:
+                checksums.record(folder / name)
+        return made
 
     @abstractmethod
     def build(self, policy: "WanPolicy", folder: Path) -> PairSplit:

@@ -17,7 +17,8 @@ from filelock import FileLock
 from safetensors import safe_open
 from torch import Tensor
 
-from apo.data.cache import remembered
+from apo.data.cache import flaw, remembered
+from apo.data.checksums import Checksums
 from apo.data.pairs import PairSplit
 from apo.data.rankings import RankingDataset
 from apo.files import write_tensors
@@ -67,6 +68,7 @@ class WorldRankings:
         self.cache_dir, self.count, self.validation_count = Path(cache_dir), count, validation_count
         self.generated_share, self.slow_motion, self.domain = generated_share, slow_motion, domain
         self.candidates, self.batch_size, self.seed = candidates, batch_size, seed
+        self.verified: set[Path] = set()  # generated videos that this process has looked at as a whole
         if domain not in (None, *DOMAINS):
             raise ValueError(f"data.domain={domain}: the world has {', '.join(DOMAINS)}, or null for both")
         if not 0 <= generated_share <= 1:
@@ -101,10 +103,11 @@ class WorldRankings:
         folder, rows, block = self.folder(place), [], 0
         folder.mkdir(parents=True, exist_ok=True)
         title = f"{place.split} {place.source} {place.domain} rankings"
+        checksums = Checksums(folder, "world")
         with FileLock(folder / "lock"), progress(total=count, desc=title, delay=2) as bar:
             while len(rows) < count:
                 done = folder / f"block_{block:05d}.json"
-                made = remembered(done, lambda block=block: self.label(place, block))
+                made = remembered(done, lambda block=block: self.label(place, block), checksums)
                 rows += [row for row in made if self.slow_motion or not row["slow"]]
                 bar.update(min(len(rows), count) - bar.n)
                 block += 1
@@ -171,11 +174,21 @@ class WorldRankings:
         """(candidates, F, 3, 64, 64) by the baseline, kept on disk a block of conditions at a time."""
         block, i = divmod(index, self.batch_size)
         path = self.cache_dir / f"world_rankings-videos-{self.video_key}" / f"{place.split}-{place.domain}-{block:05d}.safetensors"
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            write_tensors(path, {"videos": self.generate(place, block)})
+        if path not in self.verified:
+            self.make_sure(path, place, block)
+            self.verified.add(path)
         with safe_open(path, "pt") as file:
             return file.get_slice("videos")[i]
+
+    def make_sure(self, path: Path, place: Place, block: int) -> None:
+        """Generates a block's videos unless they are there and whole."""
+        path.parent.mkdir(exist_ok=True)
+        checksums = Checksums(path.parent, "world")
+        if wrong := flaw(path, checksums):
+            if path.exists():
+                print(f"{path}: {wrong}; it is generated anew", flush=True)
+            write_tensors(path, {"videos": self.generate(place, block)})
+            checksums.record(path)
 
     @cached_property
     def video_key(self) -> str:

@@ -132,7 +132,11 @@ def test_checksums_take_either_writers_bytes_and_no_half_line(tmp_path):
         Checksums(tmp_path, f"rank{rank}").record(file)
     (tmp_path / "rank2.sha256").write_text("0123abc")  # died while writing
     again = Checksums(tmp_path, "rank2")
-    assert again.holds(file) and again.holds(tmp_path / "unknown.safetensors")
+    assert again.holds(file)
+    (tmp_path / "unknown.safetensors").write_bytes(b"four")  # is believed once, and known from then on
+    assert again.holds(tmp_path / "unknown.safetensors")
+    (tmp_path / "unknown.safetensors").write_bytes(b"f0ur")
+    assert not again.holds(tmp_path / "unknown.safetensors")
     file.write_bytes(b"one")
     assert again.holds(file)
     file.write_bytes(b"on3")
@@ -153,6 +157,19 @@ def test_a_files_digest_is_computed_again_only_when_it_has_changed(tmp_path, mon
     file.write_bytes(b"two")
     assert Digests(tmp_path, "0of2")(file) == hashlib.sha256(b"two").hexdigest()
     assert Digests(tmp_path, "0of1")(file) == hashlib.sha256(b"two").hexdigest() and len(read) == 2  # whichever list is read last
+
+
+def test_damaged_lists_are_lists_of_what_is_left_in_them(tmp_path):
+    file = tmp_path / "video.mp4"
+    file.write_bytes(b"one")
+    good = hashlib.sha256(b"one").hexdigest()
+    Checksums(tmp_path, "a").record(file)
+    Digests(tmp_path, "a")(file)
+    hostile = ["5", "null", "[" * 100_000, '[["a"], 1, 2]', '["a", [1, 2, 3], "short"]', '["a", null, null]', '{"a": 1}', "\0\0", '"a"']
+    for name in ("b.digests", "b.sha256"):
+        (tmp_path / name).write_bytes(b"\xff\xfe\n" + "\n".join(hostile).encode())
+    assert Digests(tmp_path, "c")(file) == good and Checksums(tmp_path, "c").holds(file)
+    assert Digests(tmp_path, "c").known.keys() == Digests(tmp_path, "d").known.keys() and len(Digests(tmp_path, "d").known) == 1
 
 
 def test_more_workers_than_gpus_are_refused(monkeypatch):

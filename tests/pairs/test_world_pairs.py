@@ -61,6 +61,27 @@ def test_an_interrupted_build_goes_on_to_the_same_pairs(setting):
         assert all(torch.equal(old[key], new[key]) for key in old)
 
 
+def test_damaged_files_of_the_cache_are_made_anew_and_said(setting, capsys):
+    cfg, policy, pairs = setting
+    folder = instantiate(cfg.data).folder(policy)
+    before = {path.name: path.read_bytes() for path in pairs.files}
+    victim, lists = pairs.files[1], sorted(folder.glob("batch_*.json"))
+    damaged = bytearray(before[victim.name])
+    damaged[-3] ^= 1  # in a tensor: the header is sound
+    for path, content, said in [
+        (victim, damaged, "its bytes are not those that were written; its batch is made anew"),
+        (lists[-1], b"[", "its bytes are not those that were written; it is made anew"),
+        (folder / "world.sha256", b"\xff\x00 5", ""),
+    ]:
+        path.write_bytes(content)
+        capsys.readouterr()
+        again = instantiate(cfg.data).prepare(policy).train
+        assert [path.name for path in again.files] == [*before] and f"{path}: {said}" in capsys.readouterr().out or not said
+        for path in again.files:
+            old, new = load(before[path.name]), load(path.read_bytes())
+            assert all(torch.equal(old[key], new[key]) for key in old)
+
+
 def test_the_starting_adapter_can_make_them_instead(setting, tmp_path):
     cfg, policy, pairs = setting
     with pytest.raises(Exception, match="there is no adapter to start from; give adapter=FOLDER"):
