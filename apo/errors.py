@@ -11,6 +11,10 @@ DISK = {  # errno -> the remedy
     errno.EROFS: "that disk is read-only: give a folder on another",
     errno.EACCES: "give a folder that you may write to, or change its permissions",
     errno.EPERM: "give a folder that you may write to, or change its permissions",
+    errno.EEXIST: "there is a file of that name: give another path",
+    errno.ENOTDIR: "a part of that path is a file: give another path",
+    errno.EISDIR: "there is a folder of that name: give another path",
+    errno.ENAMETOOLONG: "give a shorter path",
 }
 
 

@@ -14,7 +14,7 @@ from apo.data.cells import VideoFile
 from apo.data.checksums import Checksums, Digests
 from apo.data.manifest import Problem, Row
 from apo.data.video import Spec, VideoError, read_image, read_video
-from apo.errors import UserError
+from apo.errors import DISK, UserError
 from apo.files import write_tensors, write_text
 from apo.interfaces import Policy
 from apo.terminal import progress
@@ -70,7 +70,11 @@ class LatentCache:
                     checksums.record(path)
                     built.encoded += 1
                 built.names[index] = name
-            except (VideoError, OSError) as error:
+            except VideoError as error:
+                built.problems.append(Problem(row.line, str(error)))
+            except OSError as error:
+                if error.errno in DISK:  # of the cache's own disk, which no row can help
+                    raise
                 built.problems.append(Problem(row.line, str(error)))
         return built
 

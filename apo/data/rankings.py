@@ -114,7 +114,7 @@ class UserRankings:
 
     def check(self, spec: Spec) -> None:
         """ManifestError with every bad row; UserError if no row is of `domain`. Says which rows repeat or contradict each other."""
-        manifest = self.read()
+        manifest = self.manifest()
         check(manifest, spec)
         say_notes(self.path, manifest.rows)
         if not self.chosen(manifest.rows):
@@ -123,12 +123,12 @@ class UserRankings:
 
     def prepare(self, policy: Policy) -> PairSplit:
         """The rankings of two sides that share no prompt."""
-        rows = self.chosen(self.read().rows)
+        rows = self.chosen(self.manifest().rows)
         dataset = UserRankingDataset(rows, [self.domain_of(row) for row in rows], self.spec)
         held_out = self.held_out([row.prompt for row in rows])
         return PairSplit(*(dataset.part([i for i, out in enumerate(held_out) if out == side]) for side in (False, True)))
 
-    def read(self) -> Manifest:
+    def manifest(self) -> Manifest:
         """The table, with the rows among its problems whose domain has no ranking prompt."""
         manifest = read(self.path, RankingRow, self.columns)
         return replace(manifest, problems=manifest.problems + [p for row in manifest.rows for p in self.unknown_domain(row)])

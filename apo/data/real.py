@@ -151,10 +151,14 @@ def make(folder: Path, clips: dict[str, Path], scenes: list[Scene], spec: Spec) 
     return manifest
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("outputs/real"))
     given, overrides = parser.parse_known_args()
     with one_line("real"):
         model = model_of(overrides)
         make(given.folder, fetch(given.folder), SCENES, model.spec)
+
+
+if __name__ == "__main__":
+    main()

@@ -30,7 +30,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
         found.append(f"{len(again)} of {len(rows)} rows repeat another and count again: lines {listed(sorted(again))}")
     if opposed:
         lines = listed([" and ".join(map(str, lines)) for lines in sorted(opposed)])
-        found.append(f"{len(opposed)} contradictions, rows that judge the same videos differently: lines {lines}")
+        found.append(f"{len(opposed)} contradiction{'s' * (len(opposed) > 1)}, rows that judge the same videos differently: lines {lines}")
     return found
 
 

@@ -180,9 +180,9 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manifest", type=Path, required=True, help="videos.jsonl or .parquet")
+    parser.add_argument("--manifest", type=Path, required=True, help="videos.jsonl, .csv or .parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder of the videos and rankings.jsonl")
     parser.add_argument("--factor", type=whole_number, nargs="+", default=[2, 4], help="how many times slower; one pair each")
     parser.add_argument("--seed", type=int, default=0, help="of the order in each pair")
@@ -191,3 +191,7 @@ if __name__ == "__main__":
     a = parser.parse_args()
     with one_line("slow_motion"):
         make(a.manifest, a.out, a.factor, a.seed, a.min_motion, a.workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -103,6 +105,15 @@ def test_content_makes_the_name_and_labels_are_kept_up_to_date(tmp_path, records
     assert after.names[0] == share.names[0] and after.names[1] != share.names[1] and policy.encoded == 4
     with safe_open(cache.folder / after.names[0], "pt") as file:
         assert file.metadata()["domain"] == "human"
+
+
+def test_a_full_disk_is_no_fault_of_a_row(tmp_path, rows, monkeypatch):
+    def full(path, *_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("apo.data.cache.write_tensors", full)
+    with pytest.raises(OSError, match="No space left"):
+        built(tmp_path / "cache", rows, FakePolicy())
 
 
 def test_rows_that_turn_out_bad_do_not_stop_the_others(tmp_path, rows):

@@ -25,7 +25,7 @@ def test_a_pair_there_twice_and_a_pair_and_its_opposite_are_counted(tmp_path, re
     opposite = records[1] | {"chosen": records[1]["rejected"], "rejected": records[1]["chosen"]}
     rows = [*records[:2], records[0] | {"chosen": "copy.mp4"}, opposite]
     said = ["1 of 4 rows repeat another and count again: lines 3",
-            "1 contradictions, rows that judge the same videos differently: lines 2 and 4"]  # fmt: skip
+            "1 contradiction, rows that judge the same videos differently: lines 2 and 4"]  # fmt: skip
     assert of(tmp_path, PairRow, rows) == said
     data = UserPairs(str(tmp_path / "rows.jsonl"), str(tmp_path / "cache"), validation_fraction=0.0, seed=0)
     data.check(Spec())  # no error: people disagree
@@ -37,9 +37,9 @@ def test_every_kind_of_row_can_contradict_another(tmp_path, records):
     turned = {"prompt": "p", "first": "bad0.mp4", "second": "good0.mp4"}
     assert of(tmp_path, RankingRow, [ranking, turned | {"label": 2}]) == ["1 of 2 rows repeat another and count again: lines 2"]
     for other in (turned | {"label": 1}, ranking | {"label": 2}, turned | {"label": 4}):
-        assert "1 contradictions" in of(tmp_path, RankingRow, [ranking, other])[0]
+        assert "1 contradiction" in of(tmp_path, RankingRow, [ranking, other])[0]
     anchor = {"prompt": "p", "video": "good0.mp4", "label": "positive"}
-    assert "1 contradictions" in of(tmp_path, AnchorRow, [anchor, anchor | {"label": "negative"}])[0]
+    assert "1 contradiction" in of(tmp_path, AnchorRow, [anchor, anchor | {"label": "negative"}])[0]
 
 
 def test_many_lines_are_cut_short(tmp_path, records):
