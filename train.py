@@ -6,12 +6,13 @@ import hydra
 from omegaconf import DictConfig
 
 from apo.errors import one_line
+from apo.lock import holding
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     folder = Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir)
-    with one_line("config"):
+    with one_line("config"), holding(folder, "wait for it, stop it, or give another run=NAME"):
         from apo.checks import check
 
         check(cfg, folder)

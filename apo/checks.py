@@ -9,7 +9,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from apo import lineage
 from apo.errors import UserError
-from apo.files import read_csv
 from apo.guidance.cfg_stg import CFGSTG
 from apo.modules.cluster import group_size
 from apo.numbers import check_numbers
@@ -17,13 +16,9 @@ from apo.policies.architecture import check_targets, fitting
 from apo.policies.context import require_divisible, require_first_block
 from apo.policies.model import WanModel, check_blocks
 from apo.rankers.folders import check_paths
+from apo.resume import require_same_run
 
 ACCELERATORS, STRATEGIES = ("cpu", "gpu", "cuda", "auto"), ("auto", "ddp", "fsdp")
-
-# may change between start and resume, here and in `module`; pairs per step may not, whatever the number of processes
-FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps", "batch_size", "split_backward",
-        "policy.gradient_checkpointing", "policy.shard", "policy.context_parallel", "policy.offload", "vlm.gradient_checkpointing",
-        "stage_steps", "learning_rate")  # fmt: skip  (these two act through max_steps and optimizer.lr)
 
 
 class ConfigError(UserError):
@@ -42,8 +37,6 @@ def check(cfg: DictConfig, folder: Path) -> None:
         model.check()
         check_architecture(cfg, model)
         lineage.require_start(cfg, None if "vlm" in cfg or model.local() is None else model.base_hash(model.local()))
-        if begun(folder):
-            lineage.require_same_start(cfg, folder)
         instantiate(cfg.sampler).sample(0, 1)
         if isinstance(guidance := instantiate(cfg.guidance), CFGSTG):
             guidance.check(model)
@@ -60,6 +53,7 @@ def check(cfg: DictConfig, folder: Path) -> None:
         if cfg.get("vlm") is not None:
             check_vlm(cfg)
         check_windows(cfg)
+        require_same_run(cfg, folder)
     except Exception as error:  # hydra wraps what a constructor raises; the cause has the field and the remedy
         raise ConfigError(str(error.__cause__ or error)) from error
     if cfg.policy.lora is None and cfg.stage.needs_reference:
@@ -70,36 +64,6 @@ def check(cfg: DictConfig, folder: Path) -> None:
         )
     if cfg.policy.lora is None and "vlm" not in cfg:
         raise ConfigError("policy.lora=null trains all weights, and a run leaves an adapter: give policy.lora.rank")
-    if (saved := folder / "config.yaml").exists() and begun(folder):
-        before = OmegaConf.to_container(OmegaConf.load(saved), resolve=True)
-        now = OmegaConf.to_container(cfg, resolve=True)
-        # a group added since then had no part in the run: what it builds stands in `module`
-        kept = [key for key in now if key not in FREE and (key in before or not isinstance(now[key], dict))]
-        counted = "batch_size x trainer.devices x trainer.nodes / trainer.context_parallel"
-        changed = differences(pairs_per_step(before), pairs_per_step(now), counted)
-        if changed := changed + [line for key in kept for line in differences(before.get(key), now[key], key)]:
-            raise ConfigError(
-                f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): give another run=NAME, "
-                "or delete the folder"
-            )
-        whole = [config["trainer"].get("shard") is None for config in (before, now)]
-        if whole[0] != whole[1] and (folder / "checkpoints" / "last.ckpt").exists():
-            raise ConfigError(
-                f"trainer.shard={now['trainer'].get('shard')}: the checkpoint in {folder} is of "
-                + ("whole weights: continue without trainer=fsdp" if whole[0] else "sharded weights: continue with trainer=fsdp")
-                + ", on any number of processes"
-            )
-
-
-def begun(folder: Path) -> bool:
-    """Whether a run folder has something that other settings would not continue; a start that failed leaves nothing."""
-    return (folder / "checkpoints" / "last.ckpt").exists() or (folder / "adapter").exists() or bool(read_csv(folder / "metrics.csv"))
-
-
-def pairs_per_step(cfg: dict) -> int:
-    """Of all processes together."""
-    trainer = cfg["trainer"]
-    return cfg["batch_size"] * trainer["devices"] * trainer["nodes"] // trainer.get("context_parallel", 1)
 
 
 def require_kind(cfg: DictConfig, gives: str) -> None:
@@ -110,15 +74,6 @@ def require_kind(cfg: DictConfig, gives: str) -> None:
             f"stage={cfg.stage.name} trains on {needs}, and this data= gives {gives}: use data=world_{needs}, or "
             f"data={needs} data.path=MANIFEST, or a stage that trains on {gives}"
         )
-
-
-def differences(before, now, key: str) -> list[str]:
-    """The leaves in which two plain configs differ, each as 'key: before -> now', but for what is FREE."""
-    if key.removeprefix("module.") in FREE:
-        return []
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [d for k in before | now for d in differences(before.get(k), now.get(k), f"{key}.{k}")]
-    return [] if before == now else [f"{key}: {before} -> {now}"]
 
 
 def check_trainer(cfg: DictConfig) -> None:

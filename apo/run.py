@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning as L
@@ -13,17 +14,21 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Sampler
 
 from apo import lineage, quiet
-from apo.checks import ConfigError, begun, windows_per_pair
+from apo.checks import ConfigError, windows_per_pair
 from apo.data.pairs import PairSplit, StepBatches, UserRows
 from apo.data.precompute import device
-from apo.files import write_text
+from apo.files import replacing_folder
+from apo.lock import is_first_process
 from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
+from apo.modules.checkpoints import Checkpoint
 from apo.modules.cluster import group_size
 from apo.modules.loggers import MetricsCSV
 from apo.modules.preemption import REQUEUE, STOPPED, StopWhenTold
 from apo.modules.ranker import HeldOutRankings
 from apo.modules.sharded import PATIENCE, ShardedStrategy
+from apo.modules.tensor_files import WholeFiles
 from apo.reports import card
+from apo.resume import clean, is_finished, remember, require_same_run
 from apo.seeds import replica, replicas
 
 
@@ -31,12 +36,17 @@ def train(cfg: DictConfig, folder: Path) -> None:
     """Runs the stage that `cfg` describes in `folder`, once `apo.checks.check` let it pass; run again, it continues, and does
     nothing once finished."""
     quiet.silence()
-    if (folder / "adapter" / "lineage.json").exists():
+    begins = require_same_run(cfg, folder)
+    if is_finished(folder):
         print(f"finished already: {folder / 'adapter'} (delete {folder} to train it again)")
         return
+    if is_first_process():
+        clean(folder)
+        if begins is not None and begins.instead:
+            print(begins.instead, file=sys.stderr)
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
-    written = remember(cfg, folder)
+    written, before = remember(cfg, folder), lineage.preceding(cfg)
     module = instantiate(cfg.module)
     try:
         lineage.require_start(cfg, module.policy.base_hash)  # again: a model of the hub is on this disk only now
@@ -49,9 +59,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
     split = data.prepare(module.policy)
     if (folder / "config.yaml").read_text(encoding="utf-8") != written:
         raise ConfigError(f"{folder}: while this run got ready, another began there with other settings; give another run=NAME")
-    last = folder / "checkpoints" / "last.ckpt"
-    trainer = build_trainer(cfg, folder, split)
-    trainer.fit(module, StepData(split, cfg), ckpt_path=last if last.exists() else None, weights_only=False)
+    trainer = build_trainer(cfg, folder, split, begins)
+    trainer.fit(module, StepData(split, cfg), ckpt_path=begins and begins.path, weights_only=True)
     if any(isinstance(callback, StopWhenTold) and callback.stopped for callback in trainer.callbacks):
         print(f"told to stop: step {trainer.global_step} of {cfg.max_steps} is saved; the same command continues", file=sys.stderr)
         if trainer.is_global_zero and STOPPED in os.environ:
@@ -59,24 +68,25 @@ def train(cfg: DictConfig, folder: Path) -> None:
         raise SystemExit(REQUEUE if trainer.is_global_zero else 0)  # Lightning kills rank 0 if another rank fails first
     if trainer.global_step < cfg.max_steps:
         raise SystemExit(f"stopped at step {trainer.global_step} of {cfg.max_steps}; the same command continues")
-    module.policy.save_adapter(folder / "adapter")
+    with replacing_folder(folder / "adapter") if trainer.is_global_zero else nullcontext(folder / "adapter") as adapter:
+        module.policy.save_adapter(adapter)  # by all ranks; the first writes
+        if trainer.is_global_zero:
+            made = lineage.of(cfg, adapter, module.policy.base_hash, split.train, before)
+            lineage.write(adapter, made)
+            draw_card(adapter, made)
     if trainer.is_global_zero:
-        made = lineage.of(cfg, folder / "adapter", module.policy.base_hash, split.train)
-        card.write(folder / "adapter", made)
-        lineage.write(folder / "adapter", made)
         print(f"adapter: {folder / 'adapter'}")
 
 
-def remember(cfg: DictConfig, folder: Path) -> str:
-    """Writes config.yaml and returns it. Every process writes the same, since none knows its rank yet."""
-    if not begun(folder):
-        lineage.begin(cfg, folder)
-    config = OmegaConf.to_yaml(cfg, resolve=True)
-    write_text(folder / "config.yaml", config)
-    return config
+def draw_card(adapter: Path, made: dict) -> None:
+    """README.md beside an adapter. What keeps it from being drawn is said, and the adapter is as good without it."""
+    try:
+        card.write(adapter, made)
+    except Exception as error:  # it reads other folders, which others may have changed
+        print(f"warning: no model card in {adapter.parent / 'adapter'} ({type(error).__name__}: {error})", file=sys.stderr)
 
 
-def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit) -> L.Trainer:
+def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit, begins: Checkpoint | None) -> L.Trainer:
     """Lightning's trainer with our checkpoints, samples and logs."""
     callbacks = [StepProgressBar()]
     if cfg.sample_every_n_steps:
@@ -86,7 +96,8 @@ def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit) -> L.Trainer:
         callbacks.append(HeldOutPairs(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
     if len(split.validation) and cfg.stage.data == "rankings":
         callbacks.append(HeldOutRankings(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
-    checkpoint = WholeCheckpoint(folder, cfg.checkpoint_every_n_steps)
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    checkpoint = WholeCheckpoint(folder, cfg.checkpoint_every_n_steps, settings, begins and begins.path)
     callbacks += [checkpoint, StopWhenTold(checkpoint)]  # last: a step is whole once its samples are
     strategy = cfg.trainer.strategy
     if strategy == "ddp":  # a window row trains one expert, so the other one's parameters are unused in that backward
@@ -98,7 +109,7 @@ def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit) -> L.Trainer:
         accelerator=cfg.trainer.accelerator, devices=cfg.trainer.devices, num_nodes=cfg.trainer.nodes, strategy=strategy,
         max_steps=cfg.max_steps, max_epochs=-1, log_every_n_steps=1, default_root_dir=folder, callbacks=callbacks,
         logger=[MetricsCSV(folder), *loggers(cfg, folder)], enable_checkpointing=False, enable_model_summary=False,
-        use_distributed_sampler=False,
+        use_distributed_sampler=False, plugins=None if cfg.trainer.strategy == "fsdp" else [WholeFiles()],
     )
 
 

@@ -22,7 +22,7 @@ def finished(folder: Path, policy: WanPolicy, lora: dict, *overrides: str) -> Pa
     cfg.model = OmegaConf.create(plain(policy.model))
     cfg.policy.lora = OmegaConf.create(lora)
     policy.save_adapter(folder / "adapter")
-    made = lineage.of(cfg, folder / "adapter", policy.base_hash, SimpleNamespace(identity=""))
+    made = lineage.of(cfg, folder / "adapter", policy.base_hash, SimpleNamespace(identity=""), lineage.preceding(cfg))
     card.write(folder / "adapter", made)
     lineage.write(folder / "adapter", made)
     return folder / "adapter"

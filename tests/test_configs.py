@@ -11,9 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from apo import run
-from apo.checks import ConfigError, check, differences
+from apo.checks import ConfigError, check
 from apo.modules.loggers import MetricsCSV
+from apo.resume import differences
 from apo.run import StepSampler
+from tests.checkpoints import leave_checkpoint
 from tests.data.clips import write_jsonl
 
 ROOT = Path(__file__).parents[1]
@@ -236,8 +238,7 @@ def test_a_run_may_go_on_with_other_processes_but_not_with_other_pairs_or_the_ot
         check(composed("trainer=fsdp", "trainer.devices=4", "batch_size=4"), tmp_path)
     with pytest.raises(ConfigError, match="trainer.context_parallel: 8 -> 4"):
         check(composed(*two, "trainer.context_parallel=2"), tmp_path)
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    leave_checkpoint(tmp_path, 1, "step_1-01234567")
     check(composed("trainer=fsdp", "trainer.devices=1", "batch_size=8"), tmp_path)
     with pytest.raises(ConfigError, match="trainer.shard=None: .* is of sharded weights: continue with trainer=fsdp"):
         check(composed("batch_size=8"), tmp_path)

@@ -37,7 +37,7 @@ def trained(tmp_path_factory):
         train = compose("train", ["policy.lora.rank=2", f"model.path={ROOT / 'apo/world/checkpoints/wan22'}"])
     policy, folder = of_some_effect(instantiate(train.policy)), tmp_path_factory.mktemp("trained")
     policy.save_adapter(folder / "adapter")
-    made = lineage.of(train, folder / "adapter", policy.base_hash, SimpleNamespace(identity="data"))
+    made = lineage.of(train, folder / "adapter", policy.base_hash, SimpleNamespace(identity="data"), None)
     lineage.write(folder / "adapter", made)
     return folder
 

@@ -29,7 +29,8 @@ def finished(folder: Path, content: bytes = b"weights", config=None, base: str =
     """A run folder's adapter."""
     (folder / "adapter").mkdir(parents=True)
     (folder / "adapter" / "high_noise.safetensors").write_bytes(content)
-    lineage.write(folder / "adapter", lineage.of(config or cfg(), folder / "adapter", base, Data()))
+    config = config or cfg()
+    lineage.write(folder / "adapter", lineage.of(config, folder / "adapter", base, Data(), lineage.preceding(config)))
     return folder / "adapter"
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from apo.modules.checkpoints import require_same_tensors
 from apo.modules.optim import average_gradients, clipped_norm, require_same_experts
 from apo.policies.lora import AVERAGE
 from apo.policies.wan import WanPolicy
@@ -58,6 +59,11 @@ class PolicyModule(L.LightningModule):
     def state_dict(self, *args, **kwargs):
         kept = {key for key, parameter in self.named_parameters() if self.is_kept(key, parameter)}
         return {key: value for key, value in super().state_dict(*args, **kwargs).items() if key in kept}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor], strict: bool = True, assign: bool = False):
+        """UserError unless a checkpoint has exactly the tensors that this run's have."""
+        require_same_tensors(*({key: value.shape for key, value in state.items()} for state in (self.state_dict(), state_dict)))
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def is_kept(self, key: str, parameter: nn.Parameter) -> bool:
         """Whether checkpoints hold a parameter: what is trained, and its average."""

@@ -12,10 +12,13 @@ from torch.utils.data import Dataset
 from apo.data.pairs import PairDataset
 from apo.data.pictures import contact_sheet
 from apo.data.video import write_video
+from apo.files import naming, partial_name, stray_if_killed, sync
 from apo.generate import SAMPLES, generate, initial_noise
 from apo.interfaces import Condition, Guidance
+from apo.modules.checkpoints import LAST, PREVIOUS
 from apo.modules.distillation import DistillationModule
 from apo.modules.preference import PreferenceModule
+from apo.modules.sharded import ShardedStrategy
 from apo.pairs.online import RankerFailed
 from apo.pairs.rollout import evaluating, rows
 from apo.policies.wan import WanPolicy
@@ -25,10 +28,14 @@ HELD_OUT = 64  # pairs, each time
 
 
 class WholeCheckpoint(Callback):
-    """checkpoints/last.ckpt every N steps, replaced in one move: a kill leaves the old one or the new one."""
+    """checkpoints/last.ckpt every N steps, and the one before as previous.ckpt: a kill at any moment leaves a whole one.
 
-    def __init__(self, folder: str, every_n_steps: int):
-        self.path, self.every_n_steps = Path(folder) / "checkpoints" / "last.ckpt", every_n_steps
+    settings: of the run, which the checkpoint holds. begins_from: the one that training continues from.
+    """
+
+    def __init__(self, folder: str, every_n_steps: int, settings: dict | None = None, begins_from: Path | None = None):
+        self.last, self.every_n_steps, self.settings = Path(folder) / "checkpoints" / LAST, every_n_steps, settings
+        self.is_whole = begins_from == self.last  # the last one: a damaged one must not replace the previous
 
     def on_train_batch_end(self, trainer: L.Trainer, module, outputs, batch, batch_idx) -> None:
         if trainer.global_step % self.every_n_steps == 0 or trainer.global_step == trainer.max_steps:
@@ -40,12 +47,22 @@ class WholeCheckpoint(Callback):
             module.zero_grad()
             self.save(trainer)
 
+    def on_save_checkpoint(self, trainer: L.Trainer, module, checkpoint: dict) -> None:
+        checkpoint["settings"] = self.settings
+
     def save(self, trainer: L.Trainer) -> None:
-        temporary = self.path.with_suffix(".tmp")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(temporary)
-        if trainer.is_global_zero:
-            os.replace(temporary, self.path)
+        partial = partial_name(self.last)
+        with naming(self.last, partial), stray_if_killed(partial):
+            self.last.parent.mkdir(parents=True, exist_ok=True)
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                if self.is_whole:
+                    os.replace(self.last, self.last.with_name(PREVIOUS))
+                os.replace(partial, self.last)
+                sync(self.last.parent)
+        self.is_whole = True
+        if isinstance(trainer.strategy, ShardedStrategy):
+            trainer.strategy.forget_older()
         trainer.strategy.barrier()
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from apo.files import read_csv, replacing
+from apo.files import naming, replacing
+from apo.recorded import metrics
 
 
 class MetricsCSV(Logger):
@@ -50,19 +51,19 @@ class MetricsCSV(Logger):
             self.columns = self.columns or (list(rows[0]) if rows else [])
             self.columns += [key for key in new if key not in self.columns]
             self._write(rows)
-        with self.path.open("a", newline="") as file:
+        with naming(self.path), self.path.open("a", newline="") as file:
             self.last, self.last_at = row, file.tell()
             csv.DictWriter(file, self.columns).writerow(row)
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
         """Forgets the rows from `step` on: a run killed after its last checkpoint takes those steps again."""
-        rows = [row for row in self.read() if row["step"].isdigit() and int(row["step"]) < step]
+        rows = [row for row in self.read() if int(row["step"]) < step]
         self.columns, self.last = list(rows[0]) if rows else [], {}
         self._write(rows)
 
     def read(self) -> list[dict[str, str]]:
-        return read_csv(self.path)
+        return metrics(self.path)
 
     def _write(self, rows: list[dict]) -> None:
         with replacing(self.path) as partial, partial.open("w", newline="") as file:

@@ -1,8 +1,9 @@
 """`trainer=fsdp`: Lightning's FSDP2 strategy with checkpoints of the trained part alone, which any number of processes resumes."""
 
 import secrets
-import shutil
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,8 +14,13 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed import distributed_c10d
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+
+from apo.modules import checkpoints
+from apo.modules.tensor_files import TensorReader
 
 PATIENCE = timedelta(hours=4)  # of ranks for one that still reads weights from a shared disk, or downloads them; torch has 10 to 30 minutes
 
@@ -28,7 +34,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def __init__(self, shard: int, processes: int, backend: str | None):
         super().__init__(processes // shard, shard, process_group_backend=backend, timeout=PATIENCE)
-        self.newest: str | None = None  # the folder of the last checkpoint that was written or read
+        self.place, self.kept = Path(), list[str]()  # of checkpoints, and the folders of the last two's tensors
 
     @property
     def mesh(self):
@@ -52,29 +58,56 @@ class ShardedStrategy(ModelParallelStrategy):
     def save_checkpoint(self, checkpoint: dict, filepath, storage_options=None) -> None:
         path = Path(self.broadcast(filepath))
         folder = self.broadcast(f"step_{checkpoint['global_step']}-{secrets.token_hex(4)}")
-        if self.is_global_zero:
-            for old in path.parent.glob("step_*-*"):  # of checkpoints before the last, and of saves that were cut short
-                if old.name != self.newest:
-                    shutil.rmtree(old, ignore_errors=True)  # a file that is open elsewhere stays on NFS for a while
-        self.barrier()
         (optimizer,) = checkpoint.pop("optimizer_states")
-        dcp.save({"model": checkpoint.pop("state_dict"), "optimizer": optimizer["state"]}, checkpoint_id=path.parent / folder)
+        with refusals(path):
+            dcp.save({"model": checkpoint.pop("state_dict"), "optimizer": optimizer["state"]}, checkpoint_id=path.parent / folder)
         if self.is_global_zero:
-            torch.save(checkpoint | {"tensors": folder, "optimizer_groups": optimizer["groups"]}, path)
-        self.newest = folder
+            files = {"tensors": folder, "files": checkpoints.digests(path.parent / folder)}
+            checkpoints.write(checkpoint | files | {"optimizer_groups": optimizer["groups"]}, path)
+        self.place, self.kept = path.parent, [*self.kept, folder][-2:]
+
+    def forget_older(self) -> None:
+        """Removes all tensors but those of the last two checkpoints that this process wrote or read."""
+        if self.is_global_zero:
+            checkpoints.remove_others(self.place, self.kept)
 
     def load_checkpoint(self, checkpoint_path, weights_only=None) -> dict:
         path = Path(checkpoint_path)
-        checkpoint = torch.load(path, weights_only=False, mmap=True)  # of what all ranks' candidates take, each reads its own
-        self.newest = checkpoint["tensors"]
+        checkpoint = checkpoints.read(path, mmap=True)  # of what all ranks' candidates take, each reads its own
+        self.place, self.kept = path.parent, [checkpoint["tensors"]]
         (optimizer,) = self.optimizers
-        folder, parameters = path.parent / self.newest, dict(self.model.named_parameters())
-        found = state_like(dcp.FileSystemReader(folder).read_metadata(), parameters)
-        dcp.load({"model": self.model.state_dict(), "optimizer": found}, checkpoint_id=folder)
+        reader, parameters = TensorReader(path.parent / checkpoint["tensors"]), dict(self.model.named_parameters())
+        model, stored = self.model.state_dict(), reader.read_metadata()
+        checkpoints.require_same_tensors({key: value.shape for key, value in model.items()}, {
+            key.removeprefix("model."): value.size for key, value in stored.state_dict_metadata.items() if key.startswith("model.")
+        }, path)  # fmt: skip
+        found = state_like(stored, parameters)
+        dcp.load({"model": model, "optimizer": found}, storage_reader=reader)
+        checkpoints.require_finite({"state_dict": local(model), "optimizer": local(found)})
         optimizer.state.update({parameters[name]: values for name, values in found.items()})
         for group, values in zip(optimizer.param_groups, checkpoint["optimizer_groups"], strict=True):
             group.update(values)
         return checkpoint
+
+
+@contextmanager
+def refusals(path: Path) -> Iterator[None]:
+    """Inside, a disk that refuses a rank raises what it raises there, not torch's summary of all ranks."""
+    try:
+        yield
+    except CheckpointException as error:
+        for refused, _ in error.failures.values():
+            if isinstance(refused, OSError):
+                refused.filename = str(path)
+                raise refused from None
+        raise
+
+
+def local(value):
+    """The parts of nested dicts' tensors that this rank holds."""
+    if isinstance(value, dict):
+        return {key: local(part) for key, part in value.items()}
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def state_like(stored: Metadata, parameters: dict[str, nn.Parameter]) -> dict[str, dict[str, Tensor]]:

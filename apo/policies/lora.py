@@ -77,7 +77,6 @@ def save_lora(experts: dict[str, WanTransformer3DModel], folder: Path, name: str
 
     Every rank must ask, since sharded weights need all of them; the first one writes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for key, expert in experts.items():
         state = get_peft_model_state_dict(expert, adapter_name=name)
         state = {k: whole(v).detach().cpu().contiguous() for k, v in state.items()}

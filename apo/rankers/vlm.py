@@ -19,6 +19,7 @@ from apo.policies.lora import add_lora, tuner_layers, using
 from apo.policies.model import fingerprint
 from apo.rankers.answer import LABELS, frame_places, prompt_text
 from apo.rankers.folders import SETTINGS, local_folder, model_folder
+from apo.seeds import rank
 
 PREFIX = "base_model.model."  # of peft's own files, so that peft and vLLM read ours
 WEIGHTS = "adapter_model.safetensors"
@@ -151,7 +152,8 @@ class TrainableVLM(RankingVLM):
 
     def save_adapter(self, folder: Path) -> None:
         """The adapter in peft's format; with all weights trained, a complete model folder instead."""
-        folder.mkdir(parents=True, exist_ok=True)
+        if rank() > 0:
+            return
         if self.whole:
             self.model.save_pretrained(folder)
             self.processor.save_pretrained(folder)
