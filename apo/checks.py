@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from apo import lineage
+from apo.data.pairs import UserRows
 from apo.errors import UserError
 from apo.guidance.cfg_stg import CFGSTG
 from apo.modules.cluster import group_size
@@ -49,7 +50,7 @@ def check(cfg: DictConfig, folder: Path) -> None:
         if OmegaConf.select(cfg, "module.pairs") is not None:
             pairs = instantiate(cfg.module.pairs)
             if hasattr(pairs, "ranker"):
-                pairs.ranker.check(model.spec)
+                pairs.ranker.check(model.spec, data.manifest().rows if isinstance(data, UserRows) else ())
         if cfg.get("vlm") is not None:
             check_vlm(cfg)
         check_windows(cfg)

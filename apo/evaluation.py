@@ -107,7 +107,7 @@ class Judge:
         model.check()
         fitting(model)
         self.conditions.check(model.spec)
-        instantiate(self.cfg.evaluator).check(model.spec)
+        instantiate(self.cfg.evaluator).check(model.spec, self.conditions.rows)
         if isinstance(self.guidance, CFGSTG):
             self.guidance.check(model)
         for arm in arms:

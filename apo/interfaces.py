@@ -105,13 +105,21 @@ class PairSource(Protocol):
         and `load(state)`."""
 
 
+class Asked(Protocol):
+    """A row of the user's data, as far as a judge can look at it before anything is generated."""
+
+    line: int  # of the manifest
+    prompt: str
+    domain: str | None
+
+
 class Ranker(Protocol):
     """Cheap to build: weights are loaded and servers asked at the first call."""
 
-    def check(self, spec) -> None:
+    def check(self, spec, asked: Sequence[Asked] = ()) -> None:
         """Before any model is loaded: ValueError names the field and the remedy (a folder or a server that isn't there).
 
-        spec: of the videos that are to be judged (`model.spec`).
+        spec: of the videos that are to be judged (`model.spec`). asked: what the user's data asks for; empty for the world's.
         """
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
@@ -120,6 +128,8 @@ class Ranker(Protocol):
 
 class Conditions(Protocol):
     """What evaluate.py generates from. Where the config does not say all that they depend on, `identity` does."""
+
+    rows: Sequence[Asked]  # of the user's manifest; empty for the world's
 
     def check(self, spec) -> None:
         """Before any model is loaded: ValueError unless they suit videos of `model.spec`."""
@@ -133,8 +143,8 @@ class Conditions(Protocol):
 class Evaluator(Protocol):
     rows: list[dict]  # one of each video, in order: its prompt, and whatever was found; `distorted` and `followed` are compared
 
-    def check(self, spec) -> None:
-        """As of `Conditions`."""
+    def check(self, spec, asked: Sequence[Asked] = ()) -> None:
+        """As of `Ranker`."""
 
     def update(self, videos: Tensor, cond: Condition) -> None:
         """videos: (B, frames, 3, height, width) uint8."""

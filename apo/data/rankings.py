@@ -20,7 +20,6 @@ from apo.data.pairs import PairSplit, say_notes
 from apo.data.video import Spec, read_video
 from apo.errors import UserError
 from apo.interfaces import Policy
-from apo.rankers.answer import prompt_text
 from apo.rankers.domains import DomainRule
 
 
@@ -135,7 +134,7 @@ class UserRankings:
 
     def unknown_domain(self, row: RankingRow) -> list[Problem]:
         try:
-            prompt_text(self.domain_of(row))
+            self.domains.text(self.domain_of(row))
             return []
         except ValueError as error:
             return [Problem(row.line, str(error))]

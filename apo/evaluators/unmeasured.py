@@ -1,9 +1,11 @@
 """For videos that nothing here can measure: they are generated, kept and shown."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from apo.evaluators.intervals import Interval
-from apo.interfaces import Condition
+from apo.interfaces import Asked, Condition
 
 
 class Unmeasured:
@@ -12,7 +14,7 @@ class Unmeasured:
     def __init__(self):
         self.rows: list[dict] = []
 
-    def check(self, spec) -> None:
+    def check(self, spec, asked: Sequence[Asked] = ()) -> None:
         """Any videos will do."""
 
     def update(self, videos: Tensor, cond: Condition) -> None:

@@ -1,5 +1,6 @@
 """All metrics of the embedded world's videos, from one measurement."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 from hydra.utils import instantiate
@@ -7,8 +8,8 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from apo.evaluators.intervals import Interval
-from apo.interfaces import Condition
-from apo.world.conditions import require_world
+from apo.interfaces import Asked, Condition
+from apo.world.conditions import require_sentences, require_world
 from apo.world.oracle import measure
 
 ROW = ("distorted", "cause", "followed", "direction_followed", "speed_followed", "speed", "subject_consistency",
@@ -30,9 +31,10 @@ class WorldEvaluator:
         """Built with the first videos: torchmetrics takes seconds."""
         return nn.ModuleDict(instantiate(self.config))
 
-    def check(self, spec) -> None:
-        """ValueError unless a model's videos have the world's size."""
+    def check(self, spec, asked: Sequence[Asked] = ()) -> None:
+        """UserError unless a model's videos have the world's size and the prompts are its sentences."""
         require_world(spec, "evaluator=world", "evaluator=none conditions=prompts conditions.path=MANIFEST")
+        require_sentences(asked, "evaluator=world", "evaluator=none")
 
     def update(self, videos: Tensor, cond: Condition) -> None:
         """videos: (B, F, 3, 64, 64) uint8 generated from `cond`, whose first frames in pixels are needed."""

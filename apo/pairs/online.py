@@ -1,5 +1,6 @@
 """Online pairs (Section 3.3.1): the active policy generates, a ranker compares, the latents are trained on as they are."""
 
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from apo.errors import UserError
 from apo.interfaces import Condition, Pair, Ranker
 from apo.pairs.rollout import Rollout, largest, rows, timed
 from apo.rankers.answer import require_verdict, swapped
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 LEAST = 1e-6  # weight of a win without any confidence: the winner of two still wins
 
 
-class RankerFailed(RuntimeError):
-    """A ranker gave no verdict; raised on all ranks at once, before anything of the step was changed."""
+class RankerFailed(UserError):
+    """A ranker gave no verdict; raised on all ranks at once, before anything of the step was changed. What was done is saved."""
 
 
 @dataclass
@@ -140,6 +142,8 @@ class OnlinePairs:
             for i, j in combinations(range(len(videos)), 2):
                 found.append((i, j, require_verdict(self.ranker(videos[i], videos[j], cond), len(videos[i]))))
         except Exception as error:  # whatever a server, a model or a file may raise
+            if not isinstance(error, UserError):  # nothing that one line can explain
+                traceback.print_exception(error)
             return found, error
         return found, None
 
@@ -147,6 +151,6 @@ class OnlinePairs:
 def agreed(found: list[tuple], failure: Exception | None, device: torch.device) -> list[tuple]:
     """What was found, also by a replica's other processes; if the ranker failed on any rank, RankerFailed on all: none goes on alone."""
     if largest(int(failure is not None), device):
-        what = f"{type(failure).__name__}: {failure}" if failure else "on another rank, see its log"
+        what = " ".join(f"{type(failure).__name__}: {failure}".split()) if failure else "on another rank, see its log"
         raise RankerFailed(f"the ranker gave no verdict ({what}); no step was taken: the same command continues") from failure
     return told(found)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from apo.errors import UserError
 from apo.interfaces import Verdict
 
 LABELS = ("1", "2", "3", "4")  # 1, 2: first or second video is less distorted; 3, 4: similar, first or second moves more
@@ -17,16 +18,23 @@ FRAMES = 40  # Appendix C.2: both videos are standardised to it
 PROMPTS = Path(__file__).parent / "prompts"
 
 
-def prompt_text(domain: str) -> str:
-    """The hierarchical evaluation prompt of a domain: a file of apo/rankers/prompts, or any text file by its path.
+def prompt_text(domain: str, folder: str | None = None) -> str:
+    """The hierarchical evaluation prompt of a domain: <domain>.txt of `folder`, or of apo/rankers/prompts if that is None.
 
-    ValueError names an unknown domain and the known ones.
+    Domains come with data, from anyone: one is looked up among the names of the folder's own files and is never a path.
+    UserError names an unknown domain and the known ones.
     """
-    path = Path(domain) if domain.endswith(".txt") else PROMPTS / f"{domain}.txt"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in PROMPTS.glob("*.txt")))
-        raise ValueError(f"domain={domain!r}: there is no ranking prompt for it; use one of {known}, or the path of a .txt file")
-    return path.read_text(encoding="utf-8").strip()
+    place = PROMPTS if folder is None else Path(folder)
+    if not place.is_dir():
+        raise UserError(f"domains.prompts={folder}: there is no such folder; give one with a DOMAIN.txt for each domain")
+    there = {file.stem: file for file in sorted(place.glob("*.txt")) if file.is_file() and file.resolve().parent == place.resolve()}
+    if domain not in there:
+        known = ", ".join(there) or "none"
+        raise UserError(
+            f"domain={domain!r}: there is no ranking prompt for it in {folder or 'apo/rankers/prompts'}, which has {known}; use one of "
+            "these, or give a folder of your own with a DOMAIN.txt for each as domains.prompts"
+        )
+    return there[domain].read_text(encoding="utf-8").strip()
 
 
 def frame_places(frames: int, count: int = FRAMES) -> Tensor:
@@ -40,21 +48,21 @@ def standard_frames(video: Tensor, count: int = FRAMES) -> Tensor:
 
 
 def parse_label(text: str) -> int:
-    """1..4 of an answer such as '3', ' 3.' or '**3**: ...'; ValueError says what was got instead."""
+    """1..4 of an answer such as '3', ' 3.' or '**3**: ...'; UserError says what was got instead."""
     if (found := re.match(r"\W*([1-4])(?![\w]|[.,]\d)", text)) is None:
-        raise ValueError(f"the ranker answered {text[:80]!r} where one of 1, 2, 3, 4 was asked for: is it a model for this prompt?")
+        raise UserError(f"the ranker answered {text[:80]!r} where one of 1, 2, 3, 4 was asked for: is it a model for this prompt?")
     return int(found[1])
 
 
 def require_verdict(given: Verdict, size: int) -> Verdict:
-    """The verdict on the CPU, if it is one on `size` pairs; ValueError says what was got instead."""
+    """The verdict on the CPU, if it is one on `size` pairs; UserError says what was got instead."""
     label, confidence = given.label.cpu(), given.confidence.cpu()
     if label.shape != (size,) or confidence.shape != (size,):
-        raise ValueError(f"the ranker judged {tuple(label.shape)} pairs with {tuple(confidence.shape)} confidences where there are {size}")
+        raise UserError(f"the ranker judged {tuple(label.shape)} pairs with {tuple(confidence.shape)} confidences where there are {size}")
     if wrong := sorted(set(label.tolist()) - {1, 2, 3, 4}):
-        raise ValueError(f"the ranker gave label {wrong[0]} where one of 1, 2, 3, 4 was asked for")
+        raise UserError(f"the ranker gave label {wrong[0]} where one of 1, 2, 3, 4 was asked for")
     if not ((confidence >= 0) & (confidence <= 1)).all():  # neither is true of NaN
-        raise ValueError(f"the ranker gave confidences {confidence.tolist()[:8]} where numbers in [0, 1] were asked for")
+        raise UserError(f"the ranker gave confidences {confidence.tolist()[:8]} where numbers in [0, 1] were asked for")
     return Verdict(label, confidence)
 
 
@@ -75,7 +83,7 @@ def verdict(probabilities: Tensor) -> Verdict:
     label is the likelier of its two. Confidence is the winner's probability, in [0.5, 1].
     """
     if not probabilities.isfinite().all():
-        raise ValueError(f"the ranking model gave probabilities that are no numbers: {probabilities.tolist()[:4]}")
+        raise UserError(f"the ranking model gave probabilities that are no numbers: {probabilities.tolist()[:4]}")
     sides = probabilities.unflatten(1, (2, 2)).sum(1)  # (B, 2): first wins (labels 1, 3), second wins (2, 4)
     confidence, winner = sides.max(1)
     more_motion = probabilities.unflatten(1, (2, 2))[torch.arange(len(sides)), :, winner].argmax(1)

@@ -1,26 +1,27 @@
 """A ranker for each domain (Appendix C): criteria differ between people and everything else."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from apo.interfaces import Condition, Ranker, Verdict
+from apo.errors import UserError
+from apo.interfaces import Asked, Condition, Ranker, Verdict
 from apo.rankers.domains import DomainRule
 
 
 class ByDomainRanker:
-    """Sends each pair to its domain's ranker. ValueError names a domain that has none."""
+    """Sends each pair to its domain's ranker. UserError names a domain that has none."""
 
     def __init__(self, domains: DomainRule, rankers: dict[str, Ranker]):
         self.domains, self.rankers = domains, dict(rankers)
 
-    def check(self, spec) -> None:
-        """That the rule leads to known domains, and the checks of those rankers that have some."""
-        self.require({self.domains.default, *self.domains.rules.values()})
-        for ranker in self.rankers.values():
-            if hasattr(ranker, "check"):
-                ranker.check(spec)
+    def check(self, spec, asked: Sequence[Asked] = ()) -> None:
+        """That the rule and the data lead to known domains, and each ranker's own check for the rows that it will judge."""
+        self.require(set(self.domains.known(asked)))
+        for domain, ranker in self.rankers.items():
+            ranker.check(spec, [row for row in asked if self.domains.of(row.prompt, row.domain) == domain])
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         domains = self.domains(cond)
@@ -35,7 +36,7 @@ class ByDomainRanker:
 
     def require(self, domains: set[str]) -> None:
         if unknown := sorted(domains - self.rankers.keys()):
-            raise ValueError(
+            raise UserError(
                 f"domain={unknown[0]!r} has no ranker; there are {', '.join(sorted(self.rankers))}: add ranker.rankers.{unknown[0]}, "
                 "or correct the data's domain or ranker.domains"
             )

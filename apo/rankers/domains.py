@@ -1,9 +1,11 @@
 """Which domain a condition belongs to, and so which prompt or ranker judges it (Appendix C)."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from apo.interfaces import Condition
+from apo.errors import UserError
+from apo.interfaces import Asked, Condition
 from apo.rankers.answer import prompt_text
 
 
@@ -11,21 +13,40 @@ from apo.rankers.answer import prompt_text
 class DomainRule:
     """The domain that the data gives, or else that of the first rule whose pattern the prompt contains, or the default.
 
-    rules: regular expression -> domain.
+    rules: regular expression -> domain. prompts: folder of the domains' ranking prompts; None for apo/rankers/prompts.
     """
 
     rules: dict[str, str]
     default: str
+    prompts: str | None
+
+    def __post_init__(self):
+        for pattern in self.rules:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(f"domains.rules: {pattern!r} is no regular expression ({error}): correct it") from None
 
     def __call__(self, cond: Condition) -> list[str]:
         """The domain of each of B conditions."""
         given = cond.domain or [""] * len(cond.prompt)
-        return [domain or self.of_prompt(prompt) for domain, prompt in zip(given, cond.prompt)]
+        return [self.of(prompt, domain) for prompt, domain in zip(cond.prompt, given)]
 
-    def check(self) -> None:
-        """ValueError for a domain that has no ranking prompt."""
-        for domain in (*self.rules.values(), self.default):
-            prompt_text(domain)
+    def check(self, asked: Sequence[Asked] = ()) -> None:
+        """UserError for a domain of the rules, or of the data, that has no ranking prompt."""
+        for domain in self.known(asked):
+            self.text(domain)
+
+    def known(self, asked: Sequence[Asked]) -> list[str]:
+        """The domains that the rule and the data name."""
+        return sorted({self.default, *self.rules.values(), *(self.of(row.prompt, row.domain) for row in asked)})
+
+    def text(self, domain: str) -> str:
+        """Its ranking prompt; UserError if there is none."""
+        return prompt_text(domain, self.prompts)
+
+    def of(self, prompt: str, domain: str | None) -> str:
+        return domain or self.of_prompt(prompt)
 
     def of_prompt(self, prompt: str) -> str:
         return next((domain for pattern, domain in self.rules.items() if re.search(pattern, prompt)), self.default)

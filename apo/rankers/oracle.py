@@ -1,15 +1,18 @@
 """`ranker=oracle`: the world's exact judge as a pairwise ranker, with an error rate like an annotator's."""
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from apo.interfaces import Condition, Verdict
+from apo.errors import UserError
+from apo.interfaces import Asked, Condition, Verdict
 from apo.rankers.answer import swapped
-from apo.world.conditions import require_world
+from apo.world.conditions import require_sentences, require_world
 from apo.world.oracle import measure
 
+OTHERS = "ranker=qwen3_vl_8b, by_domain_8b or served"
 NOTICEABLE = 0.25  # px/frame: a difference in motion that the oracle's tests call one
 
 
@@ -24,13 +27,14 @@ class OracleRanker:
     def __init__(self, error_rate: float, similar: float, seed: int):
         self.error_rate, self.similar, self.seed = error_rate, similar, seed
         if not 0 <= error_rate <= 0.5:
-            raise ValueError(f"ranker.error_rate={error_rate}: give a share in [0, 0.5]; at 0.5 the winner is a coin's")
-        if similar < 0:
-            raise ValueError(f"ranker.similar={similar}: give a difference of severities, at least 0")
+            raise UserError(f"ranker.error_rate={error_rate}: give a share in [0, 0.5]; at 0.5 the winner is a coin's")
+        if not 0 <= similar <= 1:
+            raise UserError(f"ranker.similar={similar}: give a difference of severities, in [0, 1]")
 
-    def check(self, spec) -> None:
-        """ValueError unless the videos are of the world's size."""
-        require_world(spec, "ranker=oracle", "ranker=qwen3_vl, by_domain or served")
+    def check(self, spec, asked: Sequence[Asked] = ()) -> None:
+        """UserError unless the videos are of the world's size and the prompts its sentences."""
+        require_world(spec, "ranker=oracle", OTHERS)
+        require_sentences(asked, "ranker=oracle", OTHERS)
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         """Confidence is the probability that the winner is right: 1 − error_rate for a difference that can be seen, falling
@@ -43,7 +47,7 @@ class OracleRanker:
         try:
             one, two = (measure(video, cond.prompt, cond.frame.to(video.device)) for video in (first, second))
         except ValueError as error:
-            raise ValueError(f"ranker=oracle judges the world only: {error}; or use ranker=qwen3_vl, by_domain or served") from None
+            raise UserError(f"ranker=oracle judges the world only: {error}; or use {OTHERS}") from None
         worse, faster = one.severity - two.severity, one.speed - two.speed
         alike = worse.abs() <= self.similar
         # a tie must not hang on a pixel's rounding, or one rank and two would disagree; hence brightness and not a hash

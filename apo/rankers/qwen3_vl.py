@@ -1,9 +1,11 @@
 """Pairwise ranking with Qwen3-VL, in this process (Appendix C.2)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from apo.interfaces import Condition, Verdict
+from apo.interfaces import Asked, Condition, Verdict
 from apo.rankers.answer import order_averaged, verdict
 from apo.rankers.domains import DomainRule
 from apo.rankers.folders import ROOT, check_paths, local_folder
@@ -28,12 +30,12 @@ class Qwen3VLRanker:
         self.frames, self.fps, self.dtype, self.device = frames, fps, dtype, device
         self.batch_size, self.swap_averaging = batch_size, swap_averaging
 
-    def check(self, spec) -> None:
-        """ValueError names what is missing, or what the world's rankers can't judge, and the remedy; loads nothing."""
+    def check(self, spec, asked: Sequence[Asked] = ()) -> None:
+        """UserError names what is missing, or what the world's rankers can't judge, and the remedy; loads nothing."""
         check_paths("ranker", self.path, self.adapter)
         if (folder := local_folder(self.path, "config.json")) and folder.resolve() == WORLDS.resolve():
             require_world(spec, f"ranker.path={self.path}", "a model of your own (ranker=qwen3_vl_8b, by_domain_8b or served)")
-        self.domains.check()
+        self.domains.check(asked)
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         result = verdict(self.probabilities(first, second, self.domains(cond)))
@@ -44,7 +46,7 @@ class Qwen3VLRanker:
         """(B, 4) of the labels 1..4."""
         from apo.rankers.vlm import shared  # transformers takes seconds
 
-        vlm = shared(self.path, self.dtype, self.frames, self.fps, self.device)
+        vlm = shared(self.path, self.dtype, self.frames, self.fps, self.device, self.domains.prompts)
         adapter = None if self.adapter is None else vlm.load_adapter(self.adapter)
         parts = []
         with vlm.using(adapter):

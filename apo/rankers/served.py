@@ -4,33 +4,34 @@ The question is that of `ranker=qwen3_vl`; only the model is elsewhere: on other
 `transformers serve` or `python -m apo.rankers.serve`.
 """
 
+import asyncio
 import base64
 import io
-import math
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 import openai
 import torch
-from openai.types.chat.chat_completion import Choice
 from PIL import Image
 from torch import Tensor
 
 from apo.data.video import write_video
-from apo.interfaces import Condition, Verdict
-from apo.rankers.answer import LABELS, order_averaged, parse_label, prompt_text, standard_frames, verdict
+from apo.errors import UserError
+from apo.interfaces import Asked, Condition, Verdict
+from apo.rankers.answer import order_averaged, standard_frames, verdict
 from apo.rankers.domains import DomainRule
+from apo.rankers.reply import label_probabilities
 
-LOST = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError)  # APITimeoutError is a connection error
+LONGEST_REPLY = 2**24  # bytes
+BUSY = (429, 503)
 HELP = "docs/serving.md has the commands"
 
 
-class ServerGone(RuntimeError):
+class ServerGone(UserError):
     """The server stopped answering during a run. The run's last checkpoint is whole; the same command resumes it."""
 
 
@@ -41,8 +42,9 @@ class ServedRanker:
     base_url: of the server, with /v1. model: as the server calls it. domains: whose prompt each condition gets. frames:
     that both videos are standardised to. fps: of the videos that are ranked; the model reads time stamps. media: what
     videos travel as, see `parts`. top_logprobs: how many tokens' probabilities are asked for; None: none, the answer
-    counts as certain, as it does with a server that gives none. retries: of a request, after waits of 0.5 s, 1 s, 2 s
-    ... 8 s. api_key_env: name of the environment variable that holds the key; None: the server wants none. body: more
+    counts as certain, as it does with a server that gives none. timeout_s: of one attempt, to the end of its answer. retries:
+    of a request, after waits of 0.5 s, 1 s, 2 s ... 8 s, or as long as the server says. hello_timeout_s: of the first question,
+    before a run. api_key_env: name of the environment variable that holds the key; None: the server wants none. body: more
     fields of every request, for what a server has beyond the protocol.
     """
 
@@ -57,42 +59,77 @@ class ServedRanker:
     timeout_s: float
     retries: int
     max_concurrency: int
+    hello_timeout_s: float
     api_key_env: str | None
     body: dict = field(default_factory=dict)
 
     def __post_init__(self):
+        require_address(self.base_url)
         if self.media not in ("video", "frames"):
-            raise ValueError(f"ranker.media={self.media}: write video (one mp4 each) or frames (a PNG for each frame)")
+            raise UserError(f"ranker.media={self.media}: write video (one mp4 each) or frames (a PNG for each frame)")
 
-    def check(self, spec) -> None:
-        """ValueError if the server can't be reached or doesn't serve the model, with the remedy. Asks it for one token."""
-        self.domains.check()
-        client = self.client.with_options(max_retries=0)
-        hello = [{"role": "user", "content": "Answer with one digit: 1"}]
+    def check(self, spec, asked: Sequence[Asked] = ()) -> None:
+        """UserError, with the remedy, unless the server answers a real question about two tiny clips as it will have to in training."""
+        self.domains.check(asked)
+        clips = torch.arange(2 * 256 * 3).view(2, 1, 3, 16, 16).repeat(1, self.frames, 1, 4, 4).byte()  # (2, frames, 3, 64, 64)
         try:
-            client.chat.completions.create(model=self.model, messages=hello, max_tokens=1, temperature=0)
-        except openai.APIConnectionError as error:
-            raise ValueError(
-                f"ranker.base_url={self.base_url}: no server answers there ({reason(error)}): start one, for example "
-                f"`vllm serve {self.model}`, or correct the address; {HELP}"
-            ) from None
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise ValueError(
-                f"ranker.api_key_env={self.api_key_env}: the server at {self.base_url} refuses its key ({reason(error)})"
-            ) from None
-        except openai.APIStatusError as error:
-            raise ValueError(
-                f"ranker.model={self.model}: the server at {self.base_url} does not serve it ({reason(error)}){offered(client)}: "
-                f"give one that it serves, or start it with this model; {HELP}"
-            ) from None
+            asyncio.run(self.hello(question(*(self.parts(clip) for clip in clips), self.domains.text(self.domains.default))))
+        except UserError as error:
+            raise UserError(f"ranker.base_url={self.base_url} ranker.model={self.model}: {error}; {HELP}") from None
 
-    @cached_property
-    def client(self) -> openai.OpenAI:
-        """ValueError if the variable that should hold the key is not set."""
+    async def hello(self, content: list[dict]) -> None:
+        """Asks once, and again where the server is busy, within hello_timeout_s. UserError unless a verdict comes back."""
+        said = "nothing came"
+        async with self.client() as client:
+            try:
+                async with asyncio.timeout(self.hello_timeout_s):
+                    while True:
+                        try:
+                            label_probabilities(await self.attempt(client, content))
+                            return
+                        except openai.APIStatusError as error:
+                            if error.status_code not in BUSY:
+                                raise
+                            said = reason(error)
+                        await asyncio.sleep(1)
+            except (TimeoutError, openai.APITimeoutError):
+                raise UserError(
+                    f"no whole answer within ranker.hello_timeout_s={self.hello_timeout_s:g} ({said}): see whether the server works, or "
+                    "give it more time"
+                ) from None
+            except openai.APIConnectionError as error:
+                raise UserError(
+                    f"no server answers there ({reason(error)}): start one, for example `vllm serve {self.model}`, or correct the address"
+                ) from None
+            except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+                raise UserError(f"the server refuses the key of ranker.api_key_env={self.api_key_env} ({reason(error)})") from None
+            except openai.APIStatusError as error:
+                raise UserError(f"the server does not answer ({reason(error)}){await self.hint(client, error)}") from None
+
+    async def hint(self, client: openai.AsyncOpenAI, error: openai.APIStatusError) -> str:
+        """What may be wrong with a server that does not answer: where it sends to, or what it offers."""
+        if error.status_code in range(300, 400):
+            return f": it sends to {error.response.headers.get('location', 'another place')[:200]}; give that address"
+        hint = "" if urlsplit(self.base_url).path.rstrip("/").endswith("/v1") else "; most servers' address ends in /v1"
+        try:
+            async with asyncio.timeout(5):
+                names = [str(model.id) for model in (await client.models.list()).data]
+        except Exception:  # it was only asked for the hint's sake, and may answer anything
+            return hint
+        return hint + f"; it offers {', '.join(names)[:300]}: give one of these, or start it with this model"
+
+    @property
+    def key(self) -> str:
+        """UserError if the variable that should hold it is not set."""
         key = "none" if self.api_key_env is None else os.environ.get(self.api_key_env)
         if not key:
-            raise ValueError(f"ranker.api_key_env={self.api_key_env}: this variable is not set: export it, or give null")
-        return openai.OpenAI(base_url=self.base_url, api_key=key, timeout=self.timeout_s, max_retries=self.retries)
+            raise UserError(f"ranker.api_key_env={self.api_key_env}: this variable is not set: export it, or give null")
+        return key
+
+    def client(self) -> openai.AsyncOpenAI:
+        """Follows no redirect, which would take the key and the videos elsewhere."""
+        http = openai.DefaultAsyncHttpxClient(follow_redirects=False)
+        return openai.AsyncOpenAI(base_url=self.base_url, api_key=self.key, timeout=self.timeout_s, max_retries=0, http_client=http)
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         result = verdict(self.probabilities(first, second, self.domains(cond)))
@@ -104,33 +141,46 @@ class ServedRanker:
         for one, other, domain in zip(first, second, domains):
             sides = self.parts(one), self.parts(other)
             orders = (sides, sides[::-1]) if self.swap_averaging else (sides,)
-            questions += [question(*order, prompt_text(domain)) for order in orders]
-        answers = torch.stack(self.ask_all(questions))
+            questions += [question(*order, self.domains.text(domain)) for order in orders]
+        answers = torch.stack(asyncio.run(self.ask_all(questions)))
         return order_averaged(answers[::2], answers[1::2]) if self.swap_averaging else answers
 
-    def ask_all(self, questions: list[list[dict]]) -> list[Tensor]:
-        pool = ThreadPoolExecutor(self.max_concurrency)
-        try:
-            return [future.result() for future in [pool.submit(self.ask, content) for content in questions]]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # if one is lost, the others' retries are not waited for
+    async def ask_all(self, questions: list[list[dict]]) -> list[Tensor]:
+        turns = asyncio.Semaphore(self.max_concurrency)
+        async with self.client() as client:
+            return await asyncio.gather(*(self.ask(client, content, turns) for content in questions))
 
-    def ask(self, content: list[dict]) -> Tensor:
-        """(4,) probabilities of the labels. ValueError if the server refuses the question or answers something else."""
+    async def ask(self, client: openai.AsyncOpenAI, content: list[dict], turns: asyncio.Semaphore) -> Tensor:
+        """(4,) probabilities of the labels. UserError if the server refuses the question or answers something else."""
+        async with turns:
+            for attempt in range(self.retries + 1):
+                try:
+                    async with asyncio.timeout(self.timeout_s):
+                        body = await self.attempt(client, content)
+                    return label_probabilities(body)
+                except (openai.APIError, TimeoutError) as error:
+                    if not passing(error):
+                        raise UserError(f"the ranking server at {self.base_url} refuses the question ({reason(error)}): {HELP}") from error
+                    lost = error
+                if attempt < self.retries:
+                    await asyncio.sleep(pause(lost, attempt))
+        raise ServerGone(
+            f"the ranking server at {self.base_url} (model {self.model}) gave no answer in {self.retries + 1} attempts "
+            f"({reason(lost)}): start it again, then run the same command, which resumes at the last checkpoint; {HELP}"
+        ) from lost
+
+    async def attempt(self, client: openai.AsyncOpenAI, content: list[dict]) -> bytes:
+        """The server's answer to one question, of at most LONGEST_REPLY bytes."""
         logprobs = {} if self.top_logprobs is None else {"logprobs": True, "top_logprobs": self.top_logprobs}
-        try:
-            reply = self.client.chat.completions.create(
-                model=self.model, messages=[{"role": "user", "content": content}], max_tokens=1, temperature=0, **logprobs,
-                extra_body=self.body,
-            )  # fmt: skip
-        except LOST as error:
-            raise ServerGone(
-                f"the ranking server at {self.base_url} (model {self.model}) gave no answer in {self.retries + 1} attempts "
-                f"({reason(error)}): start it again, then run the same command, which resumes at the last checkpoint; {HELP}"
-            ) from error
-        except openai.APIStatusError as error:
-            raise ValueError(f"the ranking server at {self.base_url} refuses the question ({reason(error)}): {HELP}") from error
-        return label_probabilities(reply.choices[0])
+        body = bytearray()
+        async with client.chat.completions.with_streaming_response.create(
+            model=self.model, messages=[{"role": "user", "content": content}], max_tokens=1, temperature=0, **logprobs, extra_body=self.body
+        ) as reply:  # fmt: skip
+            async for part in reply.iter_bytes():
+                body += part
+                if len(body) > LONGEST_REPLY:
+                    raise UserError(f"the ranking server's answer is longer than {LONGEST_REPLY >> 20} MiB, where one token was asked for")
+        return bytes(body)
 
     def parts(self, video: Tensor) -> list[dict]:
         """(F, 3, H, W) uint8, standardised, as message parts.
@@ -155,22 +205,6 @@ def text(words: str) -> dict:
     return {"type": "text", "text": words}
 
 
-def label_probabilities(choice: Choice) -> Tensor:
-    """(4,) of the labels among themselves from the answer token's most likely alternatives; 1 and 0s where none came.
-
-    ValueError says what the answer was if it is no label.
-    """
-    label = parse_label(choice.message.content or "")
-    found = torch.zeros(len(LABELS), dtype=torch.float64)
-    if choice.logprobs is not None and choice.logprobs.content:
-        for candidate in choice.logprobs.content[0].top_logprobs:
-            if candidate.token.strip() in LABELS:
-                found[LABELS.index(candidate.token.strip())] += math.exp(candidate.logprob)
-    if found.sum() == 0:
-        found[label - 1] = 1
-    return (found / found.sum()).float()
-
-
 def data_url(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
@@ -188,17 +222,33 @@ def png(frame: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def reason(error: openai.APIError) -> str:
-    """What the server said, or why nothing came."""
-    if isinstance(error, openai.APIStatusError):
-        return f"HTTP {error.status_code}: {error.response.text[:300]}"
-    return str(error.__cause__ or error)
-
-
-def offered(client: openai.OpenAI) -> str:
-    """'; it offers a, b' where the server lists its models."""
+def require_address(url: str) -> None:
+    """UserError unless `url` is an address that a server may have."""
     try:
-        names = [model.id for model in client.models.list()]
-    except openai.APIError:
-        return ""
-    return f"; it offers {', '.join(names)}" if names else ""
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query and not parts.fragment
+    except (ValueError, AttributeError, TypeError):  # a port of letters, no text at all
+        fits = False
+    if not fits:
+        raise UserError(f"ranker.base_url={url}: give a server's address, such as http://localhost:8000/v1")
+
+
+def passing(error: Exception) -> bool:
+    """Whether the same question may be answered if it is asked again."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in (408, 429) or error.status_code >= 500
+    return isinstance(error, openai.APIConnectionError | TimeoutError)
+
+
+def pause(error: Exception, attempt: int) -> float:
+    """Seconds to wait before the next attempt: as long as the server says, up to two minutes, or twice as long each time, up to 8 s."""
+    if isinstance(error, openai.APIStatusError) and (said := error.response.headers.get("retry-after", "")).isdecimal():
+        return min(int(said[:9]), 120)
+    return min(0.5 * 2**attempt, 8)
+
+
+def reason(error: Exception) -> str:
+    """What the server said, or why nothing came, in one line."""
+    if isinstance(error, openai.APIStatusError):
+        return f"HTTP {error.status_code}: " + " ".join(error.response.text[:300].split())
+    return " ".join(str(error.__cause__ or error).split())[:300] or "nothing came in time"

@@ -14,15 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
+from apo.errors import UserError
 from apo.files import write_tensors
 from apo.policies.lora import add_lora, tuner_layers, using
 from apo.policies.model import fingerprint
 from apo.rankers.answer import LABELS, frame_places, prompt_text
-from apo.rankers.folders import SETTINGS, local_folder, model_folder
+from apo.rankers.folders import PREFIX, SETTINGS, WEIGHTS, local_folder, lora_settings, model_folder, require_finite
 from apo.seeds import rank
 
-PREFIX = "base_model.model."  # of peft's own files, so that peft and vLLM read ours
-WEIGHTS = "adapter_model.safetensors"
 LEAST = 1e-3  # probability of all four labels together
 TRAINED = "trained"  # the adapter that stage=ranker trains
 
@@ -31,16 +30,15 @@ class RankingVLM(nn.Module):
     """Logits of the answer to "which of two videos is better" (Appendix C.2).
 
     path: a folder that Qwen3VLForConditionalGeneration.from_pretrained loads, or a hub id. frames: what both videos
-    are standardised to. fps: of the videos that are ranked; the model reads it as time stamps. ValueError if a label
-    is not one token.
+    are standardised to. fps: of the videos that are ranked; the model reads it as time stamps. prompts: folder of ranking
+    prompts, see `apo.rankers.answer.prompt_text`. UserError for a damaged folder, or if a label is not one token.
     """
 
-    def __init__(self, path: str, dtype: str, frames: int, fps: float):
+    def __init__(self, path: str, dtype: str, frames: int, fps: float, prompts: str | None = None):
         super().__init__()
         folder = model_folder(path)
-        self.path, self.frames, self.fps = path, frames, fps
-        self.model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
-        self.processor = AutoProcessor.from_pretrained(folder)
+        self.path, self.frames, self.fps, self.prompts = path, frames, fps, prompts
+        self.model, self.processor = load(folder, getattr(torch, dtype))
         self.processor.tokenizer.padding_side = "left"  # the answer follows the last token of every row
         self.base_hash = fingerprint(folder, (".",))
         self.answers = self.label_tokens()
@@ -50,7 +48,7 @@ class RankingVLM(nn.Module):
     def label_tokens(self) -> list[int]:
         tokens = [self.processor.tokenizer.encode(label, add_special_tokens=False) for label in LABELS]
         if any(len(token) != 1 for token in tokens):
-            raise ValueError(f"{self.path}: the labels {LABELS} are tokens {tokens}: use a model for which each is one token")
+            raise UserError(f"{self.path}: the labels {LABELS} are tokens {tokens}: use a model for which each is one token")
         return [token for (token,) in tokens]
 
     def forward(self, first: Tensor, second: Tensor, domains: Sequence[str]) -> Tensor:
@@ -64,7 +62,7 @@ class RankingVLM(nn.Module):
         given = every[:, self.answers]
         if (doubtful := (given.sum(1) < LEAST).nonzero().flatten().tolist()):
             answer = self.processor.tokenizer.decode(every[doubtful[0]].argmax())
-            raise ValueError(f"{self.path} answered {answer!r} where one of 1, 2, 3, 4 was asked for: is it a model for this prompt?")
+            raise UserError(f"{self.path} answered {answer!r} where one of 1, 2, 3, 4 was asked for: is it a model for this prompt?")
         return given / given.sum(1, keepdim=True)
 
     def inputs(self, first: Tensor, second: Tensor, domains: Sequence[str]):
@@ -82,15 +80,21 @@ class RankingVLM(nn.Module):
 
     def question(self, domain: str) -> str:
         """The conversation up to the answer token; the videos are still one placeholder each."""
-        content = [{"type": "video"}, {"type": "video"}, {"type": "text", "text": prompt_text(domain)}]
+        content = [{"type": "video"}, {"type": "video"}, {"type": "text", "text": prompt_text(domain, self.prompts)}]
         messages = [{"role": "user", "content": content}]
         return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, add_vision_id=True)
 
     def load_adapter(self, folder: str) -> str:
         """Reads an adapter once, beside those already there; returns its name, for `using`."""
-        name = str(Path(local_folder(folder, SETTINGS) or folder).resolve()).replace(".", "_")  # no dots in module names
+        found = local_folder(folder, SETTINGS) or Path(folder)
+        name = str(found.resolve()).replace(".", "_")  # no dots in module names
         if name not in self.adapters:
-            self.add_adapter(LoraConfig.from_pretrained(local_folder(folder, SETTINGS) or folder), name, seed=0)
+            settings = lora_settings("adapter", found)
+            require_finite("adapter", found / WEIGHTS)
+            try:
+                self.add_adapter(LoraConfig(**settings, task_type="CAUSAL_LM"), name, seed=0)
+            except ValueError as error:  # peft found none of the modules
+                raise UserError(f"adapter={folder} does not fit {self.path} ({error}): use the base that it was trained over") from None
             self.read_adapter(folder, name)
             self.requires_grad_(False)
         return name
@@ -105,7 +109,7 @@ class RankingVLM(nn.Module):
         state = {key.removeprefix(PREFIX): value for key, value in load_file(path).items()}
         ours = get_peft_model_state_dict(self.model, adapter_name=name)
         if wrong := [k for k in ours.keys() | state.keys() if k not in ours or k not in state or ours[k].shape != state[k].shape]:
-            raise ValueError(
+            raise UserError(
                 f"{path} does not fit {self.path} ({len(wrong)} of {len(ours)} tensors differ, {sorted(wrong)[0]} first): "
                 "use the base, rank and targets it was trained with"
             )
@@ -131,9 +135,9 @@ class TrainableVLM(RankingVLM):
 
     def __init__(
         self, path: str, dtype: str, frames: int, fps: float, lora: dict | None, adapter: str | None, seed: int,
-        gradient_checkpointing: bool, autocast: str | None = None,
+        gradient_checkpointing: bool, autocast: str | None = None, prompts: str | None = None,
     ):  # fmt: skip
-        super().__init__(path, dtype, frames, fps)
+        super().__init__(path, dtype, frames, fps, prompts)
         self.whole, self.autocast = lora is None, autocast and getattr(torch, autocast)
         if self.whole:
             self.requires_grad_(True)
@@ -165,7 +169,24 @@ class TrainableVLM(RankingVLM):
         config.save_pretrained(folder)
 
 
+def load(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, AutoProcessor]:
+    """Model and processor of a folder: safetensors only, no code of its own. UserError unless it is whole and its weights finite."""
+    try:
+        model, report = Qwen3VLForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True
+        )
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # whatever transformers raises for what it can't read
+        said = " ".join(str(error).split())[:300]
+        raise UserError(f"{folder}: transformers can't load this ranking model ({type(error).__name__}: {said}); copy it again") from error
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(f"{folder}: {len(missing)} weights are missing, {missing[0]} first; copy the folder again")
+    if damaged := next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None):
+        raise UserError(f"{folder}: {damaged} holds NaN or infinity; copy the folder again")
+    return model.eval(), processor
+
+
 @cache
-def shared(path: str, dtype: str, frames: int, fps: float, device: str) -> RankingVLM:
+def shared(path: str, dtype: str, frames: int, fps: float, device: str, prompts: str | None) -> RankingVLM:
     """One copy of a base in this process, however many rankers put adapters over it."""
-    return RankingVLM(path, dtype, frames, fps).to(device)
+    return RankingVLM(path, dtype, frames, fps, prompts).to(device)

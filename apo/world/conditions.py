@@ -1,12 +1,15 @@
 """Conditions of the world (prompt and first frame) for generation: disjoint splits, fixed by a seed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from apo.world.grammar import describe
+from apo.errors import UserError
+from apo.interfaces import Asked
+from apo.world.grammar import describe, parse
 from apo.world.render import FRAMES, SIZE, SPLITS, Clip, random_clip, render
 
 STREAMS = {name: 100 + index for index, name in enumerate(SPLITS)}
@@ -19,6 +22,7 @@ class WorldConditions:
     split: str
     count: int
     seed: int
+    rows = ()
 
     def __post_init__(self):
         if self.split not in SPLITS:
@@ -44,10 +48,19 @@ class WorldConditions:
 
 
 def require_world(spec, what: str, instead: str) -> None:
-    """ValueError unless videos of `spec` (frames, height, width) have the world's size; says what to use instead."""
+    """UserError unless videos of `spec` (frames, height, width) have the world's size; says what to use instead."""
     found = (spec.frames, spec.height, spec.width)
     if found != (FRAMES, SIZE, SIZE):
-        raise ValueError(
+        raise UserError(
             f"{what} needs videos of the world, {FRAMES} frames of {SIZE} x {SIZE}, and model.spec has "
             f"{found[0]} of {found[1]} x {found[2]}: use model=tiny, or {instead}"
         )
+
+
+def require_sentences(asked: Sequence[Asked], what: str, instead: str) -> None:
+    """UserError unless every row's prompt is a sentence of the world; names the first, and what to use instead."""
+    for row in asked:
+        try:
+            parse(row.prompt)
+        except ValueError as error:
+            raise UserError(f"{what} judges the world only, and in line {row.line} of the data {error}; or use {instead}") from None

@@ -8,7 +8,7 @@ from apo.data.rankings import UserRankings
 from apo.rankers.domains import DomainRule
 from tests.data.clips import Spec, counted, numbers, write_jsonl
 
-RULE = DomainRule({"landscape": "non_human"}, "human")
+RULE = DomainRule({"landscape": "non_human"}, "human", None)
 
 
 @pytest.fixture

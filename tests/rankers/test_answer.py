@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from apo.errors import UserError
 from apo.interfaces import Condition, Verdict
 from apo.rankers.answer import PROMPTS, SWAP, order_averaged, parse_label, prompt_text, require_verdict, standard_frames, swapped, verdict
 from apo.rankers.domains import DomainRule
@@ -76,15 +77,31 @@ def test_every_domain_has_both_criteria_and_the_four_options():
         assert "distort" in text and "similar" in text
 
 
-def test_a_domain_without_a_prompt_is_an_error_and_a_file_is_a_prompt(tmp_path):
+def test_a_domain_without_a_prompt_is_an_error_and_a_folder_of_ones_own_has_prompts(tmp_path):
     with pytest.raises(ValueError, match="domain='cars'.*digit, human, non_human, scene"):
         prompt_text("cars")
     (tmp_path / "cars.txt").write_text("Which car?\n")
-    assert prompt_text(str(tmp_path / "cars.txt")) == "Which car?"
+    assert prompt_text("cars", str(tmp_path)) == DomainRule({}, "cars", str(tmp_path)).text("cars") == "Which car?"
+    with pytest.raises(UserError, match="domain='digit'.*which has cars; use one of these"):
+        prompt_text("digit", str(tmp_path))
+    with pytest.raises(UserError, match="domains.prompts=nowhere: there is no such folder"):
+        prompt_text("digit", "nowhere")
+
+
+def test_a_domain_is_never_a_path(tmp_path):
+    secret, prompts = tmp_path / "secret.txt", tmp_path / "prompts"
+    secret.write_text("secret")
+    prompts.mkdir()
+    (prompts / "link.txt").symlink_to(secret)
+    (prompts / "folder.txt").mkdir()
+    for domain in (str(secret), str(secret.with_suffix("")), "../secret", "../secret.txt", "link", "folder", "digit.txt", "", ".", "\0"):
+        for folder in (None, str(prompts)):
+            with pytest.raises(UserError, match="there is no ranking prompt for it"):
+                prompt_text(domain, folder)
 
 
 def test_a_domain_comes_from_the_data_then_from_the_rules_then_from_the_default():
-    rule = DomainRule({"city|sea": "non_human", "^a": "human"}, "other")
+    rule = DomainRule({"city|sea": "non_human", "^a": "human"}, "other", None)
     prompts = ["a man", "a city", "the sea", "rain"]
     cond = Condition(prompts, torch.empty(0), torch.empty(0), domain=[None, None, "mine", ""])
     assert rule(cond) == ["human", "non_human", "mine", "other"]

@@ -57,7 +57,7 @@ def test_plain_peft_reads_our_adapters(base, adapters):
 def test_two_adapters_share_one_base(base, by_domain):
     first, second, cond = world_pairs(2)
     by_domain(first, second, cond)
-    vlm = shared(str(base), "float32", 4, by_domain.rankers["digit"].fps, "cpu")
+    vlm = shared(str(base), "float32", 4, by_domain.rankers["digit"].fps, "cpu", None)
     alone, one = RankingVLM(str(base), "float32", 4, 8.0), TrainableVLM(str(base), "float32", 4, 8.0, LORA, None, 0, False)
     assert len(vlm.adapters) == 2
     assert count(vlm) == count(alone) + 2 * (count(one) - count(alone))
@@ -81,7 +81,7 @@ def test_an_unknown_domain_is_an_error_that_names_the_known_ones(by_domain):
     with pytest.raises(ValueError, match="domain='cars' has no ranker; there are digit, scene"):
         by_domain(first, second, replace(cond, domain=["digit", "cars"]))
     with pytest.raises(ValueError, match="domain='other' has no ranker"):
-        ByDomainRanker(DomainRule({}, "other"), by_domain.rankers).check(WORLD)
+        ByDomainRanker(DomainRule({}, "other", None), by_domain.rankers).check(WORLD)
     by_domain.check(WORLD)
 
 

@@ -67,4 +67,5 @@ def test_rankers_are_cheap_to_make_and_say_what_is_missing(base, tmp_path):
         missing.check(WORLD)
     with pytest.raises(ValueError, match="ranker.adapter=.*nowhere: no adapter_config.json there"):
         ranker(base, tmp_path / "nowhere").check(WORLD)
-    ranker("Qwen/Qwen3-VL-8B-Instruct").check(WORLD)  # a hub id may be downloaded later
+    with pytest.raises(ValueError, match="ranker.path=Qwen/Qwen3-VL-8B-Instruct: it is not on this disk, and the hub does not give it"):
+        ranker("Qwen/Qwen3-VL-8B-Instruct").check(WORLD)

@@ -1,22 +1,24 @@
 """The served ranker against real server processes: the project's own, with videos and probabilities, and transformers'."""
 
+import json
 import os
 import subprocess
 
 import numpy as np
 import pytest
 import torch
-from openai.types.chat.chat_completion import Choice
 from torch import Tensor
 from torch.testing import assert_close
 
 from apo.checks import ConfigError, check
 from apo.interfaces import Condition
+from apo.rankers import question
 from apo.rankers.answer import LABELS, SWAP, prompt_text, standard_frames, swapped
 from apo.rankers.domains import DomainRule
+from apo.rankers.question import Deadline
 from apo.rankers.qwen3_vl import Qwen3VLRanker
-from apo.rankers.serve import read
-from apo.rankers.served import ServedRanker, ServerGone, data_url, label_probabilities, mp4
+from apo.rankers.reply import label_probabilities
+from apo.rankers.served import ServedRanker, ServerGone, data_url, mp4
 from apo.rankers.vlm import RankingVLM
 from apo.world import render
 from tests.commands import ROOT, execute, metrics, train, wait_for_steps
@@ -25,7 +27,7 @@ from tests.rankers.serving import apo_server, free_port, labelling_vlm, random_a
 from tests.rankers.tiny import WORLD
 from tests.test_configs import composed
 
-DOMAINS = DomainRule({"digit": "digit"}, "scene")
+DOMAINS = DomainRule({"digit": "digit"}, "scene", None)
 FPS = 8
 
 
@@ -58,13 +60,17 @@ def pairs() -> tuple[Tensor, Tensor, Condition]:
 def served(base_url: str, **changes) -> ServedRanker:
     settings = dict(
         base_url=base_url, model="base", domains=DOMAINS, frames=render.FRAMES, fps=FPS, media="video", swap_averaging=True,
-        top_logprobs=20, timeout_s=30, retries=1, max_concurrency=2, api_key_env=None,
+        top_logprobs=20, timeout_s=30, retries=1, max_concurrency=2, hello_timeout_s=20, api_key_env=None,
     )  # fmt: skip
     return ServedRanker(**(settings | changes))
 
 
 def in_process(base, adapter, frames: int = render.FRAMES) -> Qwen3VLRanker:
     return Qwen3VLRanker(str(base), adapter, DOMAINS, frames, FPS, "float32", "cpu", batch_size=3, swap_averaging=True)
+
+
+def read(url: str) -> tuple[Tensor, dict]:
+    return question.read(url, 512, 10**8, Deadline(60))
 
 
 def sent(videos: Tensor) -> Tensor:
@@ -142,7 +148,7 @@ def test_a_server_that_dies_stops_an_online_run_and_the_same_command_resumes_it(
         done = len(metrics(tmp_path / "cut"))
         assert torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=False)["global_step"] == done < 5
         refused = subprocess.run(online("cut"), cwd=ROOT, capture_output=True, text=True, timeout=120)
-        assert refused.returncode != 0 and f"ranker.base_url={process.base_url}: no server answers there" in refused.stderr
+        assert refused.returncode != 0 and f"ranker.base_url={process.base_url} ranker.model=base: no server" in refused.stderr
         process.start()
         execute(online("cut"))
     finally:
@@ -187,7 +193,7 @@ def one_hot(label: str) -> Tensor:
 def test_check_says_what_is_wrong_before_a_run(server, monkeypatch, tmp_path):
     served(server.base_url).check(WORLD)
     nowhere = f"http://127.0.0.1:{free_port()}/v1"
-    with pytest.raises(ValueError, match=f"ranker.base_url={nowhere}: no server answers there.*start one"):
+    with pytest.raises(ValueError, match=f"ranker.base_url={nowhere} ranker.model=base: no server answers there.*start one"):
         served(nowhere).check(WORLD)
     with pytest.raises(ValueError, match="ranker.model=other.*HTTP 404.*it offers base, tuned"):
         served(server.base_url, model="other").check(WORLD)
@@ -207,27 +213,26 @@ def test_a_refused_question_says_why(server, pairs):
         served(server.base_url, media="frames")(first, second, cond)
 
 
-def choice(content: str, alternatives: dict[str, float] | None) -> Choice:
-    """A reply as vLLM and SGLang write it. alternatives: token -> probability."""
+def reply(content: str, alternatives: dict[str, float] | None) -> bytes:
+    """As vLLM and SGLang write it. alternatives: token -> probability."""
     likeliest = [{"token": t, "logprob": float(np.log(p))} for t, p in (alternatives or {}).items()]
     logprobs = None if alternatives is None else {"content": [likeliest[0] | {"top_logprobs": likeliest}]}
-    return Choice.model_validate({
-        "index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": content}, "logprobs": logprobs,
-    })  # fmt: skip
+    message = {"role": "assistant", "content": content}
+    return json.dumps({"choices": [{"index": 0, "finish_reason": "length", "message": message, "logprobs": logprobs}]}).encode()
 
 
 def test_probabilities_are_those_of_the_four_labels_among_themselves():
-    some = label_probabilities(choice("3", {"3": 0.4, "The": 0.2, "1": 0.1, " 3": 0.1, "7": 0.05}))
+    some = label_probabilities(reply("3", {"3": 0.4, "The": 0.2, "1": 0.1, " 3": 0.1, "7": 0.05}))
     assert_close(some, torch.tensor([1 / 6, 0, 5 / 6, 0]))
-    assert_close(label_probabilities(choice("2", None)), torch.tensor([0.0, 1, 0, 0]))
-    assert_close(label_probabilities(choice("4.", {"4.": 1.0})), torch.tensor([0.0, 0, 0, 1]))
-    for reply in ("5", "The first", ""):
-        with pytest.raises(ValueError, match=f"the ranker answered '{reply}'"):
-            label_probabilities(choice(reply, {"1": 0.5}))
+    assert_close(label_probabilities(reply("2", None)), torch.tensor([0.0, 1, 0, 0]))
+    assert_close(label_probabilities(reply("4.", {"4.": 1.0})), torch.tensor([0.0, 0, 0, 1]))
+    for answered in ("5", "The first", ""):
+        with pytest.raises(ValueError, match=f"the ranker answered '{answered}'"):
+            label_probabilities(reply(answered, {"1": 0.5}))
 
 
 def test_the_key_travels_and_stays_out_of_the_config(server, monkeypatch):
     monkeypatch.setenv("RANKER_KEY", "secret")
     ranker = served(server.base_url, api_key_env="RANKER_KEY")
-    assert ranker.client.api_key == os.environ["RANKER_KEY"]
+    assert ranker.client().api_key == os.environ["RANKER_KEY"]
     assert "secret" not in repr(ranker)

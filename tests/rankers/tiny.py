@@ -23,7 +23,7 @@ TEXT = dict(
     rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2], "mrope_interleaved": True},
 )  # fmt: skip
 WORLD = VideoSpec(64, 64, 9, 8)
-RULE = DomainRule({"^the camera": "scene"}, "digit")
+RULE = DomainRule({"^the camera": "scene"}, "digit", None)
 LORA = {"rank": 2, "alpha": 2, "targets": ["q_proj", "v_proj", "qkv"]}
 
 
