@@ -136,7 +136,7 @@ def test_a_ranker_that_dies_stops_an_online_run_and_the_same_command_resumes_it(
     whole, killed = command.home / stage, command.home / f"mortal_{stage}"
     result = subprocess.run(on_policy(killed.name, *online, *mortal), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode != 0
-    assert "RankerFailed: the ranker gave no verdict (ConnectionError: the server is gone)" in result.stderr
+    assert "config: the ranker gave no verdict (ConnectionError: the server is gone)" in result.stderr
     saved = torch.load(killed / "checkpoints" / "last.ckpt", weights_only=False)
     assert saved["global_step"] == done and not (killed / "adapter").exists()  # though at 3 none was due
     execute(on_policy(killed.name, *online, *mortal))
