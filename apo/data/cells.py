@@ -11,7 +11,7 @@ ImageFile = NewType("ImageFile", Path)
 Segment = NewType("Segment", tuple)  # (start, end) in seconds
 Domain = NewType("Domain", str)
 
-DOMAIN = re.compile(r"\w[\w .-]{0,99}")  # no separator: it can't lead out of a folder
+DOMAIN = re.compile(r"\w[\w .-]{0,99}")  # a name, never a path
 LONGEST = 1e6  # seconds of a segment's end
 SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 60
@@ -35,7 +35,7 @@ def wish(kind: Any, value: Any) -> str | None:
         return None if isinstance(value, list) and not any(text_wish(text) for text in value) else "write a list of strings"
     if kind is Domain:
         fits = isinstance(value, str) and DOMAIN.fullmatch(value)
-        return None if fits else "write a name, or NAME.txt for a ranking prompt beside the manifest"
+        return None if fits else "write a name, such as human"
     return text_wish(value, is_path=kind in (VideoFile, ImageFile))
 
 
@@ -71,7 +71,7 @@ def typed(kind: Any, value: Any, folder: Path) -> Any:
         return folder / value
     if kind is Segment:
         return tuple(value)
-    return str(folder / value) if kind is Domain and value.endswith(".txt") else value
+    return value
 
 
 def shown(value: Any) -> str:

@@ -15,7 +15,7 @@ from typing import get_args
 from apo.data.cells import Domain, ImageFile, Segment, VideoFile, shown
 from apo.data.columns import Columns
 from apo.data.tables import Unreadable, records, table_file
-from apo.data.video import Spec, VideoError, probe, read_image, require_file, require_length, require_within
+from apo.data.video import Spec, VideoError, probe, read_image, require_length, require_within
 from apo.errors import UserError
 from apo.terminal import progress
 
@@ -131,8 +131,6 @@ def file_problems(row: Row, spec: Spec) -> list[Problem]:
     """What is wrong with the files of a row."""
     found = [said for path in row.files(VideoFile).values() for said in refused(require_video, path, spec, row.segment)]
     found += [said for path in row.files(ImageFile).values() for said in refused(read_image, path, spec.height, spec.width)]
-    if row.domain and row.domain.endswith(".txt"):
-        found += refused(require_file, Path(row.domain))
     together = None if found else row.problem()
     return [Problem(row.line, message) for message in (found + [together] if together else found)]
 
