@@ -15,7 +15,7 @@ from apo.data.checksums import Checksums, Digests
 from apo.data.manifest import Problem, Row
 from apo.data.video import Spec, VideoError, read_image, read_video
 from apo.errors import DISK, UserError
-from apo.files import write_tensors, write_text
+from apo.files import sweep, write_tensors, write_text
 from apo.interfaces import Policy
 from apo.terminal import progress
 
@@ -55,6 +55,7 @@ class LatentCache:
         read whole, see `flaw`; otherwise their headers.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        sweep(self.folder)
         digest, checksums = Digests(self.folder.parent, f"{rank}of{world}"), Checksums(self.folder, f"rank{rank}of{world}")
         built = Built({}, [])
         for index in progress(range(rank, len(rows), world), desc="encoding", disable=quiet or rank > 0):

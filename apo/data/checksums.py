@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from apo.files import naming
+
 DIGEST = re.compile(r"[0-9a-f]{64}")
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")  # as sha256sum writes it
 
@@ -43,8 +45,7 @@ class Digests:
         state = [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
         if (name, *state) not in self.known:
             self.known[name, *state] = digest = file_digest(path)
-            with self.list.open("a") as file:
-                file.write(f"\n{json.dumps([name, state, digest])}\n")  # begins a line even after a writer that died within one
+            append(self.list, json.dumps([name, state, digest]))
         return self.known[name, *state]
 
 
@@ -57,6 +58,12 @@ def recalled(line: str) -> tuple[str, list[int], str] | None:
     match found:
         case [str(path), [int(), int(), int()] as state, str(digest)] if DIGEST.fullmatch(digest):
             return path, state, digest
+
+
+def append(path: Path, line: str) -> None:
+    """Adds a line to a list, on one of its own even after a writer that died within one."""
+    with naming(path), path.open("a", encoding="utf-8") as file:
+        file.write(f"\n{line}\n")
 
 
 def lines(folder: Path, pattern: str) -> Iterator[str]:
@@ -95,8 +102,7 @@ class Checksums:
         if digest in self.known[path.name]:
             return
         self.known[path.name].add(digest)
-        with self.list.open("a") as file:
-            file.write(f"\n{digest}  {path.name}\n")  # begins a line even after a writer that died within one
+        append(self.list, f"{digest}  {path.name}")
 
 
 def parsed(line: str) -> tuple[str, str] | None:

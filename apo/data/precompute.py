@@ -35,7 +35,10 @@ def main() -> None:
     parser.add_argument("--share", help=argparse.SUPPRESS)  # what a worker is started with: rank/world/report file
     given, overrides = parser.parse_known_args()
     with one_line("cache"):
-        encode_all(given, overrides)
+        try:
+            encode_all(given, overrides)
+        except KeyboardInterrupt:
+            raise UserError("interrupted; the same command goes on with what is left") from None
 
 
 def encode_all(given: argparse.Namespace, overrides: list[str]) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from apo.data.command import model_of
 from apo.data.video import Spec, open_stream, read_video, write_video
 from apo.errors import UserError, one_line
-from apo.files import replacing, write_text
+from apo.files import replacing, sweep, write_text
 from apo.seeds import generator
 from apo.terminal import progress
 
@@ -143,6 +143,8 @@ def cut(scene: Scene, index: int, clips: dict[str, Path], folder: Path, spec: Sp
 def make(folder: Path, clips: dict[str, Path], scenes: list[Scene], spec: Spec) -> Path:
     """The manifest of all scenes' pairs, as the spec's model takes them; goes on where an interrupted run stopped."""
     rows = []
+    for place in (folder, folder / "clips", *folder.glob("videos_*")):
+        sweep(place)
     for index, scene in enumerate(progress(scenes, desc="cutting real clips")):
         rows += cut(scene, index, clips, folder, spec)
     manifest = folder / "manifest.jsonl"

@@ -29,7 +29,7 @@ from apo.data.checksums import file_digest
 from apo.data.manifest import ManifestError, Problem, Row, read
 from apo.data.video import COPY_AGAIN, VideoError, open_stream, probe, rate, require_within, timed_frames
 from apo.errors import one_line
-from apo.files import replacing, write_text
+from apo.files import replacing, sweep, write_text
 from apo.seeds import generator
 from apo.terminal import progress
 
@@ -161,6 +161,8 @@ def make(manifest: Path, folder: Path, factors: list[int], seed: int = 0, min_mo
     min_motion: videos that move less than this, in gray levels of 255 per frame, are still: they make no pair.
     """
     videos = sources(manifest, factors)
+    for place in (folder, folder / "videos", folder / "pairs"):
+        sweep(place)
     with ThreadPoolExecutor(workers) as pool:  # ffmpeg works in processes of its own
         made = pool.map(lambda source: make_pairs(source, factors, folder), videos)
         made = list(progress(made, total=len(videos), desc="slowing down"))

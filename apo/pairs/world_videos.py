@@ -14,6 +14,7 @@ from filelock import FileLock
 from apo.data.cache import flaw, remembered
 from apo.data.checksums import Checksums
 from apo.data.pairs import PairSplit
+from apo.files import sweep
 from apo.interfaces import Condition, Guidance
 from apo.pairs.rollout import evaluating
 from apo.policies.adapter import adapter_hash
@@ -59,6 +60,7 @@ class WorldVideos(ABC):
         """Generates what the cache lacks; any number of processes may ask at once, one of them builds."""
         folder = self.folder(policy)
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
         with FileLock(folder / "lock"), policy.whole(), self.generating(policy), evaluating(policy):
             return self.build(policy, folder)
 

@@ -21,7 +21,7 @@ from apo.data.cache import flaw, remembered
 from apo.data.checksums import Checksums
 from apo.data.pairs import PairSplit
 from apo.data.rankings import RankingDataset
-from apo.files import write_tensors
+from apo.files import sweep, write_tensors
 from apo.generate import generate, initial_noise
 from apo.interfaces import Condition, Guidance
 from apo.policies.model import VideoSpec, WanModel, fingerprint
@@ -102,6 +102,7 @@ class WorldRankings:
         """The first `count` rankings of a place that the settings allow."""
         folder, rows, block = self.folder(place), [], 0
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
         title = f"{place.split} {place.source} {place.domain} rankings"
         checksums = Checksums(folder, "world")
         with FileLock(folder / "lock"), progress(total=count, desc=title, delay=2) as bar:
@@ -183,6 +184,7 @@ class WorldRankings:
     def make_sure(self, path: Path, place: Place, block: int) -> None:
         """Generates a block's videos unless they are there and whole."""
         path.parent.mkdir(exist_ok=True)
+        sweep(path.parent)
         checksums = Checksums(path.parent, "world")
         if wrong := flaw(path, checksums):
             if path.exists():

@@ -1,4 +1,5 @@
 import errno
+import subprocess
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from safetensors.torch import load_file
 
 from apo.data.cache import LatentCache, fingerprint
 from apo.data.manifest import PairRow, load
+from apo.files import HOST
 from tests.data.clips import FakePolicy, Spec, contents, counted, numbers, write_jsonl
 
 
@@ -66,10 +68,13 @@ def test_a_killed_build_is_resumed(tmp_path, rows):
     with pytest.raises(KeyboardInterrupt):
         built(tmp_path / "cache", rows, Killed())
     cache = LatentCache(tmp_path / "cache", fingerprint(FakePolicy()))
-    (cache.folder / "left.0123abcd.tmp").write_bytes(b"half a file")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    stray = cache.folder / f".left.safetensors.{HOST}-{dead.pid}-0123abcd.tmp"
+    stray.write_bytes(b"half a file")
     policy = FakePolicy()
     built(tmp_path / "cache", rows, policy)
-    assert policy.encoded == 2 * len(rows) - 6
+    assert policy.encoded == 2 * len(rows) - 6 and not stray.exists()
     built(tmp_path / "uninterrupted", rows, FakePolicy())
     assert contents(tmp_path / "cache") == contents(tmp_path / "uninterrupted")
 

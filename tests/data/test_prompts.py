@@ -1,5 +1,6 @@
 """`data=prompts`: conditions of the user's own files, and the world's endless ones."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch.testing import assert_close
 
 from apo.data.manifest import ManifestError
 from apo.data.pairs import StepBatches
-from apo.data.prompts import UserPrompts
+from apo.data.prompts import PromptConditions, UserPrompts
 from apo.interfaces import Condition
 from apo.world.prompts import WorldPrompts
 from tests.data.clips import FakePolicy, Spec, write_jsonl
@@ -58,6 +59,14 @@ def test_bad_rows_are_reported_at_once(tmp_path, manifest):
     said = [problem.message for problem in raised.value.problems]
     assert "none.png: no such file" in said[0] and said[1] == "image is missing: add it or drop the row"
     assert "not a readable image" in said[2] and "unknown column 'video'" in said[3]
+
+
+def test_held_out_conditions_come_of_any_table_and_any_columns(tmp_path, manifest):
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    (tmp_path / "metadata.csv").write_text("text,file_name\n" + "".join(f"{row['prompt']},{row['image']}\n" for row in rows))
+    plain = PromptConditions(str(manifest), 3, Spec())
+    mapped = PromptConditions(str(tmp_path), 3, Spec(), {"prompt": "text", "image": "file_name"})
+    assert mapped.identity == plain.identity and mapped.batch(1, 3)[0] == plain.batch(1, 3)[0]
 
 
 def test_ranks_see_different_conditions_that_depend_on_the_step_alone(tmp_path, manifest):
