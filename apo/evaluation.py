@@ -54,37 +54,40 @@ def evaluate(cfg: DictConfig) -> list[dict]:
         torch.set_num_threads(cfg.trainer.threads)
     reports = [report_on(judge, arm, against) for arm in arms]
     if len(arms) > 1:
-        write_joint(judge, reports, against)
+        write_joint(judge, arms, reports, against)
     return reports
 
 
 def report_on(judge: "Judge", ours: Arm, theirs: Arm | None) -> dict:
-    """Scores one arm, compares it with `theirs`, writes and prints its report."""
-    both = [arm for arm in (theirs if ours.adapter is not None else None, ours) if arm is not None]
+    """Scores one arm, compares it with `theirs` if that is another, writes and prints its report."""
+    compares = theirs is not None and ours.adapter is not None and theirs.folder.resolve() != ours.folder.resolve()
+    both = [theirs, ours] if compares else [ours]
     found = [judge.score(arm) for arm in both]
-    report, reference = found[-1], found[0] if len(both) > 1 else None
+    report, reference = found[-1], found[0] if compares else None
     if reference is not None:
         report["against"] = {"run": theirs.name} | results.compared(report["rows"], reference["rows"])
         if not results.reported(theirs.folder / judge.subfolder, reference):
             results.write(theirs.folder / judge.subfolder, reference)
-    folder, count = ours.folder / judge.subfolder, judge.cfg.videos
-    if picked := pick(found, "distorted", count):
-        videos = [judge.kept(arm, result["key"], picked) for arm, result in zip(both, found)]
-        draw(folder, picked, {arm.name: result["rows"] for arm, result in zip(both, found)}, videos, judge.policy.spec.fps)
+    folder = ours.folder / judge.subfolder
+    judge.draw(both, found, folder)
     print(results.write(folder, report, reference))
     if ours.adapter is not None and judge.subfolder == "eval":
         card.renew(ours.adapter)
     print(f"\nreport:        {folder / 'report.md'}")
-    if count:
+    if judge.cfg.videos:
         print(f"contact sheet: {folder / 'contact_sheet.png'}\nside by side:  {folder / 'videos'}/*.mp4")
+    if older := [path for path in folder.glob("latents-*") if path.name != f"latents-{report['key']}"]:
+        size = sum(file.stat().st_size for path in older for file in path.glob("*.safetensors"))
+        print(f"older latents: {size / 2**20:.1f} MiB of other settings, which may be deleted: {', '.join(map(str, older))}")
     return report
 
 
-def write_joint(judge: "Judge", reports: Sequence[dict], against: Arm | None) -> None:
+def write_joint(judge: "Judge", arms: Sequence[Arm], reports: Sequence[dict], against: Arm | None) -> None:
     """outputs/<run>/<results>_table.md and .csv, also printed."""
     run, name = run_folder(judge.cfg.run), f"{judge.subfolder}_table"
-    reference = None if against is None else judge.score(against)
-    texts = {"md": results.joint(reports, reference) + "\n", "csv": results.joint_csv(reports, reference)}
+    apart = against is not None and against.folder.resolve() not in [arm.folder.resolve() for arm in arms]
+    rows = ([judge.score(against)] if apart else []) + list(reports)
+    texts = {"md": results.joint(rows, against and against.name) + "\n", "csv": results.joint_csv(rows)}
     for kind, text in texts.items():
         Written(run).put(f"{name}.{kind}", lambda path, text=text: path.write_text(text, encoding="utf-8"))
     print(f"\n{texts['md']}\ntable of all:  {run / name}.md, {name}.csv")
@@ -194,6 +197,13 @@ class Judge:
         write_tensors(path, {"latents": latents})
         Checksums(path.parent, "written").record(path)
         return latents
+
+    def draw(self, arms: Sequence[Arm], found: Sequence[dict], folder: Path) -> None:
+        """Pictures of the first conditions on which the arms differ, and then of the first others."""
+        if picked := pick(found, "distorted", self.cfg.videos):
+            names = [arm.name if len({arm.name for arm in arms}) == len(arms) else str(arm.folder) for arm in arms]
+            videos = [self.kept(arm, result["key"], picked) for arm, result in zip(arms, found)]
+            draw(folder, picked, names, [result["rows"] for result in found], videos, self.policy.spec.fps)
 
     def kept(self, arm: Arm, digest: str, places: list[int]) -> Tensor:
         """The videos (len(places), F, 3, H, W) uint8 of some conditions, from the latents that `videos` kept."""

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import pandas as pd
 import pytest
 import torch
@@ -141,13 +142,26 @@ def test_several_arms_end_with_one_table(cfg, tmp_path, quick, capsys):
     assert table.loc["next", ["clean_win", "clean_tie", "clean_loss"]].sum() == 4
 
 
+def test_an_arm_is_not_compared_with_itself_and_two_of_one_name_are_told_apart(cfg, tmp_path, quick, capsys):
+    shutil.copytree(tmp_path / "outputs/r/offline", tmp_path / "outputs/s/offline")
+    cfg.against = "offline"
+    assert "against" not in evaluate(cfg)[0]
+    cfg.against, cfg.arm = "outputs/s/offline", "off*"
+    assert evaluate(cfg)[0]["against"] | {"win_rate": 0} == {"run": "offline", "win": 0, "tie": 4, "loss": 0, "win_rate": 0,
+        "instruction_following": {"win": 0, "tie": 4, "loss": 0, "win_rate": {"value": None, "low": None, "high": None}}}  # fmt: skip
+    json.loads((tmp_path / "outputs/r/offline/eval/report.json").read_text(), parse_constant=pytest.fail)
+    cfg.seed, cfg.against = 1, None
+    evaluate(cfg)
+    assert "older latents: 0.0 MiB of other settings" in capsys.readouterr().out
+
+
 def test_what_is_damaged_is_made_anew_and_said(cfg, tmp_path, quick, capsys):
-    cfg.arm, cfg.against, cfg.videos = None, None, 0
+    cfg.arm, cfg.against, cfg.videos, cfg.conditions.count = None, None, 0, 2
     (report,) = evaluate(cfg)
     folder = tmp_path / "outputs/r/baseline/eval"
     (part,) = folder.glob("latents-*/000000.safetensors")
     rows, whole, latents = (folder / "rows.json").read_bytes(), part.read_bytes(), load_file(part)["latents"].clone()
-    other, nan = rows.replace(b'"n": 4', b'"n": 5'), rows.replace(b'"low": 0', b'"low": NaN', 1)
+    other, nan = rows.replace(b'"n": 2', b'"n": 3'), rows.replace(b'"low": 0', b'"low": NaN', 1)
     for damaged in (rows[: len(rows) // 2], b"", b"\xff\xfe", other, nan):
         (folder / "rows.json").write_bytes(damaged)
         (folder / "report.json").write_bytes(damaged[:-9])
@@ -245,24 +259,32 @@ def test_a_damaged_adapter_or_another_base_is_refused(cfg, tmp_path, monkeypatch
         evaluate(cfg)
 
 
-def test_conditions_of_the_users_own_are_shown_unmeasured(composed, tmp_path, monkeypatch):
-    """Any prompts and first frames, as a user of Wan has them; what their images show is part of the result's key."""
+STRANGE = ["a red thing", "猫が走る 🐈\u202e", "very " * 500, "one line\nand another\r\n\x07"]
+
+
+def test_conditions_of_the_users_own_are_shown_unmeasured(composed, tmp_path, monkeypatch, wan22_folder):
+    """Any prompts, first frames and sizes, as a user of Wan has them; what their images show is part of the result's key."""
     write_rows(tmp_path, "red")
-    own = ["conditions=prompts", f"conditions.path={tmp_path}/prompts.jsonl", "evaluator=none", "model.num_inference_steps=2"]
-    own = composed("videos=2", "batch_size=2", *own)
+    own = ["conditions=prompts", f"conditions.path={tmp_path}/prompts.jsonl", "evaluator=none", "model.num_inference_steps=2",
+           f"model.path={wan22_folder}", "model.spec={height: 32, width: 48, frames: 9, fps: 8}", "arm=null"]  # fmt: skip
+    own = composed("videos=3", "batch_size=2", *own)
     (report,) = evaluate(own)
-    folder = tmp_path / "outputs/r/offline/eval_prompts"
-    assert report["metrics"] == {} and [row["prompt"] for row in report["rows"]] == ["a red thing 0", "a red thing 1", "a red thing 2"]
-    assert len(list((folder / "videos").glob("*.mp4"))) == 2 and (folder / "contact_sheet.png").is_file()
-    assert "no verdicts to compare" in (folder / "report.md").read_text()
+    folder = tmp_path / "outputs/r/baseline/eval_prompts"
+    assert report["metrics"] == {} and [row["prompt"] for row in report["rows"]] == STRANGE
+    assert (folder / "contact_sheet.png").is_file() and "against" not in report
+    for path in (folder / "videos").glob("*.mp4"):
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            assert stream.width >= 256 and stream.height >= 256 and stream.duration * stream.time_base >= 3
+    assert len(list((folder / "videos").iterdir())) == 3
     monkeypatch.setattr(evaluation, "generate", lambda *_: pytest.fail("finished work was done again"))
-    assert evaluate(own)[0]["rows"] == report["rows"] and len(list((folder / "videos").glob("*.mp4"))) == 2
+    assert evaluate(own)[0]["rows"] == report["rows"]
     write_rows(tmp_path, "blue")
     with pytest.raises(pytest.fail.Exception, match="done again"):
         evaluate(own)
 
 
 def write_rows(folder: Path, colour: str) -> None:
-    rows = [{"prompt": f"a {colour} thing {i}", "image": "frame.png"} for i in range(3)]
+    rows = [{"prompt": prompt, "image": "frame.png"} for prompt in STRANGE]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    Image.new("RGB", (64, 64), colour).save(folder / "frame.png")
+    Image.new("RGB", (97, 31), colour).save(folder / "frame.png")

@@ -1,5 +1,6 @@
 """Videos as pictures to look at: rows of frames, and videos beside each other, with captions that fit."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -97,19 +98,15 @@ def header(captions: Sequence[Caption], width: int, size: int) -> Image.Image:
 
 def wrapped(text: str, width: int, face: ImageFont.FreeTypeFont) -> list[str]:
     """At most LINES lines of at most `width` pixels; an ellipsis stands for the rest. Spaces and line ends of any kind are one space."""
-    words = "".join(character if drawable(face, character) else MISSING for character in " ".join(text.split())[:2000]).split(" ")
-    lines = [""]
-    for word in words:
-        if face.getlength(f"{lines[-1]} {word}".lstrip()) <= width:
-            lines[-1] = f"{lines[-1]} {word}".lstrip()
-            continue
-        lines += [word] if lines[-1] else []
-        lines[-1] = lines[-1] or word
-        while face.getlength(lines[-1]) > width and len(lines[-1]) > 1:
-            fits = max(1, sum(face.getlength(lines[-1][:end]) <= width for end in range(1, len(lines[-1]) + 1)))
-            lines[-1:] = [lines[-1][:fits], lines[-1][fits:]]
-            lines = [line for line in lines if line]
-    return lines if len(lines) <= LINES else [*lines[: LINES - 1], shortened(lines[LINES - 1], width, face)]
+    text = "".join(character if drawable(face, character) else MISSING for character in " ".join(text.split())[:2000])
+    lines = []
+    while text and len(lines) < LINES:
+        fits = max(1, bisect_right(range(1, len(text) + 1), width, key=lambda end: face.getlength(text[:end])))
+        end = fits if fits == len(text) or text[fits] == " " else text.rfind(" ", 0, fits)
+        end = end if end > 0 else fits  # a word that is longer than a line
+        lines.append(text[:end])
+        text = text[end:].lstrip()
+    return [*lines[:-1], shortened(lines[-1], width, face)] if text else lines or [""]
 
 
 def shortened(line: str, width: int, face: ImageFont.FreeTypeFont) -> str:

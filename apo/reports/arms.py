@@ -1,6 +1,5 @@
 """What is known of the arms of outputs/<run>, over their seeds: what reports put into tables."""
 
-import json
 import re
 import statistics
 from collections import defaultdict
@@ -11,8 +10,10 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
+from apo.errors import UserError
 from apo.evaluators.intervals import Interval, wilson
 from apo.plan.costs import Step, step_of
+from apo.reports import results
 
 PASSES = 4  # of a window row over 2B latents: reference forward 1, policy forward 1, backward 2
 
@@ -45,8 +46,9 @@ class Arm:
 
     def add(self, folder: Path, seed: int | None) -> None:
         """Adds one run folder with its evaluation."""
-        report = json.loads((folder / "eval" / "report.json").read_text())
-        rows = json.loads((folder / "eval" / "rows.json").read_text())["rows"]
+        report, rows = results.read(folder / "eval" / "report.json"), results.videos(folder / "eval" / "rows.json")
+        if report is None:
+            raise UserError(f"{folder}/eval/report.json is damaged: run its evaluate.py command again, which makes it anew")
         if seed is not None:
             self.seeds.append(seed)
         self.videos += len(rows)

@@ -26,7 +26,9 @@ def colour(row: dict) -> str:
     return "firebrick" if row.get("distorted") else "black"
 
 
-def draw(folder: Path, places: Sequence[int], rows: dict[str, list[dict]], videos: Sequence[Tensor], fps: float) -> None:
+def draw(
+    folder: Path, places: Sequence[int], arms: Sequence[str], rows: Sequence[list[dict]], videos: Sequence[Tensor], fps: float
+) -> None:
     """contact_sheet.png and videos/*.mp4, all arms side by side, captions red where distorted; mp4s of an earlier evaluation go.
 
     places: the conditions to show. rows: of each arm, of all conditions. videos: (len(places), F, 3, H, W) uint8 of each arm.
@@ -35,15 +37,18 @@ def draw(folder: Path, places: Sequence[int], rows: dict[str, list[dict]], video
     written.keep("videos", [name(i) for i in places])
     shown, captions, colours = [], [], []
     for index, i in enumerate(places):
-        measured, beside = {arm: of_arm[i] for arm, of_arm in rows.items()}, [of_arm[index] for of_arm in videos]
-        prompt = f"{i:03d} {next(iter(measured.values()))['prompt']}"
-        labels = [[Caption(arm, bold=True), Caption(verdict(row), colour(row))] for arm, row in measured.items()]
-        video = looped(side_by_side(beside, prompt, labels), fps)
+        measured, beside = [of_arm[i] for of_arm in rows], [of_arm[index] for of_arm in videos]
+        labels = [[Caption(arm, bold=True), Caption(verdict(row), colour(row))] for arm, row in zip(arms, measured)]
+        video = looped(side_by_side(beside, f"{i:03d} {measured[0]['prompt']}", labels), fps)
         written.put(name(i), lambda path, video=video: write_video(path, video, fps))
         shown += beside
-        captions += [f"{i:03d} {arm}: {row['prompt']}" + (f" ({said})" if (said := verdict(row)) else "") for arm, row in measured.items()]
-        colours += [colour(row) for row in measured.values()]
+        captions += [f"{i:03d} {arm}: {row['prompt']}{said(row)}" for arm, row in zip(arms, measured)]
+        colours += [colour(row) for row in measured]
     written.put("contact_sheet.png", lambda path: contact_sheet(path, shown, captions, colours))
+
+
+def said(row: dict) -> str:
+    return f" ({found})" if (found := verdict(row)) else ""
 
 
 def name(place: int) -> str:

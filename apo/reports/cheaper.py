@@ -1,6 +1,5 @@
 """What cheaper candidates cost in quality, at the forwards of the online stage: `make cheaper`."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,10 @@ import pandas as pd
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from apo.errors import one_line
 from apo.plan.costs import Step, step_of
 from apo.policies.model import ROOT
+from apo.reports import results
 from apo.reports.arms import bootstrap, forwards, points, spread
 from apo.reports.curriculum import GUIDED, PLAIN
 
@@ -77,7 +78,7 @@ def seeds_of(arm: Arm, outputs: Path) -> list[str]:
 
 def measured(arm: Arm, seeds: Sequence[str], outputs: Path) -> dict[str, np.ndarray]:
     """Each metric as (seeds, conditions)."""
-    videos = [json.loads((outputs / arm.folder.format(seed) / arm.results / "rows.json").read_text())["rows"] for seed in seeds]
+    videos = [results.videos(outputs / arm.folder.format(seed) / arm.results / "rows.json") for seed in seeds]
     if len({len(rows) for rows in videos}) > 1:
         raise ValueError(f"{outputs / arm.folder}: seeds {', '.join(seeds)} have unequal numbers of videos; evaluate them alike")
     return {metric: np.array([[float(row[metric]) for row in rows] for rows in videos]) for metric in METRICS}
@@ -139,4 +140,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line("cheaper"):
+        main()

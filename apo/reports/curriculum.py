@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from apo.errors import one_line
 from apo.evaluators.intervals import wilson
 from apo.reports.arms import percent, spread
+from apo.reports.results import videos
 
 GUIDED, PLAIN = "eval_guided", "eval"  # folders of results under the teacher's guidance, and under none
 
@@ -60,7 +62,7 @@ def rows(run: Path, folder: str, results: str) -> pd.DataFrame | None:
     frames = []
     for path in seeds:
         if (path / results / "rows.json").is_file():
-            frame = pd.DataFrame(json.loads((path / results / "rows.json").read_text())["rows"])
+            frame = pd.DataFrame(videos(path / results / "rows.json"))
             frames.append(frame.assign(seed=path.parent.name, place=range(len(frame)), of_all=folder == "baseline"))
     return pd.concat(frames, ignore_index=True) if frames else None
 
@@ -157,4 +159,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line("curriculum"):
+        main()

@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 
+from apo.errors import one_line
 from apo.evaluators.intervals import wilson
 from apo.reports.arms import Arm, collect, percent, spread
 
@@ -85,4 +86,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line("online"):
+        main()

@@ -32,6 +32,15 @@ def require_ours(path: Path) -> None:
         raise UserError(f"{path} is not one of evaluate.py's: move it away, or give another results=NAME")
 
 
+def videos(path: Path) -> list[dict]:
+    """The rows of a rows.json, for reports; UserError if it is damaged."""
+    found = parsed(path)
+    rows = found.get("rows") if isinstance(found, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path} is damaged: run its evaluate.py command again, which makes it anew")
+    return rows
+
+
 def parsed(path: Path):
     """None also for a file that is not there or not JSON; NaN and Infinity are not."""
     try:
@@ -124,38 +133,33 @@ def reported(folder: Path, result: dict) -> bool:
     return saved is not None and saved["metrics"] == result["metrics"] and saved.get("key", result["key"]) == result["key"]
 
 
-def joint(reports: Sequence[dict], against: dict | None) -> str:
+def joint(rows: Sequence[dict], against: str | None) -> str:
     """Arms x metrics as Markdown: each arm's intervals, and its win/tie/loss on the conditions of the arm that all are compared with."""
-    every = ([against] if against else []) + list(reports)
-    metrics = list(reports[0]["metrics"])
-    outcomes = [name for name, found in versus(reports).items() if found]
-    lines = table(["arm", *metrics, *(f"{name}: win/tie/loss" for name in outcomes), "videos"])
-    for report in every:
-        cells = [shown(report["metrics"][name]) for name in metrics]
-        cells += ["{win}/{tie}/{loss}".format(**found) if (found := versus([report])[name]) else "" for name in outcomes]
-        lines.append(row([report["stage"], *cells, str(report["n"])]))
-    return "\n".join(["# " + reports[0]["run"], "", *lines, "", f"[95 % intervals]{compared_with(against)}"])
+    metrics, kinds = list(rows[0]["metrics"]), list(dict.fromkeys(kind for report in rows for kind in versus(report)))
+    lines = table(["arm", *metrics, *(f"{kind}: win/tie/loss" for kind in kinds), "videos"])
+    for report in rows:
+        won = ["{win}/{tie}/{loss}".format(**versus(report)[kind]) if kind in versus(report) else "" for kind in kinds]
+        lines.append(row([report["stage"], *(shown(report["metrics"][name]) for name in metrics), *won, str(report["n"])]))
+    compared_with = "" if against is None else f"; win/tie/loss against {against}, on the same conditions and noise"
+    return "\n".join([f"# {rows[-1]['run']}", "", *lines, "", f"In parentheses: 95 % intervals{compared_with}."])
 
 
-def compared_with(against: dict | None) -> str:
-    return "" if against is None else f"; win/tie/loss against {against['stage']} on the same conditions and noise"
+def versus(report: dict) -> dict[str, dict]:
+    """A report's win, tie and loss by kind."""
+    found = report.get("against", {})
+    kinds = {"clean": found if "win" in found else None, "following": found.get("instruction_following")}
+    return {kind: counts for kind, counts in kinds.items() if counts}
 
 
-def versus(reports: Sequence[dict]) -> dict[str, dict | None]:
-    """The last report's outcomes by kind."""
-    found = next((report["against"] for report in reversed(reports) if "against" in report), {})
-    return {"clean": found if "win" in found else None, "following": found.get("instruction_following")}
-
-
-def joint_csv(reports: Sequence[dict], against: dict | None) -> str:
+def joint_csv(rows: Sequence[dict]) -> str:
     """The same, a number a cell."""
     lines = []
-    for report in ([against] if against else []) + list(reports):
+    for report in rows:
         line = {"arm": report["stage"], "videos": report["n"]}
         for name, metric in report["metrics"].items():
             line |= {name: metric["value"], f"{name}_low": metric["low"], f"{name}_high": metric["high"]}
-        for kind, found in versus([report]).items():
-            line |= {f"{kind}_{outcome}": found[outcome] for outcome in ("win", "tie", "loss")} if found else {}
+        for kind, counts in versus(report).items():
+            line |= {f"{kind}_{outcome}": counts[outcome] for outcome in ("win", "tie", "loss")}
         lines.append(line)
     file = io.StringIO()
     writer = csv.DictWriter(file, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")

@@ -4,7 +4,6 @@
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from apo.evaluators.intervals import Interval
 from apo.reports.arms import bootstrap, points, spread
 from apo.reports.curriculum import GUIDED, PLAIN
+from apo.reports.results import videos
 
 ARMS = {"apo": "with RS & RO", "wo_rs_ro": "without"}
 NOTES = """
@@ -27,7 +27,7 @@ def distorted(folder: Path) -> np.ndarray:
     path = folder / "rows.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: `make rsro` trains and evaluates both arms")
-    return np.array([float(row["distorted"]) for row in json.loads(path.read_text())["rows"]])
+    return np.array([float(row["distorted"]) for row in videos(path)])
 
 
 def collect(before: Path, after: Path) -> dict[str, dict[str, np.ndarray]]:

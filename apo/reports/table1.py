@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 
+from apo.errors import one_line
 from apo.evaluators.intervals import wilson
 from apo.reports.arms import PASSES, Arm, percent, spread
 from apo.reports.arms import collect as arms_of
@@ -101,4 +102,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line("table1"):
+        main()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from apo.errors import UserError
 from apo.evaluators.intervals import wilson
 from apo.reports import table1
 from tests.reports import runs
@@ -73,3 +74,12 @@ def test_folders_with_more_overrides_are_the_same_arm_and_never_counted_twice(fo
 def test_nothing_evaluated_is_an_error_that_says_what_to_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="make table1"):
         table1.collect(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rows.json", "report.json"])
+def test_a_damaged_evaluation_is_named_with_the_remedy(folder, name):
+    path = folder / "ablation_apo-seed_1" / "eval" / name
+    for damaged in (path.read_text()[:-20], "[]", ""):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=f"{name} is damaged: run its evaluate.py command again"):
+            table1.collect(folder)
