@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from apo.data.video import Spec, central, fit, image_pixels, open_stream, pixel_aspect, timed_frames, upright
+from apo.data.video import COPY_AGAIN, Spec, VideoError, central, fit, image_pixels, open_stream, pixel_aspect, timed_frames, upright
 from apo.files import replacing
 
 HEIGHT, CAPTION, GAP = 240, 20, 12  # pixels of each frame, of the line above it, and between frames
@@ -57,7 +57,9 @@ def video_frame(path: Path) -> Frame:
 def first_frame(path: Path) -> tuple[np.ndarray, float, float | None]:
     """Pixels (H, W, 3) uint8, their aspect, and the seconds that the file says it has."""
     with open_stream(path) as (container, stream):
-        _, _, frame = next(timed_frames(container, stream))
+        frame = next((frame for _, _, frame in timed_frames(container, stream)), None)
+        if frame is None:
+            raise VideoError(f"{path}: no frame of it can be decoded: {COPY_AGAIN}")
         length = stream.duration * stream.time_base if stream.duration else container.duration and container.duration / 1e6
         return upright(frame), pixel_aspect(stream), float(length) if length else None
 

@@ -28,7 +28,7 @@ CONTAINERS = (
 )
 IMAGES = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 PIXELS = 89_478_485  # of a picture or a frame; PIL warns beyond it
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is an error here, which names the file
+warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with a file is an error here, which names it
 
 
 class Spec(Protocol):
@@ -183,18 +183,24 @@ def write_video(path: Path, video: Tensor, fps: float, crf: int = 12, enlarge: b
 
 @contextmanager
 def open_stream(path: Path) -> Iterator[tuple]:
-    """(container, video stream) of a file; what ffmpeg raises inside becomes a VideoError that names the file."""
+    """(container, video stream) of a file; what is raised inside, where it is decoded, becomes a VideoError that names the file."""
     require_file(path)
     try:
-        with av.open(f"file:{path}", options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}) as container:
+        options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+        with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
             if not container.streams.video:
                 raise VideoError(f"{path}: no video in it, truncated or another kind of file: {COPY_AGAIN}")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise VideoError(f"{path}: no decoder for its codec here: convert it to H.264, or drop the row")
             require_size(path, stream.codec_context.width, stream.codec_context.height)
             stream.thread_type = "AUTO"
             yield container, stream
-    except av.error.FFmpegError as error:
-        raise VideoError(f"{path}: truncated or not a video ({error.strerror}): {COPY_AGAIN}") from error
+    except UserError:
+        raise
+    except Exception as error:  # what a damaged or hostile file makes ffmpeg and PyAV raise
+        reason = error.strerror if isinstance(error, av.error.FFmpegError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise VideoError(f"{path}: truncated or not a video ({reason}): {COPY_AGAIN}") from error
 
 
 def timed_frames(container, stream) -> Iterator[tuple[float, float, av.VideoFrame]]:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 import apo.data.pairs
 from apo.data.manifest import ManifestError
 from apo.data.pairs import StepBatches, UserPairs
-from tests.data.clips import FakePolicy, Spec
+from tests.data.clips import FakePolicy, Spec, counted, write_jsonl
 
 
 @pytest.fixture
@@ -67,6 +67,21 @@ def test_a_resumed_run_sees_the_same_pairs(pairs):
     resumed = [batch.rejected for batch in later]
     assert len(through) == 8 and all(a.equal(b) for a, b in zip(through[5:], resumed, strict=True))
     assert len(list(steps)) == 8
+
+
+def test_the_identity_is_of_the_content_wherever_the_files_lie(tmp_path, records, manifest):
+    def identity() -> str:
+        data = UserPairs(str(write_jsonl(manifest, records)), str(tmp_path / "cache"), validation_fraction=0.0, seed=0)
+        return data.prepare(FakePolicy()).train.identity
+
+    first = identity()
+    (tmp_path / "good3.mp4").rename(tmp_path / "moved.mp4")
+    records[3]["chosen"] = "moved.mp4"
+    assert identity() == first and len(first) == 64
+    records[3]["prompt"] = "another"
+    second = identity()
+    counted(tmp_path / "moved.mp4", 6, start=50)
+    assert len({first, second, identity()}) == 3
 
 
 def test_the_split_holds_out_whole_conditions(pairs):

@@ -1,6 +1,7 @@
 import math
+import random
 import subprocess
-import warnings
+from contextlib import suppress
 
 import av
 import imageio_ffmpeg
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from apo.data.framing import video_frame
 from apo.data.video import VideoError, fit, probe, read_image, read_video, write_video
 from tests.data.clips import counted, numbers
 
@@ -140,10 +142,31 @@ def test_a_file_that_names_other_files_is_no_video(tmp_path):
         read_image(tmp_path / "script.png", 3, 2)
 
 
+def test_damaged_files_of_every_kind_are_named_and_nothing_else_is_raised(tmp_path):
+    draw = random.Random(0)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    write_video(tmp_path / "whole.mp4", torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8), 8, enlarge=False)
+    whole = {"mp4": (tmp_path / "whole.mp4").read_bytes()}
+    for kind in ("png", "jpeg", "gif", "tiff", "webp"):
+        picture.save(tmp_path / f"whole.{kind}")
+        whole[kind] = (tmp_path / f"whole.{kind}").read_bytes()
+    looks = {"mp4": (probe, lambda path: read_video(path, 16, 24, 5, 8), video_frame)}
+    for kind, data in whole.items():
+        for _ in range(60):
+            damaged = bytearray(data[: draw.choice([len(data), draw.randrange(len(data))])])
+            for _ in range(draw.choice([0, 1, 10])):
+                place = draw.randrange(min(len(damaged), draw.choice([64, len(data)])) or 1)
+                damaged[place : place + 1] = bytes([draw.randrange(256)])
+            (path := tmp_path / f"damaged.{kind}").write_bytes(damaged)
+            for look in looks.get(kind, (lambda path: read_image(path, 16, 24),)):
+                with suppress(VideoError):
+                    look(path)
+
+
 def test_what_would_fill_the_memory_is_refused_before_it_is_decoded(tmp_path):
     for side in (9_600, 20_000):  # PIL warns of the first, and refuses the second
         Image.new("1", (side, side)).save(tmp_path / "bomb.png")
-        with warnings.catch_warnings(), pytest.raises(VideoError, match="bomb.png: .*pixels"):
+        with pytest.raises(VideoError, match="bomb.png: .*pixels"):
             read_image(tmp_path / "bomb.png", 16, 24)
 
 
