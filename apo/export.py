@@ -9,30 +9,33 @@ The mapping that matters: `high_noise` is diffusers' `transformer` (t >= boundar
 """
 
 import argparse
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from apo import lineage
-from apo.files import write_tensors
+from apo.delivery import ORIGIN, Delivery
+from apo.errors import DISK, UserError, one_line
+from apo.files import read_tensors, replacing_folder, sweep, write_tensors, write_text
 from apo.policies import original
-from apo.policies.adapter import FILES, adapter_settings
-from apo.policies.model import fingerprint
+from apo.policies.adapter import AGAIN, FILES, adapter_settings
+from apo.policies.model import WanModel, fingerprint
 
 NAMES = {"high": "transformer", "low": "transformer_2"}
 DIFFUSERS, ORIGINAL = "diffusers", "original"  # layouts of fused weights
+MADE = "export.json"  # in a pipeline folder: what it was made of
+LORA = re.compile(r"(.+)\.(lora_[AB]\.weight)")
 
 
-class ExportError(ValueError):
+class ExportError(UserError):
     """What keeps an adapter from being exported, found before anything is written."""
 
 
@@ -51,7 +54,7 @@ def comfy_state(state: dict[str, Tensor], rank: int, alpha: float) -> dict[str, 
     """
     out = {}
     for key, tensor in state.items():
-        module, kind = re.fullmatch(r"(.+)\.(lora_[AB]\.weight)", key).groups()
+        module, kind = LORA.fullmatch(key).groups()
         name = f"diffusion_model.{original_name(module)}"
         out[f"{name}.{kind}"] = tensor
         if alpha != rank:
@@ -86,12 +89,17 @@ class Adapter:
 
     def file_name(self, expert: str) -> str:
         """<run>_<stage>, and the expert if there are two."""
-        stem = f"{self.lineage['config']['run']}_{self.lineage['stage']}".replace("/", "_")
+        stem = f"{self.lineage['config'].get('run', 'adapter')}_{self.lineage['stage']}"
+        stem = re.sub(r"[/\\\x00-\x1f]", "_", stem).lstrip(".")
         return f"{stem}.safetensors" if len(self.experts) == 1 else f"{stem}_{FILES[expert]}"
 
     def state(self, expert: str) -> dict[str, Tensor]:
         """lora_A and lora_B of an expert's linear layers, by diffusers' names."""
-        return {key.removeprefix("transformer."): value for key, value in tensors(self.folder / FILES[expert])}
+        path = self.folder / FILES[expert]
+        found = {key.removeprefix("transformer."): value for key, value in read_tensors(path, AGAIN).items()}
+        if strange := [key for key in found if LORA.fullmatch(key) is None]:
+            raise ExportError(f"{path}: {strange[0]} is no weight of a LoRA: {AGAIN}")
+        return found
 
     def deltas(self, expert: str) -> dict[str, Callable[[], Tensor]]:
         """What makes each weight's gain, alpha / rank · B·A in float32: all of an expert's at once are larger than the expert."""
@@ -106,10 +114,12 @@ class Adapter:
 
     def base(self, path: str | None) -> Path:
         """The pipeline folder that it was trained on (or `path`); ExportError if its weights are others."""
-        config = self.lineage["config"]["model"]
-        model = instantiate(config | ({"path": path} if path else {}))
-        try:
+        settings, known = self.lineage["config"].get("model"), {each.name for each in fields(WanModel)}
+        try:  # not instantiated: whoever wrote lineage.json would choose what is called
+            model = WanModel(**{key: value for key, value in settings.items() if key in known} | ({"path": path} if path else {}))
             model.check()
+        except (TypeError, AttributeError) as error:
+            raise ExportError(f"{self.folder}: {lineage.FILE} is damaged (its model: {error}); {AGAIN}") from None
         except ValueError as error:
             raise ExportError(f"{error}; --base names the pipeline that the adapter was trained on") from None
         folder = model.folder()
@@ -121,32 +131,24 @@ class Adapter:
         return folder
 
 
+def origin(adapter: Adapter, experts: list[str], layout: str) -> str:
+    """What an export is made of: equal text, equal export."""
+    lineage = adapter.lineage
+    return json.dumps({"layout": layout, "experts": experts, "adapter": lineage["files"], "base": lineage["base"]["hash"]}, indent=1)
+
+
 def write_comfy(adapter: Adapter, out: Path, experts: list[str]) -> list[Path]:
     """One file per expert for ComfyUI's `LoraLoaderModelOnly`; <run>_<stage>.safetensors if the model has one expert."""
     settings = adapter_settings(adapter.folder)
-    states = {new(out / adapter.file_name(key)): comfy_state(adapter.state(key), settings["rank"], settings["alpha"]) for key in experts}
-    with all_or_none(list(states)):
-        for path, state in states.items():
-            write_tensors(path, state)
-    return list(states)
-
-
-@contextmanager
-def all_or_none(paths: list[Path]) -> Iterator[None]:
-    """If something is raised inside, what was written to `paths` is taken away again."""
-    try:
-        yield
-    except BaseException:
-        for path in paths:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        raise
-
-
-def new(path: Path) -> Path:
-    """`path`; ExportError if something is there: another run of the same name and stage, perhaps."""
-    if path.exists():
-        raise ExportError(f"{path} is there already: delete it, or give another --out")
-    return path
+    states = {adapter.file_name(key): comfy_state(adapter.state(key), settings["rank"], settings["alpha"]) for key in experts}
+    delivery = Delivery(out, list(states), origin(adapter, experts, "comfy"))
+    if delivery.is_complete():
+        print("complete already:")
+        return delivery.paths()
+    with delivery.folder() as folder:
+        for name, state in states.items():
+            write_tensors(folder / name, state, {ORIGIN: delivery.origin})
+    return delivery.paths()
 
 
 @dataclass
@@ -188,7 +190,14 @@ class Fusion:
 
 
 def write_pipeline(fusion: Fusion, out: Path, experts: list[str]) -> list[Path]:
-    """A whole diffusers pipeline folder whose `experts` hold W + ΔW. ExportError if `out` is not empty."""
+    """A whole diffusers pipeline folder whose `experts` hold W + ΔW, and export.json, which says of what it was made.
+
+    ExportError if `out` is not empty.
+    """
+    made = origin(fusion.adapter, experts, DIFFUSERS)
+    if (out / MADE).is_file() and Delivery(out, [MADE], made).is_complete():
+        print("complete already:")
+        return [out]
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"--out {out} is not empty: give a new folder")
     fusion.check(experts)
@@ -196,11 +205,12 @@ def write_pipeline(fusion: Fusion, out: Path, experts: list[str]) -> list[Path]:
     def changed(folder: str, files: list[str]) -> list[str]:
         return [name for name in files if Path(folder).name in experts and name.endswith(".safetensors")]
 
-    with all_or_none([out]):
-        shutil.copytree(fusion.base, out, ignore=changed, dirs_exist_ok=True)
+    with replacing_folder(out.resolve()) as partial:
+        shutil.copytree(fusion.base, partial, ignore=changed, dirs_exist_ok=True)
         for key in experts:
             for file, weights in fusion.weights(key):
-                write_tensors(out / key / file.name, weights, {"format": "pt"})
+                write_tensors(partial / key / file.name, weights, {"format": "pt"})
+        write_text(partial / MADE, made)
     return [out]
 
 
@@ -211,12 +221,16 @@ def write_original(fusion: Fusion, out: Path, experts: list[str]) -> list[Path]:
     """
     for name in fusion.check(experts):
         original.weight_name(name)
-    paths = {key: new(out / f"fused_{fusion.adapter.file_name(key)}") for key in experts}
-    with all_or_none(list(paths.values())):
-        for key, path in paths.items():
+    files = {key: f"fused_{fusion.adapter.file_name(key)}" for key in experts}
+    delivery = Delivery(out, list(files.values()), origin(fusion.adapter, experts, ORIGINAL))
+    if delivery.is_complete():
+        print("complete already:")
+        return delivery.paths()
+    with delivery.folder() as folder:
+        for key, file in files.items():
             weights = {original.weight_name(name): value for _, part in fusion.weights(key) for name, value in part.items()}
-            write_tensors(path, weights, {"format": "pt"})
-    return list(paths.values())
+            write_tensors(folder / file, weights, {ORIGIN: delivery.origin})
+    return delivery.paths()
 
 
 def tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
@@ -238,21 +252,32 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--fuse", nargs="?", const=DIFFUSERS, choices=[DIFFUSERS, ORIGINAL], help="full weights with the adapter in them")
     parser.add_argument("--base", help="the pipeline to fuse into, if it has moved since the training")
     given = parser.parse_args(arguments)
-    try:
-        adapter = Adapter(given.adapter)
-        experts = [NAMES[given.expert]] if given.expert else adapter.experts
-        if not set(experts) <= set(adapter.experts):
-            raise ExportError(f"--expert {given.expert}: {given.adapter} has only {', '.join(adapter.experts)}; leave it out")
-        if given.out.exists() and not given.out.is_dir():
-            raise ExportError(f"--out {given.out} is a file: give a folder")
-        if given.fuse is None:
-            print(*write_comfy(adapter, given.out, experts), sep="\n")
-            return
-        fusion = Fusion(adapter, adapter.base(given.base))
-        print(*(write_pipeline if given.fuse == DIFFUSERS else write_original)(fusion, given.out, experts), sep="\n")
+    with one_line("export"):
+        try:
+            export(given)
+        except (ValueError, OSError, SafetensorError) as error:
+            if isinstance(error, OSError) and error.errno in DISK:
+                raise
+            raise UserError(str(error)) from error
+
+
+def export(given: argparse.Namespace) -> None:
+    """Writes what the command line asks for, and says where."""
+    adapter = Adapter(given.adapter)
+    experts = [NAMES[given.expert]] if given.expert else adapter.experts
+    if not set(experts) <= set(adapter.experts):
+        raise ExportError(f"--expert {given.expert}: {given.adapter} has only {', '.join(adapter.experts)}; leave it out")
+    if given.out.exists() and not given.out.is_dir():
+        raise ExportError(f"--out {given.out} is a file: give a folder")
+    for folder in (given.out, given.out.resolve().parent):  # of exports that were killed
+        sweep(folder)
+    if given.fuse is None:
+        print(*write_comfy(adapter, given.out, experts), sep="\n")
+        return
+    fusion = Fusion(adapter, adapter.base(given.base))
+    print(*(write_pipeline if given.fuse == DIFFUSERS else write_original)(fusion, given.out, experts), sep="\n")
+    if fusion.gained:
         print(f"rounding took {fusion.loss:.2%} of the adapter's norm; unfused it loses nothing")
-    except (ValueError, OSError, SafetensorError) as error:
-        raise SystemExit(f"export: {error}") from error
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from apo.errors import UserError
 
 HOST = hashlib.sha1(socket.gethostname().encode()).hexdigest()[:8]  # in the names of partial files, where it must be short
 PARTIAL = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
+SUMMABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DAY = 24 * 3600.0
 being_written: set[Path] = set()  # by this process
 
@@ -35,9 +37,8 @@ def naming(path: Path, partial: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename in (None, str(partial)):
-            error.filename = str(path)
-        error.filename2 = None
+        if error.errno is not None and error.filename in (None, str(partial)):
+            error.filename, error.filename2 = str(path), None
         raise
     except SafetensorError as error:
         if (number := re.search(r"os error (\d+)", str(error))) is None:
@@ -158,3 +159,30 @@ def read_json(path: Path, remedy: str):
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): {remedy}") from None
+
+
+def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
+    """The weights that a safetensors file holds; UserError if it is damaged, or one is no tensor of finite floating-point numbers."""
+    try:
+        with safe_open(path, "pt") as file:
+            found = {key: file.get_tensor(key) for key in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged ({error}): {remedy}") from None
+    for key, tensor in found.items():
+        require_weights(key, tensor, path, remedy)
+    return found
+
+
+def require_weights(key: str, tensor: Tensor, path: Path, remedy: str) -> None:
+    """UserError unless a stored tensor holds finite floating-point numbers."""
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise UserError(f"{path}: {key} is of {kind}, and weights are floating-point numbers: {remedy}")
+    if not is_finite(tensor):
+        raise UserError(f"{path}: {key} has values that are not finite: {remedy}")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite. Looks at their sum first, which takes no memory; one that only overflows is looked at again."""
+    wide = tensor if tensor.dtype in SUMMABLE else tensor.float()
+    return bool(wide.sum(dtype=torch.float32).isfinite()) or bool(wide.isfinite().all())

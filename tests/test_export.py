@@ -1,5 +1,10 @@
 """Exports against diffusers itself: its loader reads our ComfyUI layout back, its pipeline routes as our names say."""
 
+import contextlib
+import json
+import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,10 +12,11 @@ import torch
 from diffusers import WanImageToVideoPipeline
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from apo import export
+from apo import export, files
+from apo.data.checksums import file_digest
 from apo.export import Adapter, ExportError, main, original_name
 from apo.policies.adapter import FILES
 from tests.adapters import finished
@@ -162,7 +168,8 @@ def test_runs_in_folders_are_exported_readably_and_only_once(request, tmp_path):
     assert file.name == "curriculum_seed_0_offline.safetensors"
     (tmp_path / "plain").touch()
     assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode == (folder / FILES["transformer"]).stat().st_mode
-    with pytest.raises(SystemExit, match="is there already: delete it, or give another --out"):
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(SystemExit, match="is there already, of another adapter or damaged: delete it, or give another --out"):
         main([str(folder), "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="plain is a file: give a folder"):
         main([str(folder), "--out", str(tmp_path / "plain")])
@@ -206,3 +213,89 @@ def test_mistakes_are_found_before_anything_is_written(adapter, request, tmp_pat
     with pytest.raises(ExportError, match="condition_embedder.time_proj: only attention and feed-forward"):
         original_name("condition_embedder.time_proj")
     assert not (tmp_path / "out").exists()
+
+
+LAYOUTS = pytest.mark.parametrize("more", [[], ["--fuse"], ["--fuse", "original"]], ids=["lora", "pipeline", "original"])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Killed(BaseException):
+    """In the place of SIGKILL: what it leaves is made to stay, too."""
+
+
+@LAYOUTS
+def test_an_export_killed_at_any_write_is_completed_by_the_same_command(adapter, tmp_path, monkeypatch, capsys, more):
+    folder, real, out = adapter(), os.fsync, tmp_path / "exports" / "out"
+    command = [str(folder), "--out", str(out), *more]
+    main(command)
+    whole, calls = contents(out), [0]
+    main(command)
+    assert "complete already" in capsys.readouterr().out and contents(out) == whole
+    shutil.rmtree(out)
+
+    def killed(last: int):
+        def fsync(descriptor):
+            calls[0] += 1
+            if calls[0] == last:
+                raise Killed
+            real(descriptor)
+
+        return fsync
+
+    for last in range(1, 30):
+        calls[0] = 0
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(files, "remove", lambda path: None)  # a killed process takes nothing away
+            patch.setattr(os, "fsync", killed(last))
+            main(command)
+        if calls[0] < last:
+            break
+        assert not out.exists() or contents(out) == whole, last
+    else:
+        raise AssertionError("it never came to its end")
+    main(command)
+    assert last > 3 and contents(out) == whole and {path.name for path in out.parent.iterdir()} == {"out"}
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_set_in_a_folder_of_the_user_is_completed_and_his_files_stay(adapter, tmp_path, kept):
+    folder, out = adapter(), tmp_path / "loras"
+    out.mkdir()
+    (out / "mine.safetensors").write_bytes(b"mine")
+    command = [str(folder), "--out", str(out)]
+    main(command)
+    whole = contents(out)
+    sorted(out.glob("trial*"))[kept].unlink()
+    main(command)
+    assert contents(out) == whole and len(whole) == 3 and whole["mine.safetensors"] == b"mine"
+
+
+def test_nothing_in_a_lineage_is_called(adapter, tmp_path, monkeypatch):
+    folder, mark = adapter(), tmp_path / "mark"
+    monkeypatch.setenv("SECRET", "a secret")
+    found = json.loads((folder / "lineage.json").read_text())
+    call = {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": [str(mark)]}}
+    for model in (call, found["config"]["model"] | call | {"path": "${oc.env:SECRET}"}, {}, None, [], {"path": 1, "spec": call}):
+        (folder / "lineage.json").write_text(json.dumps(found | {"config": found["config"] | {"model": model}}))
+        with pytest.raises(SystemExit, match="^export: .*") as caught:
+            main([str(folder), "--out", str(tmp_path / "out"), "--fuse"])
+        assert not mark.exists() and "a secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value, said", [(float("nan"), "values that are not finite"), (3, "is of int64")])
+def test_weights_that_are_no_numbers_are_named(adapter, tmp_path, value, said):
+    folder = adapter()
+    state = load_file(folder / "low_noise.safetensors")
+    key = sorted(state)[0]
+    state[key] = torch.full(state[key].shape, value)
+    with safe_open(folder / "low_noise.safetensors", "pt") as file:
+        metadata = file.metadata()
+    save_file(state, folder / "low_noise.safetensors", metadata)
+    found = json.loads((folder / "lineage.json").read_text())
+    found["files"]["low_noise.safetensors"] = file_digest(folder / "low_noise.safetensors")
+    (folder / "lineage.json").write_text(json.dumps(found))
+    with pytest.raises(SystemExit, match=f"export: .*low_noise.safetensors: {re.escape(key)}.* {said}.*: copy the adapter/ folder again"):
+        main([str(folder), "--out", str(tmp_path / "out")])

@@ -7,8 +7,11 @@ import hashlib
 import json
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
+from apo.errors import UserError
+
+AGAIN = "copy the adapter/ folder again, or train it again"
 FILES = {"transformer": "high_noise.safetensors", "transformer_2": "low_noise.safetensors"}
 
 
@@ -20,7 +23,10 @@ def adapter_hash(folder: Path) -> str:
 def adapter_settings(folder: Path) -> dict:
     """rank, alpha and targets of a saved adapter, as `policy.lora` takes them."""
     path = next(folder / name for name in FILES.values() if (folder / name).is_file())
-    with safe_open(path, "pt") as file:
-        config = json.loads(file.metadata()["lora_adapter_metadata"])
-    config = {key.removeprefix("transformer."): value for key, value in config.items()}
-    return {"rank": config["r"], "alpha": config["lora_alpha"], "targets": sorted(config["target_modules"])}
+    try:
+        with safe_open(path, "pt") as file:
+            config = json.loads(file.metadata()["lora_adapter_metadata"])
+        config = {key.removeprefix("transformer."): value for key, value in config.items()}
+        return {"rank": int(config["r"]), "alpha": config["lora_alpha"], "targets": sorted(config["target_modules"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged (its settings: {error}): {AGAIN}") from None

@@ -9,10 +9,10 @@ import torch
 from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import safe_open
 
-from apo.files import write_tensors
-from apo.policies.adapter import FILES
+from apo.errors import UserError
+from apo.files import read_tensors, write_tensors
+from apo.policies.adapter import AGAIN, FILES
 from apo.policies.sharding import seemingly_on_cpu, whole
 from apo.seeds import rank
 
@@ -93,16 +93,15 @@ def save_lora(experts: dict[str, WanTransformer3DModel], folder: Path, name: str
 
 
 def load_lora(experts: dict[str, WanTransformer3DModel], folder: Path, name: str) -> None:
-    """Reads what `save_lora` wrote into the adapter `name`; FileNotFoundError or ValueError says what does not fit."""
+    """Reads what `save_lora` wrote into the adapter `name`; UserError says what is damaged or does not fit."""
     for key, expert in experts.items():
         path = folder / FILES[key]
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: no adapter for {key}; {folder} must hold {[FILES[k] for k in experts]}")
-        with safe_open(path, "pt") as file:
-            state = {k.removeprefix("transformer."): file.get_tensor(k) for k in file.keys()}
+            raise UserError(f"{path}: no adapter for {key}; {folder} must hold {[FILES[k] for k in experts]}")
+        state = {key.removeprefix("transformer."): tensor for key, tensor in read_tensors(path, AGAIN).items()}
         ours = get_peft_model_state_dict(expert, adapter_name=name)
         if wrong := [k for k in ours.keys() | state.keys() if k not in ours or k not in state or ours[k].shape != state[k].shape]:
-            raise ValueError(
+            raise UserError(
                 f"{path} does not fit the adapter that policy.lora describes ({len(wrong)} of {len(ours)} tensors differ, "
                 f"{sorted(wrong)[0]} first): use the rank and targets it was trained with"
             )

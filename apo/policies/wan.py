@@ -259,7 +259,7 @@ class WanPolicy(nn.Module):
         adapters.save_lora(dict(self.experts), Path(folder), adapters.AVERAGE if self.has_average else adapters.POLICY)
 
     def load_adapter(self, folder) -> None:
-        """Reads what `save_adapter` wrote; FileNotFoundError or ValueError says what does not fit."""
+        """Reads what `save_adapter` wrote; UserError says what is damaged or does not fit."""
         adapters.load_lora(dict(self.experts), Path(folder), adapters.POLICY)
 
     @property

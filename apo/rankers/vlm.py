@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
 from apo.errors import UserError
-from apo.files import write_tensors
+from apo.files import read_tensors, write_tensors
+from apo.policies.adapter import AGAIN
 from apo.policies.lora import add_lora, tuner_layers, using
 from apo.policies.model import fingerprint
 from apo.rankers.answer import LABELS, frame_places, prompt_text
@@ -106,7 +106,7 @@ class RankingVLM(nn.Module):
     def read_adapter(self, folder: str, name: str) -> None:
         """Weights that `save_adapter` wrote, into the adapter `name`; ValueError if they are not of its shape."""
         path = (local_folder(folder, SETTINGS) or Path(folder)) / WEIGHTS
-        state = {key.removeprefix(PREFIX): value for key, value in load_file(path).items()}
+        state = {key.removeprefix(PREFIX): value for key, value in read_tensors(path, AGAIN).items()}
         ours = get_peft_model_state_dict(self.model, adapter_name=name)
         if wrong := [k for k in ours.keys() | state.keys() if k not in ours or k not in state or ours[k].shape != state[k].shape]:
             raise UserError(
