@@ -3,6 +3,7 @@
 import csv
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -10,6 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from apo.errors import UserError
 from apo.policies.model import ROOT
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GROUPS = ("sampler", "guidance", "stage.sample_guidance", "module.distill")  # what reports build, to count what a step costs
 
@@ -20,7 +24,7 @@ def plain(path: Path, remedy: str) -> dict:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(path.read_text(encoding="utf-8"))):  # they can grow without end
             raise ValueError("it has YAML aliases, which train.py does not write")
         found = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        if not isinstance(found, dict) or not {"run", "seed", "model", "policy", "optimizer"} <= found.keys():
+        if not isinstance(found, dict) or not found:
             raise ValueError("it lacks settings of a run")
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())[:200]
@@ -44,12 +48,23 @@ def metrics(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     try:
-        text = path.read_bytes().decode()
-        return rows_of(text[: text.rfind("\n") + 1])
+        return rows_of(whole_lines(path))
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(
             f"{path} is damaged ({error}): copy the whole file there, or delete it: the run goes on, and its curve begins there"
         ) from None
+
+
+def curve(path: Path) -> "pd.DataFrame":
+    """The same as numbers, nan where a row has none."""
+    import pandas as pd  # takes a second, and only reports ask
+
+    return pd.read_csv(io.StringIO(whole_lines(path))) if metrics(path) else pd.DataFrame(columns=["step"])
+
+
+def whole_lines(path: Path) -> str:
+    text = path.read_bytes().decode()
+    return text[: text.rfind("\n") + 1]
 
 
 def rows_of(text: str) -> list[dict[str, str]]:

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from omegaconf import OmegaConf
 
 from apo.errors import UserError
 from apo.evaluators.intervals import Interval, wilson
 from apo.plan.costs import Step, step_of
+from apo.recorded import curve, settings
 from apo.reports import results
 
 PASSES = 4  # of a window row over 2B latents: reference forward 1, policy forward 1, backward 2
@@ -62,12 +61,12 @@ class Arm:
             followed = against.get("instruction_following", {}).get(outcome, 0)
             self.following[outcome] = self.following.get(outcome, 0) + followed
         if (folder / "metrics.csv").is_file():
-            metrics = pd.read_csv(folder / "metrics.csv")
+            metrics = curve(folder / "metrics.csv")
             self.steps.append(len(metrics))
             seconds = metrics.filter(like="time/").sum()
             self.seconds.append(float(seconds.sum()))
             self.time = {key: self.time.get(key, 0.0) + value for key, value in seconds.rename(lambda k: k[5:]).items()}
-            cfg = OmegaConf.load(folder / "config.yaml")
+            cfg = settings(folder)
             blocks = metrics["generate/blocks"].mean() if "generate/blocks" in metrics else 1.0
             self.forward_equivalents.append(round(len(metrics) * forwards(step_of(cfg), blocks)))
             self.batch_size = cfg.batch_size

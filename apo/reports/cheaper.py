@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from apo.errors import one_line
 from apo.plan.costs import Step, step_of
 from apo.policies.model import ROOT
+from apo.recorded import curve, settings
 from apo.reports import results
 from apo.reports.arms import bootstrap, forwards, points, spread
 from apo.reports.curriculum import GUIDED, PLAIN
@@ -89,9 +88,9 @@ def cost(arm: Arm, seed: str, outputs: Path) -> list[str]:
     folder = outputs / arm.folder.format(seed)
     if not (folder / "metrics.csv").is_file():
         return [""] * 4
-    metrics = pd.read_csv(folder / "metrics.csv")
+    metrics = curve(folder / "metrics.csv")
     blocks = metrics["generate/blocks"].mean() if "generate/blocks" in metrics else 1.0
-    step, seconds = forwards(step_of(OmegaConf.load(folder / "config.yaml")), blocks), metrics.filter(like="time/").sum(axis=1)
+    step, seconds = forwards(step_of(settings(folder)), blocks), metrics.filter(like="time/").sum(axis=1)
     costs = [step, forwards(at_scale(arm.scale), blocks) if arm.scale else None]
     cells = ["" if each is None else f"{each:.4g}, {each * len(metrics):,.0f}" for each in costs]
     return [str(len(metrics)), *cells, f"{seconds.mean():.2f}"]

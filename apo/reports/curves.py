@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 
+from apo.errors import UserError
 from apo.policies.model import ROOT
+from apo.recorded import curve, settings
 
 PANELS = {  # title -> metric keys of metrics.csv, the second one dashed
     "loss": ["train/loss"],
@@ -39,19 +40,19 @@ class Run:
 
 
 def load(folder: str | Path) -> Run:
-    """The run of a folder; FileNotFoundError or ValueError if it has no steps yet."""
+    """The run of a folder; FileNotFoundError or UserError if it has no steps yet, or damaged ones."""
     folder = Path(folder)
     if not (folder / "metrics.csv").is_file():
         raise FileNotFoundError(f"{folder}/metrics.csv is not there: give a run folder, outputs/<run>/<stage>")
-    metrics = pd.read_csv(folder / "metrics.csv").set_index("step")
+    metrics = curve(folder / "metrics.csv").set_index("step")
     if metrics.empty:
-        raise ValueError(f"{folder}/metrics.csv has no steps yet: the run's command, again, takes them")
+        raise UserError(f"{folder}/metrics.csv has no steps yet: the run's command, again, takes them")
     return Run("/".join(folder.parts[-2:]), metrics, rows_per_step(folder))
 
 
 def rows_per_step(folder: Path) -> int:
     """K of a run, from the sampler that its config describes."""
-    return len(instantiate(OmegaConf.load(folder / "config.yaml").sampler).sample(0, 1))
+    return len(instantiate(settings(folder).sampler).sample(0, 1))
 
 
 def find(patterns: Sequence[str], root: Path = ROOT) -> list[Path]:
