@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,10 +22,11 @@ from apo.data.checksums import Checksums
 from apo.data.precompute import device
 from apo.data.written import Written
 from apo.errors import UserError
-from apo.files import write_tensors
+from apo.files import sweep, write_tensors
 from apo.generate import generate, initial_noise
 from apo.guidance.cfg_stg import CFGSTG
 from apo.interfaces import Condition
+from apo.lock import holding
 from apo.numbers import check_numbers
 from apo.outputs import require_inside, results_name, run_folder
 from apo.policies.adapter import adapter_hash, adapter_settings
@@ -52,9 +53,12 @@ def evaluate(cfg: DictConfig) -> list[dict]:
         raise EvaluationError(str(error.__cause__ or error)) from error
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
-    reports = [report_on(judge, arm, against) for arm in arms]
-    if len(arms) > 1:
-        write_joint(judge, arms, reports, against)
+    with ExitStack() as held:
+        for arm in arms:
+            held.enter_context(judge.holding(arm))
+        reports = [report_on(judge, arm, against) for arm in arms]
+        if len(arms) > 1:
+            write_joint(judge, arms, reports, against)
     return reports
 
 
@@ -62,12 +66,13 @@ def report_on(judge: "Judge", ours: Arm, theirs: Arm | None) -> dict:
     """Scores one arm, compares it with `theirs` if that is another, writes and prints its report."""
     compares = theirs is not None and ours.adapter is not None and theirs.folder.resolve() != ours.folder.resolve()
     both = [theirs, ours] if compares else [ours]
-    found = [judge.score(arm) for arm in both]
-    report, reference = found[-1], found[0] if compares else None
+    with nullcontext() if not compares or judge.saved(theirs) else judge.holding(theirs):
+        found = [judge.score(arm) for arm in both]
+        report, reference = found[-1], found[0] if compares else None
+        if reference is not None and not results.reported(theirs.folder / judge.subfolder, reference):
+            results.write(theirs.folder / judge.subfolder, reference)
     if reference is not None:
         report["against"] = {"run": theirs.name} | results.compared(report["rows"], reference["rows"])
-        if not results.reported(theirs.folder / judge.subfolder, reference):
-            results.write(theirs.folder / judge.subfolder, reference)
     folder = ours.folder / judge.subfolder
     judge.draw(both, found, folder)
     print(results.write(folder, report, reference))
@@ -87,6 +92,7 @@ def write_joint(judge: "Judge", arms: Sequence[Arm], reports: Sequence[dict], ag
     run, name = run_folder(judge.cfg.run), f"{judge.subfolder}_table"
     apart = against is not None and against.folder.resolve() not in [arm.folder.resolve() for arm in arms]
     rows = ([judge.score(against)] if apart else []) + list(reports)
+    sweep(run)
     texts = {"md": results.joint(rows, against and against.name) + "\n", "csv": results.joint_csv(rows)}
     for kind, text in texts.items():
         Written(run).put(f"{name}.{kind}", lambda path, text=text: path.write_text(text, encoding="utf-8"))
@@ -158,19 +164,36 @@ class Judge:
 
     def score(self, arm: Arm) -> dict:
         """The arm's report with its per-video rows; read from its folder if nothing that it depends on has changed."""
-        folder, count = arm.folder / self.subfolder, len(self.conditions)
-        digest = hashlib.sha256(json.dumps(self.key(arm), sort_keys=True).encode()).hexdigest()[:16]
-        head = {"key": digest, "run": str(self.cfg.run), "stage": arm.name, "n": count}
-        written, saved = Written(folder), results.read(folder / "rows.json")
-        if saved is not None and saved.get("key") == digest and saved["n"] == count and not written.changed("rows.json"):
-            return saved | head  # perhaps copied from another arm, of equal files
-        evaluator = instantiate(self.cfg.evaluator)
-        for videos, cond in self.videos(arm, digest, f"evaluating {arm.name}"):
+        if (saved := self.saved(arm)) is not None:
+            return saved
+        evaluator, head = instantiate(self.cfg.evaluator), self.head(arm)
+        for videos, cond in self.videos(arm, head["key"], f"evaluating {arm.name}"):
             evaluator.update(videos, cond)
         metrics = {name: asdict(interval) for name, interval in evaluator.compute().items()}
         result = results.plain(head | {"metrics": metrics, "rows": evaluator.rows})
-        written.put("rows.json", lambda path: path.write_text(json.dumps(result), encoding="utf-8"), always=True)
+        text = json.dumps(result)
+        Written(arm.folder / self.subfolder).put("rows.json", lambda path: path.write_text(text, encoding="utf-8"), always=True)
         return result
+
+    def saved(self, arm: Arm) -> dict | None:
+        """What `score` gave for the same videos before; None if it is not there or not whole."""
+        folder, head = arm.folder / self.subfolder, self.head(arm)
+        found = results.read(folder / "rows.json")
+        whole = found is not None and found.get("key") == head["key"] and found["n"] == head["n"]
+        return found | head if whole and not Written(folder).changed("rows.json") else None  # perhaps copied from another arm
+
+    def head(self, arm: Arm) -> dict:
+        digest = hashlib.sha256(json.dumps(self.key(arm), sort_keys=True).encode()).hexdigest()[:16]
+        return {"key": digest, "run": str(self.cfg.run), "stage": arm.name, "n": len(self.conditions)}
+
+    @contextmanager
+    def holding(self, arm: Arm) -> Iterator[None]:
+        """Inside, no other evaluation writes the arm's results; what killed ones were writing is removed."""
+        folder = arm.folder / self.subfolder
+        with holding(folder, "wait for it, stop it, or give another results=NAME"):
+            for place in (folder, folder / "videos", *folder.glob("latents-*")):
+                sweep(place)
+            yield
 
     def videos(self, arm: Arm, digest: str, label: str) -> Iterator[tuple[Tensor, Condition]]:
         """(videos, cond) by batches; latents are kept on disk, so an interrupted evaluation goes on."""

@@ -83,6 +83,18 @@ def holding(folder: Path, remedy: str) -> Iterator[None]:
         lock.release()
 
 
+def holder_of(folder: Path) -> Holder | None:
+    """Who works in a folder, to be named in a message; None if nobody does. It takes no lock, so that it gets in nobody's way."""
+    try:
+        descriptor = os.open(folder / NAME, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    holder, silence = read(descriptor), time.time() - os.fstat(descriptor).st_mtime
+    os.close(descriptor)
+    lives = holder is not None and (is_alive(holder.pid) if holder.is_here() else silence < SILENCE)
+    return holder if lives else None
+
+
 def stopping() -> None:
     """Tells processes that wait for this one's folders that it has been asked to stop."""
     for lock in held:

@@ -6,6 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from apo.errors import UserError
+from apo.lock import holder_of
 from apo.outputs import OUTPUTS, plain_name, require_inside, run_folder
 
 BASELINE = "baseline"
@@ -37,6 +38,8 @@ def find(cfg: DictConfig, name: str | None, key: str = "stage") -> Arm:
     if folder is None:
         finished = ", ".join(sorted(path.name for path in run.glob("*") if is_finished(path))) or "nothing"
         raise EvaluationError(f"{key}={name}: {run}/{name} is not there; {run} has finished: {finished}")
+    if not is_finished(folder) and (holder := holder_of(folder)) is not None:
+        raise EvaluationError(f"{folder} has no finished adapter yet, and is in use by {holder}: evaluate it after its end")
     if not is_finished(folder):
         raise EvaluationError(f"{folder} has no finished adapter: run its train.py command again, it continues")
     return Arm(folder.name, folder, folder / "adapter")

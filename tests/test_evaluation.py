@@ -1,7 +1,9 @@
 """evaluate.py on the shipped baseline and a barely trained adapter."""
 
 import json
+import os
 import shutil
+import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +21,9 @@ from safetensors.torch import load_file, save
 from apo import evaluation, lineage
 from apo.errors import UserError
 from apo.evaluation import evaluate
+from apo.files import partial_name
 from apo.interfaces import Condition
+from apo.lock import InUse, holding
 from apo.policies import wan
 from apo.runs import EvaluationError
 from tests.adapters import of_some_effect
@@ -228,6 +232,37 @@ def test_an_interrupted_evaluation_reuses_what_it_generated(cfg, quick, monkeypa
     monkeypatch.setattr(evaluation, "generate", real)
     evaluate(cfg)
     assert quick == [2, 2]
+
+
+def test_stray_files_of_killed_evaluations_are_swept(cfg, tmp_path, quick):
+    evaluate(cfg)
+    folder, gone = tmp_path / "outputs/r/offline/eval", subprocess.Popen(["true"])
+    gone.wait()
+    (latents,) = folder.glob("latents-*")
+    strays = [partial_name(place / "a.json") for place in (folder, folder / "videos", latents)]
+    strays = [path.with_name(path.name.replace(f"-{os.getpid()}-", f"-{gone.pid}-")) for path in strays]
+    for path in strays:
+        path.touch()
+    evaluate(cfg)
+    assert not any(path.exists() for path in strays) and not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob(".lock"))
+
+
+def test_one_process_at_a_time_writes_an_arms_results(cfg, tmp_path, quick):
+    for folder in ("offline", "baseline"):  # the latter only as long as it is generated
+        with holding(tmp_path / "outputs/r" / folder / "eval", ""), pytest.raises(InUse, match=f"{folder}/eval is in use by process"):
+            evaluate(cfg)
+    evaluate(cfg)
+    with holding(tmp_path / "outputs/r/baseline/eval", ""):
+        evaluate(cfg)
+
+
+def test_a_run_that_is_being_trained_says_so(cfg, tmp_path):
+    (tmp_path / "outputs/r/offline/adapter/lineage.json").unlink()
+    with pytest.raises(EvaluationError, match="offline has no finished adapter: run its train.py command again"):
+        evaluate(cfg)
+    said = f"offline has no finished adapter yet, and is in use by process {os.getpid()} on .*: evaluate it after its end"
+    with holding(tmp_path / "outputs/r/offline", ""), pytest.raises(EvaluationError, match=said):
+        evaluate(cfg)
 
 
 def test_what_is_missing_is_named_with_what_is_there(cfg):
