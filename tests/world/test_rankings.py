@@ -95,6 +95,24 @@ def test_the_cache_is_used_and_an_interrupted_build_goes_on_to_the_same_rows(mak
         assert torch.equal(file.get_tensor("videos"), before)
 
 
+def test_damaged_videos_and_labels_are_made_anew_and_said(make, split, capsys):
+    source = make()
+    place, row = next(item for item in split.train.rows if item[0].source == GENERATED)
+    before = source.videos(place, row["index"]).clone()
+    name = f"{place.split}-{place.domain}-{row['index'] // 8:05d}.safetensors"
+    videos = source.cache_dir / f"world_rankings-videos-{source.video_key}" / name
+    labels = sorted(source.folder(place).glob("block_*.json"))[0]
+    for path in (videos, labels):
+        damaged = bytearray(path.read_bytes())
+        damaged[-7] ^= 1
+        path.write_bytes(damaged)
+    again = make().prepare(None).train
+    assert again.rows == split.train.rows and torch.equal(again.source.videos(place, row["index"]), before)
+    said = capsys.readouterr().out
+    assert f"{videos}: its bytes are not those that were written; it is generated anew" in said
+    assert f"{labels}: its bytes are not those that were written; it is made anew" in said
+
+
 def test_one_domain_can_be_chosen_and_another_is_refused(make):
     assert set(make(domain="scene", generated_share=0.0, count=10).prepare(None).train.domains) == {"scene"}
     with pytest.raises(Exception, match="data.domain=cars: the world has digit, scene"):
