@@ -151,6 +151,7 @@ class OnlinePairs:
 def agreed(found: list[tuple], failure: Exception | None, device: torch.device) -> list[tuple]:
     """What was found, also by a replica's other processes; if the ranker failed on any rank, RankerFailed on all: none goes on alone."""
     if largest(int(failure is not None), device):
-        what = " ".join(f"{type(failure).__name__}: {failure}".split()) if failure else "on another rank, see its log"
+        kind = "" if isinstance(failure, UserError) else f"{type(failure).__name__}: "
+        what = " ".join(f"{kind}{failure}".split()) if failure else "on another rank, see its log"
         raise RankerFailed(f"the ranker gave no verdict ({what}); no step was taken: the same command continues") from failure
     return told(found)

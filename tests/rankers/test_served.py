@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -20,9 +22,11 @@ from apo.rankers.qwen3_vl import Qwen3VLRanker
 from apo.rankers.reply import label_probabilities
 from apo.rankers.served import ServedRanker, ServerGone, data_url, mp4
 from apo.rankers.vlm import RankingVLM
+from apo.tools.warm import Done, Warm
 from apo.world import render
-from tests.commands import ROOT, execute, metrics, train, wait_for_steps
+from tests.commands import ROOT, metrics, train, wait_for_steps
 from tests.commands import adapter as adapter_files
+from tests.rankers import answering
 from tests.rankers.serving import apo_server, free_port, labelling_vlm, random_adapter, transformers_server
 from tests.rankers.tiny import WORLD
 from tests.test_configs import composed
@@ -127,34 +131,65 @@ def test_a_dead_server_stops_the_run_and_a_new_one_goes_on(base, adapter, pairs,
     assert after.label.equal(before.label) and after.confidence.equal(before.confidence)
 
 
-def test_a_server_that_dies_stops_an_online_run_and_the_same_command_resumes_it(base, tmp_path):
+@pytest.fixture(scope="module")
+def warm():
+    with Warm(ROOT) as warm:
+        yield warm
+
+
+@pytest.fixture
+def online(wan22_folder, tmp_path):
+    """(name, the server's address) -> overrides of an online run on prompts that are not the world's, each with its domain."""
+    rows = [{"prompt": f"a man waves {i} times", "image": f"{i}.png", "domain": "human"} for i in range(3)]
+    for row in rows:
+        Image.new("RGB", (90, 70), (80, 200, 10)).save(tmp_path / row["image"])
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def overrides(run: str, base_url: str) -> list[str]:
+        return [
+            "stage=online", f"run={run}", f"hydra.run.dir={tmp_path}/{run}", "data=prompts", f"data.path={tmp_path}/prompts.jsonl",
+            f"data.cache_dir={tmp_path}/cache", f"model.path={wan22_folder}", "model.spec={height: 32, width: 48, frames: 9, fps: 8}",
+            "ranker=served", f"ranker.base_url={base_url}", "ranker.model=base", "ranker.retries=0", "ranker.frames=9",
+            "model.num_inference_steps=3", "max_steps=5", "sample_every_n_steps=0", "batch_size=1", "policy.lora.rank=2",
+        ]  # fmt: skip
+
+    return overrides
+
+
+def test_an_online_run_on_ones_own_prompts_ends_with_an_adapter_though_its_server_dies(base, tmp_path, online, warm):
     process = apo_server(base, {}, tmp_path / "log").start()
 
-    def online(run: str) -> list[str]:
-        return train(
-            "stage=online", f"run={run}", f"hydra.run.dir={tmp_path}/{run}", "ranker=served", f"ranker.base_url={process.base_url}",
-            "ranker.model=base", "ranker.retries=0", "ranker.frames=9", "ranker.domains.default=digit",
-            "model.num_inference_steps=3", "max_steps=5", "sample_every_n_steps=0", "batch_size=1", "policy.lora.rank=2",
-        )  # fmt: skip
+    def ended(run: str) -> Done:
+        return warm.run(["train.py", *online(run, process.base_url)], ROOT, 200)
 
     try:
-        execute(online("whole"))
-        with subprocess.Popen(online("cut"), cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
+        assert ended("whole").code == 0
+        with subprocess.Popen(train(*online("cut", process.base_url)), cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
             wait_for_steps(run, tmp_path / "cut", 1)
             process.kill()
             said = run.communicate(timeout=120)[1]
-        assert run.returncode != 0
+        assert run.returncode != 0 and "Traceback" not in said
         assert f"the ranking server at {process.base_url} (model base) gave no answer in 1 attempts" in said
         done = len(metrics(tmp_path / "cut"))
         assert torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=False)["global_step"] == done < 5
-        refused = subprocess.run(online("cut"), cwd=ROOT, capture_output=True, text=True, timeout=120)
-        assert refused.returncode != 0 and f"ranker.base_url={process.base_url} ranker.model=base: no server" in refused.stderr
+        refused = ended("cut")
+        assert refused.code == 1 and f"ranker.base_url={process.base_url} ranker.model=base: no server" in refused.lines[-1]
         process.start()
-        execute(online("cut"))
+        assert ended("cut").code == 0
     finally:
         process.kill()
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole") and len(metrics(tmp_path / "whole")) == 5
-    assert adapter_files(tmp_path / "cut") == adapter_files(tmp_path / "whole")
+    assert adapter_files(tmp_path / "cut") == adapter_files(tmp_path / "whole") and adapter_files(tmp_path / "whole")
+
+
+def test_a_server_that_goes_mad_ends_a_run_in_one_line_and_the_same_command_continues(tmp_path, online, warm):
+    good, mad = answering.completion("1", answering.token(-0.1)), {6: answering.completion("7"), 8: {"error": {"message": "out of memory"}}}
+    with answering.server(lambda count: (200, mad.get(count, good))) as (url, _):
+        for said in ("the ranker gave no verdict .the ranker answered '7' where one", "no chat completion.*choices: Field required"):
+            ended = warm.run(["train.py", *online("mad", url)], ROOT, 120)
+            assert ended.code == 1 and "Traceback" not in ended.output and re.search(said, ended.lines[-1]), ended.output
+            assert len(metrics(tmp_path / "mad")) == 2  # hello 1, two steps of two questions each, and again hello
+        assert warm.run(["train.py", *online("mad", url)], ROOT, 120).code == 0 and adapter_files(tmp_path / "mad")
 
 
 def test_transformers_serve_ranks_pictures_by_its_answer_alone(base, pairs, tmp_path):
