@@ -18,6 +18,8 @@ class Columns:
     """
 
     def __init__(self, fields: Mapping[str, Field], given: Mapping[str, str] | None, is_text: bool):
+        if not isinstance(given, Mapping | None):
+            raise UserError(f"data.columns={given}: give {{field: column}} with fields of {', '.join(fields)}")
         self.fields, self.is_text, self.strict = fields, is_text, given is None
         self.of = {name: name for name in fields} | dict(given or {})
         for name, column in (given or {}).items():

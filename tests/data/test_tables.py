@@ -98,6 +98,9 @@ def test_columns_of_other_names_are_mapped_and_the_rest_ignored(tmp_path, record
     }
     with pytest.raises(UserError, match="data.columns={promt: caption}: give the name of a column to one of prompt,"):
         read(path, PairRow, {"promt": "caption"})
+    for columns in (5, "caption", ["prompt"]):
+        with pytest.raises(UserError, match="data.columns=.*: give {field: column}"):
+            read(path, PairRow, columns)
     theirs[3]["caption"] = " "
     assert said(write_csv(path, theirs), columns=names) == {5: "prompt (column 'caption') is ' ': write a text that is not empty"}
 
