@@ -15,6 +15,7 @@ from apo.recorded import metrics, plain
 FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps", "batch_size", "split_backward",
         "policy.gradient_checkpointing", "policy.shard", "policy.context_parallel", "policy.offload", "vlm.gradient_checkpointing",
         "stage_steps", "learning_rate")  # fmt: skip  (these two act through max_steps and optimizer.lr)
+SERVER = ("base_url", "api_key_env", "timeout_s", "hello_timeout_s", "retries", "max_concurrency")  # where a ranker is, not what it says
 
 
 def is_finished(folder: Path) -> bool:
@@ -108,7 +109,7 @@ def pairs_per_step(cfg: dict) -> int:
 
 def differences(before, now, key: str) -> list[str]:
     """The leaves in which two plain configs differ, each as 'key: before -> now', but for what is FREE."""
-    if key.removeprefix("module.") in FREE:
+    if key.removeprefix("module.") in FREE or key.rpartition(".")[2] in SERVER:
         return []
     if isinstance(before, dict) and isinstance(now, dict):
         return [d for k in before | now for d in differences(before.get(k), now.get(k), f"{key}.{k}")]

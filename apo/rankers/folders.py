@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from apo import lineage
@@ -59,6 +60,14 @@ def check_paths(key: str, path: str, adapter: str | None) -> None:
     check_model(f"{key}.path", path)
     if adapter is not None:
         check_adapter(f"{key}.adapter", adapter, path)
+
+
+def check_device(key: str, device: str) -> None:
+    """UserError unless torch has that device here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter of a build without CUDA
+        raise UserError(f"{key}={device}: torch has no such device here ({str(error).splitlines()[0]}); give cpu or cuda") from None
 
 
 def check_model(key: str, path: str) -> None:

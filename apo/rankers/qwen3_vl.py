@@ -8,7 +8,7 @@ from torch import Tensor
 from apo.interfaces import Asked, Condition, Verdict
 from apo.rankers.answer import order_averaged, verdict
 from apo.rankers.domains import DomainRule
-from apo.rankers.folders import ROOT, check_paths, local_folder
+from apo.rankers.folders import ROOT, check_device, check_paths, local_folder
 from apo.world.conditions import require_world
 
 WORLDS = ROOT / "apo" / "world" / "checkpoints" / "ranker" / "base"  # the world's ranking model
@@ -33,6 +33,7 @@ class Qwen3VLRanker:
     def check(self, spec, asked: Sequence[Asked] = ()) -> None:
         """UserError names what is missing, or what the world's rankers can't judge, and the remedy; loads nothing."""
         check_paths("ranker", self.path, self.adapter)
+        check_device("ranker.device", self.device)
         if (folder := local_folder(self.path, "config.json")) and folder.resolve() == WORLDS.resolve():
             require_world(spec, f"ranker.path={self.path}", "a model of your own (ranker=qwen3_vl_8b, by_domain_8b or served)")
         self.domains.check(asked)

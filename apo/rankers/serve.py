@@ -31,7 +31,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from apo.errors import UserError, one_line
 from apo.policies.model import DTYPES
 from apo.rankers.answer import FRAMES
-from apo.rankers.folders import check_adapter, check_model
+from apo.rankers.folders import check_adapter, check_device, check_model
 from apo.rankers.question import Deadline, Limits, Question, Refused, parse, read_videos
 
 if TYPE_CHECKING:
@@ -235,8 +235,13 @@ def above_zero(kind: type):
     return number
 
 
+class OneLine(argparse.ArgumentParser):
+    def error(self, message: str):
+        self.exit(2, f"serve: {message}; --help lists the options\n")
+
+
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", required=True, help="model folder or hub id")
     parser.add_argument("--adapter", nargs="*", type=named, default=[], metavar="NAME=FOLDER", help="LoRA adapters")
     parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
@@ -263,10 +268,7 @@ def check(a: argparse.Namespace) -> None:
     check_model("--path", a.path)
     for name, folder in a.adapter:
         check_adapter(f"--adapter {name}", folder, a.path)
-    try:
-        torch.empty(0, device=a.device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {a.device}: torch has none here ({str(error).splitlines()[0]}); give cpu or cuda") from None
+    check_device("--device", a.device)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import pytest
 from apo.errors import UserError
 from apo.rankers.domains import DomainRule
 from apo.rankers.served import ServedRanker, ServerGone
+from apo.resume import differences
 from tests.rankers.answering import completion, server, token
 from tests.rankers.tiny import WORLD, world_pairs
 
@@ -87,6 +88,13 @@ def test_a_question_is_repeated_when_the_server_says_so_and_not_when_it_refuses(
         with pytest.raises(ServerGone, match="gave no answer in 2 attempts .HTTP 503"):
             ranker(url, retries=1, swap_averaging=False)(first, second, cond)
         assert len(http.asked) == 2
+
+
+def test_a_run_goes_on_when_its_server_has_moved_but_not_with_another_model():
+    before = {"base_url": "http://a/v1", "timeout_s": 120, "model": "human"}
+    assert differences(before, before | {"base_url": "http://b/v1", "timeout_s": 60, "hello_timeout_s": 20}, "module.pairs.ranker") == []
+    assert differences({"human": before}, {"human": before | {"base_url": "http://b/v1"}}, "ranker.rankers") == []
+    assert differences(before, before | {"model": "other"}, "ranker") == ["ranker.model: human -> other"]
 
 
 @pytest.mark.parametrize("url", [
