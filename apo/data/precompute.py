@@ -11,6 +11,7 @@ them, and srun --kill-on-bad-exit they don't), and the same command goes on with
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -35,9 +36,12 @@ def main() -> None:
     parser.add_argument("--share", help=argparse.SUPPRESS)  # what a worker is started with: rank/world/report file
     given, overrides = parser.parse_known_args()
     with one_line("cache"):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is Ctrl-C: the workers end, too
         try:
             encode_all(given, overrides)
         except KeyboardInterrupt:
+            if given.share:  # whoever started this worker says it
+                sys.exit(1)
             raise UserError("interrupted; the same command goes on with what is left") from None
 
 

@@ -172,6 +172,18 @@ def test_damaged_lists_are_lists_of_what_is_left_in_them(tmp_path):
     assert Digests(tmp_path, "c").known.keys() == Digests(tmp_path, "d").known.keys() and len(Digests(tmp_path, "d").known) == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_says_how_to_go_on(monkeypatch, number):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("sys.argv", ["cache", "data=pairs"])
+    monkeypatch.setattr(precompute, "encode_all", lambda *_: signal.raise_signal(number))
+    try:
+        with pytest.raises(SystemExit, match="^cache: interrupted; the same command goes on with what is left$"):
+            precompute.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_more_workers_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setattr("sys.argv", ["cache", "--workers", "8", "data=pairs", "data.path=pairs.jsonl"])
