@@ -12,12 +12,12 @@ from apo.data.pairs import UserRows
 from apo.errors import UserError
 from apo.guidance.cfg_stg import CFGSTG
 from apo.modules.cluster import group_size
-from apo.numbers import check_numbers
 from apo.policies.architecture import check_targets, fitting
 from apo.policies.context import require_divisible, require_first_block
 from apo.policies.model import WanModel, check_blocks
 from apo.rankers.folders import check_paths
 from apo.resume import require_same_run
+from apo.validation import check_values
 
 ACCELERATORS, STRATEGIES = ("cpu", "gpu", "cuda", "auto"), ("auto", "ddp", "fsdp")
 
@@ -28,11 +28,8 @@ class ConfigError(UserError):
 
 def check(cfg: DictConfig, folder: Path) -> None:
     """ConfigError for what can be known to be wrong before any model is loaded; the whole takes seconds."""
-    if missing := OmegaConf.missing_keys(cfg):
-        key = sorted(missing)[0]
-        raise ConfigError(f"{key} is not set: add {key}=... to the command")
     try:
-        check_numbers(cfg)
+        check_values(cfg, "Training")
         check_trainer(cfg)
         model = instantiate(cfg.model)
         model.check()

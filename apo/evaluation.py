@@ -27,7 +27,6 @@ from apo.generate import generate, initial_noise
 from apo.guidance.cfg_stg import CFGSTG
 from apo.interfaces import Condition
 from apo.lock import holding
-from apo.numbers import check_numbers
 from apo.outputs import require_inside, results_name, run_folder
 from apo.policies.adapter import adapter_hash, adapter_settings
 from apo.policies.architecture import fitting
@@ -35,6 +34,7 @@ from apo.reports import card, results
 from apo.reports.before_after import draw, pick
 from apo.runs import Arm, EvaluationError, find, find_all
 from apo.terminal import progress
+from apo.validation import check_values
 
 if TYPE_CHECKING:
     from apo.policies.wan import WanPolicy
@@ -44,7 +44,7 @@ def evaluate(cfg: DictConfig) -> list[dict]:
     """Evaluates what cfg.arm names (and cfg.against, unless it is done already); writes report, contact sheet and videos, and of
     several arms one table."""
     try:
-        check_numbers(cfg)
+        check_values(cfg, "Evaluating")
         arms = find_all(cfg)
         against = None if cfg.against is None else find(cfg, cfg.against, "against")
         judge = Judge(cfg)

@@ -79,7 +79,7 @@ def test_each_model_is_distilled_from_its_own_guidance(name, blocks):
     ("model.boundary=1.5", "model.boundary=1.5: give a share, from 0 to 1, or null for a model with one expert"),
     ("model.shift=0", "model.shift=0"), ("model.spec.fps=-1", "model.spec.fps=-1"), ("model.spec.frames=-3", "model.spec.frames=-3"),
     ("sampler.stride=-1", "sampler.stride=-1"), ("sampler.high_rows=-1", "sampler.high_rows=-1"), ("sampler.shifts=3", "sampler.shifts=3"),
-    ("sampler.shifts=[]", r"sampler.shifts=\[\]: give a list"), ("sampler.offset_variance=-1", "offset_variance=-1: give numbers"),
+    ("sampler.shifts=[]", r"sampler.shifts=\[\]: give a list"), ("sampler.offset_variance=-1", "offset_variance=-1: give a number"),
     ("trainer.threads=-1", "trainer.threads=-1: .* or null for torch's own"),
     ("trainer=gpu", r"torch sees 0 GPU\(s\) here; give trainer=cpu"),
     ("trainer.accelerator=tpu", "trainer.accelerator=tpu: give one of cpu, gpu"), ("trainer.strategy=ddpp", "give one of auto, ddp, fsdp"),

@@ -16,6 +16,7 @@ from apo.data.pairs import PairDataset, PairSplit, UserRows, encoded, permuted
 from apo.data.video import Spec
 from apo.errors import UserError
 from apo.interfaces import Condition, Policy
+from apo.numbers import Share, Text
 
 POSITIVE, NEGATIVE = "positive", "negative"
 
@@ -95,7 +96,7 @@ class UserAnchors(UserRows):
 
     gives, row_type = "anchors", AnchorRow
 
-    def __init__(self, path: str, cache_dir: str, positive_share: float, columns: Mapping[str, str] | None = None):
+    def __init__(self, path: Text, cache_dir: Text, positive_share: Share, columns: Mapping[str, str] | None = None):
         super().__init__(path, cache_dir, columns)
         self.mix = Mixed(positive_share)
 

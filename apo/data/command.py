@@ -3,23 +3,21 @@
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from apo.errors import UserError
-from apo.numbers import check_numbers
 from apo.policies.model import ROOT, WanModel
+from apo.validation import check_values
 
 
 def composed(overrides: list[str]) -> DictConfig:
-    """train.py's config; UserError for what is wrong with the overrides and the numbers, or not set in `data` and `model`."""
+    """train.py's config; UserError for what is wrong with the overrides and their values."""
     try:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             cfg = compose("train", overrides)
-        check_numbers(cfg)
     except (HydraException, ValueError) as error:
         raise UserError(str(error)) from error
-    if missing := sorted(key for key in OmegaConf.missing_keys(cfg) if key.startswith(("data", "model"))):
-        raise UserError(f"{missing[0]} is not set: add {missing[0]}=... to the command")
+    check_values(cfg, "Training")
     return cfg
 
 

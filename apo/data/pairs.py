@@ -20,6 +20,7 @@ from apo.data.shares import ALL, from_environment
 from apo.data.video import Spec
 from apo.errors import UserError
 from apo.interfaces import Pair, Policy
+from apo.numbers import ProperShare, Seed, Text
 from apo.seeds import generator
 
 ORDER = 0x0DDE5  # keeps the order's random stream apart from others with the same seed
@@ -127,7 +128,7 @@ class UserRows:
 
     row_type: type[Row]
 
-    def __init__(self, path: str, cache_dir: str, columns: Mapping[str, str] | None = None):
+    def __init__(self, path: Text, cache_dir: Text, columns: Mapping[str, str] | None = None):
         self.path, self.cache_dir, self.columns = Path(path), Path(cache_dir), columns
 
     def check(self, spec: Spec) -> None:
@@ -158,7 +159,7 @@ class UserPairs(UserRows):
     gives, row_type = "pairs", PairRow
 
     def __init__(
-        self, path: str, cache_dir: str, validation_fraction: float, seed: int, columns: Mapping[str, str] | None = None
+        self, path: Text, cache_dir: Text, validation_fraction: ProperShare, seed: Seed, columns: Mapping[str, str] | None = None
     ):
         """seed: of the split into training and validation, not of the training."""
         super().__init__(path, cache_dir, columns)

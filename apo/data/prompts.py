@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from apo.data.manifest import Row, load
 from apo.data.pairs import PairDataset, PairSplit, UserRows, encoded
 from apo.data.video import Spec, read_image
 from apo.interfaces import Policy
+from apo.numbers import Count, Null, Text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +46,8 @@ class PromptConditions:
     path, columns: see `UserRows`.
     """
 
-    path: str
-    count: int | None
+    path: Text
+    count: Annotated[Count | None, Null("for all that a manifest has")]
     spec: Spec
     columns: Mapping[str, str] | None = None
 

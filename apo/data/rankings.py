@@ -20,6 +20,7 @@ from apo.data.pairs import PairSplit, say_notes
 from apo.data.video import Spec, read_video
 from apo.errors import UserError
 from apo.interfaces import Policy
+from apo.numbers import ProperShare, Seed, Text
 from apo.rankers.domains import DomainRule
 
 
@@ -102,7 +103,7 @@ class UserRankings:
     gives = "rankings"
 
     def __init__(
-        self, path: str, domains: DomainRule, domain: str | None, spec: Spec, validation_fraction: float, seed: int,
+        self, path: Text, domains: DomainRule, domain: str | None, spec: Spec, validation_fraction: ProperShare, seed: Seed,
         columns: Mapping[str, str] | None = None,
     ):  # fmt: skip
         self.columns = columns

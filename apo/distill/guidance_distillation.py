@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -9,8 +10,10 @@ from torch import Tensor
 from apo.guidance.cfg import CFG
 from apo.guidance.cfg_stg import CFGSTG
 from apo.interfaces import Condition, Policy
+from apo.numbers import Finite, Null, Seed
 from apo.seeds import generator
 
+Strengths = Annotated[tuple[Finite, Finite] | None, Null("for the guidance's own")]
 STRENGTHS = 0x57E6  # keeps the draws apart from others with the same seed and step
 
 
@@ -24,9 +27,9 @@ class GuidanceDistillation:
     """
 
     guidance: CFG | CFGSTG
-    omega: Sequence[float] | None
-    lambda_: Sequence[float] | None
-    seed: int
+    omega: Strengths
+    lambda_: Strengths
+    seed: Seed
 
     def __post_init__(self):
         for name, given in (("omega", self.omega), ("lambda_", self.lambda_)):

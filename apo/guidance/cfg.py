@@ -7,6 +7,7 @@ from torch import Tensor
 
 from apo.flow import to_sigma
 from apo.interfaces import Condition, Policy
+from apo.numbers import Finite, Share
 
 
 @dataclass
@@ -16,9 +17,9 @@ class CFG:
     Each expert has its own strength: omega_high at t >= boundary · T, else omega_low.
     """
 
-    omega_high: float
-    omega_low: float
-    boundary: float | None
+    omega_high: Finite
+    omega_low: Finite
+    boundary: Share | None
 
     def omega(self, t: Tensor) -> float:
         """ω at timesteps t (B,), which lie on one side of the boundary."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from apo.guidance.cfg import CFG, joined
 from apo.interfaces import Condition, Policy
+from apo.numbers import Finite, Whole
 from apo.policies.architecture import fitting
 from apo.policies.model import WanModel, check_blocks
 
@@ -24,8 +25,8 @@ class CFGSTG(CFG):
     A prediction whose strength is 0 is not made: λ = 0 is CFG, and ω = 0 as well is no guidance.
     """
 
-    lambda_: float  # STG strength λ
-    blocks: Sequence[int]  # transformer blocks that the weak model skips, in both experts
+    lambda_: Finite  # STG strength λ
+    blocks: Sequence[Whole]  # transformer blocks that the weak model skips, in both experts
     batched: bool  # one forward of three times the batch; False: three in sequence, a third of the activations
 
     def __post_init__(self):

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from apo.modules.checkpoints import require_same_tensors
 from apo.modules.optim import average_gradients, clipped_norm, require_same_experts
+from apo.numbers import Count, Positive, Seed, Share, Whole
 from apo.policies.lora import AVERAGE
 from apo.policies.wan import WanPolicy
 from apo.seeds import gathered, generator, replica, share_pairs
@@ -30,8 +31,8 @@ class PolicyModule(L.LightningModule):
     strict_loading = False  # checkpoints hold the trained parameters only
 
     def __init__(
-        self, policy: WanPolicy, optimizer: Callable[[Iterable], Optimizer], warmup_steps: int, max_grad_norm: float, seed: int,
-        decay_steps: int | None = None, ema_decay: float | None = None,
+        self, policy: WanPolicy, optimizer: Callable[[Iterable], Optimizer], warmup_steps: Whole, max_grad_norm: Positive, seed: Seed,
+        decay_steps: Count | None = None, ema_decay: Share | None = None,
     ):  # fmt: skip
         super().__init__()
         self.automatic_optimization = False

@@ -10,6 +10,7 @@ from apo.flow import noised
 from apo.guidance.cfg import joined
 from apo.interfaces import Condition, Pair, PairSource, T, TimestepSampler
 from apo.modules.base import PolicyModule
+from apo.numbers import Share, Size, Whole
 
 
 class DistillationModule(PolicyModule):
@@ -25,8 +26,8 @@ class DistillationModule(PolicyModule):
     """
 
     def __init__(
-        self, pairs: PairSource, distill: GuidanceDistillation, sampler: TimestepSampler, batch_size: int, split: float,
-        rejected: bool, blocks: Sequence[int] | None, split_backward: bool = False, **kwargs,
+        self, pairs: PairSource, distill: GuidanceDistillation, sampler: TimestepSampler, batch_size: Size, split: Share,
+        rejected: bool, blocks: Sequence[Whole] | None, split_backward: bool = False, **kwargs,
     ):  # fmt: skip
         super().__init__(**kwargs)
         self.pairs, self.distill, self.sampler = pairs, distill, sampler

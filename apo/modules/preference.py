@@ -1,6 +1,6 @@
 """Diffusion-APO (Section 3.2): preference optimisation over a window of trajectory-aligned timesteps."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from apo.flow import noised, velocity
 from apo.guidance.cfg import joined
 from apo.interfaces import Pair, PairSource, PreferenceObjective, T, TimestepSampler
 from apo.modules.base import PolicyModule
+from apo.numbers import Count, Null, Share, Size
 from apo.objectives.diffusion_dpo import preference_margin
 from apo.policies.lora import REFERENCE
 
@@ -44,8 +45,9 @@ class PreferenceModule(PolicyModule):
     """
 
     def __init__(
-        self, pairs: PairSource, sampler: TimestepSampler, objective: PreferenceObjective, batch_size: int, split: float,
-        reference_update_every_n_steps: int | None, windows_per_pair: int = 1, split_backward: bool = False, **kwargs,
+        self, pairs: PairSource, sampler: TimestepSampler, objective: PreferenceObjective, batch_size: Size, split: Share,
+        reference_update_every_n_steps: Annotated[Count | None, Null("to keep the reference")],
+        windows_per_pair: Count = 1, split_backward: bool = False, **kwargs,
     ):  # fmt: skip
         super().__init__(**kwargs)
         self.pairs, self.sampler, self.objective, self.split_backward = pairs, sampler, objective, split_backward

@@ -4,12 +4,13 @@
 from apo.flow import noised, velocity
 from apo.interfaces import Pair, PairSource, T, TimestepSampler
 from apo.modules.base import PolicyModule
+from apo.numbers import Share, Size
 
 
 class SFTModule(PolicyModule):
     """Minimises ‖v_θ(x_t, t, c) − (ε − x_0)‖² on the chosen videos (L_DM of Section 3.1, for velocities)."""
 
-    def __init__(self, pairs: PairSource, sampler: TimestepSampler, batch_size: int, split: float, **kwargs):
+    def __init__(self, pairs: PairSource, sampler: TimestepSampler, batch_size: Size, split: Share, **kwargs):
         super().__init__(**kwargs)
         self.pairs, self.sampler, self.batch_size, self.split = pairs, sampler, batch_size, split
 

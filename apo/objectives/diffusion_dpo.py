@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from apo.numbers import Positive
+
 
 def preference_margin(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor) -> Tensor:
     """(B,) how much more the policy improves on the reference for the chosen than for the rejected sample.
@@ -18,7 +20,7 @@ def preference_margin(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_
 class DiffusionDPO:
     """−log σ(β/2 · margin). β multiplies a mean over C·F·H·W = D values: β_sum = β / D."""
 
-    beta: float
+    beta: Positive
 
     def __call__(self, chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor) -> Tensor:
         return -nnf.logsigmoid(self.beta / 2 * preference_margin(chosen, rejected, ref_chosen, ref_rejected))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from apo.numbers import NonNegative, Positive
 from apo.objectives.diffusion_dpo import preference_margin
 
 
@@ -13,8 +14,8 @@ class DPOPositive:
     """−log σ(β/2 · (margin − λ·max(0, e_w − e_w^ref))): a chosen sample that is denoised worse than the reference
     does it counts against the margin, λ times over. λ = 0 is Diffusion-DPO."""
 
-    beta: float
-    lambda_: float
+    beta: Positive
+    lambda_: NonNegative
 
     def __call__(self, chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor) -> Tensor:
         margin = preference_margin(chosen, rejected, ref_chosen, ref_rejected)

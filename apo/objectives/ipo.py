@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from apo.numbers import Positive
 from apo.objectives.diffusion_dpo import preference_margin
 
 
@@ -11,7 +12,7 @@ from apo.objectives.diffusion_dpo import preference_margin
 class IPO:
     """(β/2 · margin − 1/2)². The margin saturates at 1/β, so a noisy pair cannot push without end."""
 
-    beta: float
+    beta: Positive
 
     def __call__(self, chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor) -> Tensor:
         return (self.beta / 2 * preference_margin(chosen, rejected, ref_chosen, ref_rejected) - 0.5).square()

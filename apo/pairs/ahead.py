@@ -8,6 +8,7 @@ from torch import Tensor
 
 from apo.guidance.cfg import joined
 from apo.interfaces import Condition, Pair
+from apo.numbers import Share
 from apo.pairs.online import Drafts, OnlinePairs, agreed
 from apo.pairs.rollout import rows, timed
 from apo.seeds import collected, leads, replica, replicas
@@ -23,7 +24,7 @@ class AheadPairs(OnlinePairs):
     is to be generated anew has no step left for it.
     """
 
-    def __init__(self, min_confidence: float, **settings):
+    def __init__(self, min_confidence: Share, **settings):
         super().__init__(min_confidence=min_confidence, **settings)
         if min_confidence > 0:
             raise ValueError(f"module.pairs.min_confidence={min_confidence}: one step ahead no pair is generated anew; set it 0")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from apo.data.anchors import Anchor
 from apo.interfaces import Pair
+from apo.numbers import Seed
 from apo.pairs.rollout import Rollout, timed
 from apo.seeds import replica
 
@@ -20,7 +21,7 @@ class HalfOnlinePairs:
     Seeds depend on (seed, step, place in the global batch) alone. rollout: how they are generated.
     """
 
-    def __init__(self, rollout: Rollout, seed: int):
+    def __init__(self, rollout: Rollout, seed: Seed):
         self.rollout, self.seed = rollout, seed
         self.meters: dict[str, Tensor] = {}
 

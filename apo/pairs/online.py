@@ -4,13 +4,14 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor
 
 from apo.errors import UserError
 from apo.interfaces import Condition, Pair, Ranker
+from apo.numbers import Range, Seed, Share
 from apo.pairs.rollout import Rollout, largest, rows, timed
 from apo.rankers.answer import require_verdict, swapped
 from apo.seeds import leads, replica, told
@@ -64,7 +65,8 @@ class OnlinePairs:
     """
 
     def __init__(
-        self, ranker: Ranker, rollout: Rollout, candidates: int, min_confidence: float, max_attempts: int, seed: int,
+        self, ranker: Ranker, rollout: Rollout, candidates: Annotated[int, Range(2, 1000)], min_confidence: Share,
+        max_attempts: Annotated[int, Range(1, 1000)], seed: Seed,
     ):  # fmt: skip
         self.ranker, self.rollout, self.candidates = ranker, rollout, candidates
         self.min_confidence, self.max_attempts, self.seed = min_confidence, max_attempts, seed

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from apo.generate import generate
 from apo.interfaces import Condition, Guidance
+from apo.numbers import Null, Positive, Rows, Size
 from apo.seeds import generator, world_size
 from apo.timing import clock
 
@@ -33,9 +34,9 @@ class Rollout:
     """
 
     guidance: Guidance
-    num_inference_steps: int | None = None
-    cache_threshold: float | None = None
-    batch_size: int | None = None
+    num_inference_steps: Annotated[Rows | None, Null("for model.num_inference_steps")] = None
+    cache_threshold: Annotated[Positive | None, Null("for no cache")] = None
+    batch_size: Annotated[Size | None, Null("for all at once")] = None
 
     def __post_init__(self):
         self.meters: dict[str, Tensor] = {}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from apo.data.pairs import PairDataset, PairSplit
 from apo.files import write_tensors
 from apo.generate import generate, initial_noise
+from apo.numbers import Count
 from apo.pairs.world_videos import WorldVideos, row_tensors
 from apo.terminal import progress
 from apo.world.oracle import measure
@@ -19,7 +20,7 @@ class WorldPairs(WorldVideos):
 
     gives, name, instead = "pairs", "world_pairs", "data=pairs data.path=MANIFEST"
 
-    def __init__(self, count: int, **videos):
+    def __init__(self, count: Count, **videos):
         super().__init__(**videos)
         self.count = count
 

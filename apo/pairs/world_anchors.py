@@ -9,6 +9,7 @@ from apo.data.anchors import NEGATIVE, POSITIVE, AnchorDataset, Mixed
 from apo.data.pairs import PairDataset, PairSplit
 from apo.files import write_tensors
 from apo.generate import generate, initial_noise
+from apo.numbers import Count, Share
 from apo.pairs.world_videos import WorldVideos, row_tensors
 from apo.terminal import progress
 from apo.world.grammar import describe, parse
@@ -36,7 +37,7 @@ class WorldAnchors(WorldVideos):
     gives, name, instead = "anchors", "world_anchors", "data=anchors data.path=MANIFEST"
     hint = "change data.positive_share or data.distorted_share"
 
-    def __init__(self, count: int, positive_share: float, distorted_share: float, **videos):
+    def __init__(self, count: Count, positive_share: Share, distorted_share: Share, **videos):
         super().__init__(**videos)
         self.mix = Mixed(positive_share)
         if not 0 <= distorted_share <= 1:

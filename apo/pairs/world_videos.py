@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from filelock import FileLock
@@ -16,11 +16,12 @@ from apo.data.checksums import Checksums
 from apo.data.pairs import PairSplit
 from apo.files import sweep
 from apo.interfaces import Condition, Guidance
+from apo.numbers import Seed, Size, Text
 from apo.pairs.rollout import evaluating
 from apo.policies.adapter import adapter_hash
 from apo.policies.model import VideoSpec, WanModel
 from apo.terminal import Lines
-from apo.world.conditions import WorldConditions, require_world
+from apo.world.conditions import Split, WorldConditions, require_world
 
 if TYPE_CHECKING:
     from apo.policies.wan import WanPolicy
@@ -40,8 +41,8 @@ class WorldVideos(ABC):
     hint = "use another model or guidance"  # where too few of its videos are of use
 
     def __init__(
-        self, model: WanModel, guidance: Guidance, cache_dir: str, split: str, batch_size: int, seed: int, generator: str,
-        adapter: str | None,
+        self, model: WanModel, guidance: Guidance, cache_dir: Text, split: Split, batch_size: Size, seed: Seed,
+        generator: Literal["base", "start"], adapter: str | None,
     ):  # fmt: skip
         self.model, self.guidance, self.cache_dir = model, guidance, Path(cache_dir)
         self.batch_size, self.split, self.seed = batch_size, split, seed

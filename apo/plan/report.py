@@ -10,7 +10,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from apo.guidance.cfg_stg import CFGSTG
-from apo.numbers import check_numbers
 from apo.plan import costs
 from apo.plan.costs import Layout, Step
 from apo.plan.counting import Passes, passes
@@ -18,6 +17,7 @@ from apo.plan.frozen import Frozen, frozen
 from apo.policies.architecture import Architecture, architecture_of, check_targets
 from apo.policies.context import require_divisible
 from apo.policies.model import VideoSpec
+from apo.validation import check_values
 
 GIB, PFLOP, HOUR = 2**30, 1e15, 3600
 PAPER_HOURS = 64_000  # Sec. 4.1: H200 hours of the five stages
@@ -62,7 +62,7 @@ def planned(cfg: DictConfig, known: Plan | None = None) -> Plan:
     """known: a plan of the same model, videos and adapter, whose counts are taken over. ValueError names the field."""
     if "vlm" in cfg:
         raise ValueError(f"stage={cfg.stage.name} trains a ranking model, which is not planned here: give a stage of the video model")
-    check_numbers(cfg)
+    check_values(cfg, "Planning")
     layout, step = costs.layout_of(cfg), costs.step_of(cfg)
     if known is not None:
         return Plan(cfg, known.architecture, known.passes, step, layout, known.frozen)

@@ -5,11 +5,40 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Annotated, Literal, TypedDict
 
 from apo.errors import UserError
+from apo.numbers import Filled, Finite, Null, Positive, Range, Rank, Rows, Share, Size, Text, Whole
 
 ROOT = Path(__file__).parents[2]  # of the repository: relative model paths may start here
 DTYPES = ("float32", "bfloat16", "float16")
+Dtype = Literal["float32", "bfloat16", "float16"]
+Targets = Annotated[tuple[str, ...], Filled()]  # names of linear layers
+Boundary = Annotated[Share | None, Null("for a model with one expert")]
+Rate = Annotated[float, Range(0, 1000, above=True)]  # frames per second
+
+
+class LoRA(TypedDict):
+    """An adapter's shape, as policy.lora and vlm.lora have it."""
+
+    rank: Rank
+    alpha: Positive
+    targets: Targets
+
+
+class Omega(TypedDict):
+    """CFG strengths of the high- and the low-noise expert."""
+
+    high: Finite
+    low: Finite
+
+
+class STG(TypedDict):
+    """λ, the blocks to skip, and whether predictions are batched, of guidance=cfg_stg."""
+
+    lambda_: Finite
+    blocks: tuple[Whole, ...]
+    batched: bool
 
 
 @dataclass(frozen=True)
@@ -17,11 +46,11 @@ class VideoSpec:
     """Pixels and time of every video: height, width, frames, frames per second. fit: what becomes of the user's videos and images of
     another shape, `crop` (to the centre) or `pad` (with black bars)."""
 
-    height: int
-    width: int
-    frames: int
-    fps: float
-    fit: str = "crop"  # YAML files of the user's own need not name it
+    height: Size
+    width: Size
+    frames: Size
+    fps: Rate
+    fit: Literal["crop", "pad"] = "crop"  # YAML files of the user's own need not name it
 
     def __post_init__(self):
         if self.fit not in ("crop", "pad"):
@@ -43,19 +72,19 @@ class VideoSpec:
 class WanModel:
     """A Wan image-to-video pipeline in diffusers' layout with its sampling defaults."""
 
-    path: str  # a local folder, relative to the working directory or the repository, or a hub id
+    path: Text  # a local folder, relative to the working directory or the repository, or a hub id
     spec: VideoSpec
-    shift: float  # s of Eq. 5 at inference
-    num_inference_steps: int
-    boundary: float | None  # share of T from which the high-noise expert (`transformer`) acts; None for one expert
-    omega: dict[str, float]  # CFG strength (guidance scale − 1) of the high- and the low-noise expert
-    max_sequence_length: int  # text tokens
+    shift: Positive  # s of Eq. 5 at inference
+    num_inference_steps: Rows
+    boundary: Boundary  # share of T from which the high-noise expert (`transformer`) acts; None for one expert
+    omega: Omega  # CFG strength (guidance scale − 1) of the high- and the low-noise expert
+    max_sequence_length: Size  # text tokens
     negative_prompt: str
-    lora_targets: tuple[str, ...]  # names of the linear layers that LoRA adapts
-    dtype: str  # of the frozen weights of transformer and text encoder; the VAE is float32
-    stg: dict | None = None  # λ, the blocks to skip and whether predictions are batched, of guidance=cfg_stg
-    decode_tile: int | None = None  # side in pixels of the tiles that videos are decoded in, see `apo.policies.codec.tile`; None: whole
-    encode_tile: int | None = None  # of those that they are encoded in
+    lora_targets: Targets  # names of the linear layers that LoRA adapts
+    dtype: Dtype  # of the frozen weights of transformer and text encoder; the VAE is float32
+    stg: STG | None = None  # λ, the blocks to skip and whether predictions are batched, of guidance=cfg_stg
+    decode_tile: Size | None = None  # side in pixels of the tiles that videos are decoded in, see `apo.policies.codec.tile`; None: whole
+    encode_tile: Size | None = None  # of those that they are encoded in
 
     def __post_init__(self):
         if self.dtype not in DTYPES:

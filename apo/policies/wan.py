@@ -21,11 +21,12 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from apo.flow import denoising_error, to_sigma
 from apo.interfaces import Condition, T
+from apo.numbers import Seed, Whole
 from apo.policies import context, sharding
 from apo.policies import lora as adapters
 from apo.policies.adapter import FILES
 from apo.policies.codec import WanCodec
-from apo.policies.model import VideoSpec, WanModel, check_blocks, codec_fingerprint
+from apo.policies.model import LoRA, VideoSpec, WanModel, check_blocks, codec_fingerprint
 
 
 class WanPolicy(nn.Module):
@@ -39,8 +40,8 @@ class WanPolicy(nn.Module):
     """
 
     def __init__(
-        self, model: WanModel, lora: dict | None, adapter: str | None, seed: int, gradient_checkpointing: bool,
-        shard: int | str | None = None, context_parallel: int = 1, offload: bool = False,
+        self, model: WanModel, lora: LoRA | None, adapter: str | None, seed: Seed, gradient_checkpointing: bool,
+        shard: int | str | None = None, context_parallel: Whole = 1, offload: bool = False,
     ):  # fmt: skip
         super().__init__()
         folder = model.folder()

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from apo.flow import inference_sigmas, to_timestep
 from apo.interfaces import T
+from apo.numbers import NonNegative, Positive, Range, Rows, Seed, Share
 from apo.seeds import generator, replica, replicas
 
 
@@ -20,15 +22,15 @@ class APOSampler:
     its offsets are clipped to that side and to its regime.
     """
 
-    num_inference_steps: int
-    shifts: Sequence[float]  # the set S of Section 3.2; one element switches random shift off
-    offset_variance: float  # γ² of Section 3.2, in squared timesteps; 0 switches random offset off
-    high_rows: int  # N_H
-    low_rows: int  # N_L
-    stride: int  # high anchors that the window advances by, each optimizer step
-    split: float  # the regimes meet at split · T
-    boundary: float | None  # the expert boundary as a share of T; None for one expert
-    seed: int
+    num_inference_steps: Rows
+    shifts: Sequence[Positive]  # the set S of Section 3.2; one element switches random shift off
+    offset_variance: NonNegative  # γ² of Section 3.2, in squared timesteps; 0 switches random offset off
+    high_rows: Annotated[int, Range(0, 1000)]  # N_H
+    low_rows: Annotated[int, Range(0, 1000)]  # N_L
+    stride: Annotated[int, Range(0, 1000)]  # high anchors that the window advances by, each optimizer step
+    split: Share  # the regimes meet at split · T
+    boundary: Share | None  # the expert boundary as a share of T; None for one expert
+    seed: Seed
     snap: bool = False  # round t' to the nearest anchor instead of the nearest integer
     accumulate: bool = True  # False: the window's rows one by one, an optimizer step each ("no window")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from apo.numbers import Finite, Positive
 from apo.timesteps.quantile import QuantileSampler
 
 
@@ -12,8 +13,8 @@ from apo.timesteps.quantile import QuantileSampler
 class LogitNormalSampler(QuantileSampler):
     """t = T · sigmoid(n), n ~ N(mean, std²)."""
 
-    mean: float
-    std: float
+    mean: Finite
+    std: Positive
 
     def quantile(self, u: Tensor) -> Tensor:
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from apo.interfaces import T
+from apo.numbers import Rows, Seed, Share
 from apo.seeds import generator, replica, replicas
 
 
@@ -15,9 +16,9 @@ class QuantileSampler(ABC):
     """t = T · quantile(u). A row draws its side from a u that all ranks share, its entries within that side:
     each entry has exactly the density, and no row straddles the boundary."""
 
-    rows: int  # K
-    boundary: float | None  # the expert boundary as a share of T; None for one expert
-    seed: int
+    rows: Rows  # K
+    boundary: Share | None  # the expert boundary as a share of T; None for one expert
+    seed: Seed
 
     @abstractmethod
     def quantile(self, u: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from apo.errors import UserError
 from apo.interfaces import Asked
+from apo.numbers import Count, Seed
 from apo.world.grammar import describe, parse
 from apo.world.render import FRAMES, SIZE, SPLITS, Clip, random_clip, render
 
+Split = Literal["train", "validation", "test"]
 STREAMS = {name: 100 + index for index, name in enumerate(SPLITS)}
 
 
@@ -19,9 +22,9 @@ STREAMS = {name: 100 + index for index, name in enumerate(SPLITS)}
 class WorldConditions:
     """Condition i of a split depends on (split, seed, i) alone. Glyphs of a split are in no other split."""
 
-    split: str
-    count: int
-    seed: int
+    split: Split
+    count: Count
+    seed: Seed
     rows = ()
 
     def __post_init__(self):
@@ -30,8 +33,6 @@ class WorldConditions:
 
     def check(self, spec) -> None:
         """ValueError unless a model's videos have the world's size."""
-        if self.count is None:
-            raise ValueError("conditions.count=null: the world has no end of conditions, give a number")
         require_world(spec, "conditions=world", "conditions=prompts conditions.path=MANIFEST evaluator=none")
 
     def __len__(self) -> int:

@@ -7,7 +7,8 @@ from torch.utils.data import Dataset
 from apo.data.cached import stacked
 from apo.data.pairs import PairDataset, PairSplit
 from apo.interfaces import Condition, Policy
-from apo.world.conditions import WorldConditions, require_world
+from apo.numbers import Seed
+from apo.world.conditions import Split, WorldConditions, require_world
 from apo.world.grammar import parse
 
 ENDLESS = 10**9
@@ -18,7 +19,7 @@ class WorldPrompts:
 
     gives = "prompts"
 
-    def __init__(self, split: str, seed: int):
+    def __init__(self, split: Split, seed: Seed):
         self.conditions = WorldConditions(split, ENDLESS, seed)
 
     def check(self, spec) -> None:

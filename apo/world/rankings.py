@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from filelock import FileLock
@@ -24,6 +24,7 @@ from apo.data.rankings import RankingDataset
 from apo.files import sweep, write_tensors
 from apo.generate import generate, initial_noise
 from apo.interfaces import Condition, Guidance
+from apo.numbers import Count, Range, Seed, Share, Size, Text, Whole
 from apo.policies.model import VideoSpec, WanModel, fingerprint
 from apo.rankers.oracle import OracleRanker
 from apo.terminal import progress
@@ -60,9 +61,9 @@ class WorldRankings:
     gives = "rankings"
 
     def __init__(
-        self, model: WanModel, guidance: Guidance, annotator: OracleRanker, min_confidence: float, cache_dir: str, count: int,
-        validation_count: int, generated_share: float, slow_motion: bool, domain: str | None, candidates: int, batch_size: int,
-        seed: int,
+        self, model: WanModel, guidance: Guidance, annotator: OracleRanker, min_confidence: Share, cache_dir: Text, count: Count,
+        validation_count: Whole, generated_share: Share, slow_motion: bool, domain: str | None,
+        candidates: Annotated[int, Range(2, 100)], batch_size: Size, seed: Seed,
     ):  # fmt: skip
         self.model, self.guidance, self.annotator, self.min_confidence = model, guidance, annotator, min_confidence
         self.cache_dir, self.count, self.validation_count = Path(cache_dir), count, validation_count
