@@ -187,7 +187,8 @@ def describe(kind: Any, value: Any) -> str:
     if base in (int, float):
         return number(base, limits or Range(), value)
     if get_origin(base) is Literal:
-        return "one of " + ", ".join(map(str, get_args(base)))
+        choices = list(map(str, get_args(base)))
+        return " or ".join(choices) if len(choices) < 3 else f"one of {', '.join(choices)}"
     if is_part(base) or base in (dict, Callable) or get_origin(base) in (dict, Mapping, Callable):
         return "a group of settings"
     if get_origin(base) in (list, tuple, Sequence):
@@ -198,7 +199,7 @@ def describe(kind: Any, value: Any) -> str:
 
 def number(base: type, limits: Range, value: Any) -> str:
     if base is float and (limits.low, limits.high) == (0, 1):
-        return "a share, " + ("above 0" if limits.above else "from 0") + (", below 1" if limits.below else " to 1")
+        return "a share above 0, up to 1" if limits.above else "a share, from 0, below 1" if limits.below else "a share, from 0 to 1"
     word = "a whole number" if base is int else "a number"
     if isinstance(value, int | float) and limits.high < value < math.inf:
         return f"{word} of at most {limits.high:,}"

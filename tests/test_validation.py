@@ -70,7 +70,7 @@ NUMBERS = [  # override(s), key that is named, what is asked for
     ("model.decode_tile=-8", "model.decode_tile=-8", ""),
     ("data.count=0", "data.count=0", ""), ("data.batch_size=0", "data.batch_size=0", ""), ("data.seed=nan", "data.seed=nan", ""),
     ("data.split=tests", "data.split=tests", "one of train, validation, test"),
-    ("data.generator=both", "data.generator=both", "one of base"),
+    ("data.generator=both", "data.generator=both", "base or start"),
     ("data.cache_dir=null", "data.cache_dir=null", "a text"), ("data=pairs data.path=[a]", "data.path=['a']", "a text"),
     ("data=pairs data.path=a data.validation_fraction=1", "data.validation_fraction=1", "below 1"),
     ("data=pairs data.path=a data.validation_fraction=nan", "data.validation_fraction=nan", "a share"),
@@ -80,7 +80,7 @@ NUMBERS = [  # override(s), key that is named, what is asked for
     ("trainer.nodes=-1", "trainer.nodes=-1", ""), ("trainer.threads=0", "trainer.threads=0", "or null for torch's own choice"),
     ("trainer.accelerator=tpu", "trainer.accelerator=tpu", "one of cpu, gpu"),
     ("trainer.strategy=deepspeed", "trainer.strategy=deep", "one of"),
-    ("trainer.backend=mpi", "trainer.backend=mpi", "one of gloo, nccl, or null"), ("trainer.shard=[1]", "trainer.shard=[1]", ""),
+    ("trainer.backend=mpi", "trainer.backend=mpi", "gloo or nccl, or null"), ("trainer.shard=[1]", "trainer.shard=[1]", ""),
     ("trainer.offload=maybe", "trainer.offload=maybe", "true or false"), ("trainer.context_parallel=x", "trainer.context_parallel=x", ""),
     ("stage.name=[1]", "stage.name=[1]", "a text"), ("+stage.after=online", "stage.after=online", "a list"),
     ("stage.needs_reference=3", "stage.needs_reference=3", "true or false"), ("module.split=nan", "module.split=nan", "a share"),
@@ -115,7 +115,7 @@ EVALUATING = [
 ]  # fmt: skip
 
 PLANNING = [
-    ("plan.utilisation=0", "plan.utilisation=0", "a share, above 0"), ("plan.gpu.flops=nan", "plan.gpu.flops=nan", ""),
+    ("plan.utilisation=0", "plan.utilisation=0", "a share above 0, up to 1"), ("plan.gpu.flops=nan", "plan.gpu.flops=nan", ""),
     ("plan.gpu=h200", "plan.gpu=h200", ""),
     ("plan.ranker.orders=3", "plan.ranker.orders=3", "at most 2"), ("plan.reserve_gib=-1", "plan.reserve_gib=-1", ""),
     ("max_steps=-1", "max_steps=-1", ""),

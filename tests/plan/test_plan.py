@@ -211,7 +211,7 @@ def test_the_papers_set_up(capsys):
     ([SMALL, "plan.nope=1"], "nope"),
     ([SMALL, "trainer.nodes=-1"], "trainer.nodes=-1: give a whole number"),
     ([SMALL, "batch_size=0"], "batch_size=0"),
-    ([SMALL, "plan.utilisation=0"], "plan.utilisation=0: give a number above 0"), ([SMALL, "plan.utilisation=40"], "a share"),
+    ([SMALL, "plan.utilisation=0"], "plan.utilisation=0: give a share above 0, up to 1"), ([SMALL, "plan.utilisation=40"], "a share"),
     ([SMALL, "trainer.gradient_checkpointing=maybe"], "give true or false"),
     ([SMALL, "guidance=cfg_stg", "guidance.blocks=[99]"], "guidance.blocks=.99.: there is no block 99"),
     ([SMALL, "policy.lora.targets=[to_x]"], "policy.lora.targets: the model has no layer to_x"),
