@@ -7,6 +7,18 @@ from apo.validation import check_values
 from tests.configs import composed
 
 NUMBERS = [  # override(s), key that is named, what is asked for
+    ("stage=online ranker=served ranker.frames=0", "ranker.frames=0", "at least 1"),
+    ("stage=online ranker=served ranker.timeout_s=nan", "ranker.timeout_s=nan", "a number above 0"),
+    ("stage=online ranker=served ranker.retries=-1", "ranker.retries=-1", "at least 0"),
+    ("stage=online ranker=served ranker.max_concurrency=0", "ranker.max_concurrency=0", "at least 1"),
+    ("stage=online ranker=qwen3_vl ranker.dtype=int8", "ranker.dtype=int8", "one of float32"),
+    ("stage=online ranker=by_domain ranker.rankers.digit.batch_size=0", "ranker.rankers.digit.batch_size=0", "at least 1"),
+    ("stage=online ranker=by_domain ranker.rankers=3", "ranker.rankers=3", "a group of settings"),
+    ("stage=ranker vlm.lora.rank=0", "vlm.lora.rank=0", "at least 1"),
+    ("stage=ranker vlm.lora.targets=[]", "vlm.lora.targets=[]", "at least one"),
+    ("stage=ranker vlm.fps=nan", "vlm.fps=nan", "a number above 0"), ("stage=ranker vlm.autocast=half", "vlm.autocast=half", "or null"),
+    ("model.spec.fit=stretch", "model.spec.fit=stretch", "crop or pad"),
+    ("data=pairs data.path=a data.columns=3", "data.columns=3", "a group"),
     ("max_steps=0", "max_steps=0", "a whole number of at least 1"), ("max_steps=1.5", "max_steps=1.5", "a whole number"),
     ("max_steps=abc", "max_steps=abc", "a whole number"), ("max_steps=null", "max_steps=null", "a whole number"),
     ("max_steps=true", "max_steps=true", "a whole number"), ("max_steps=[1]", "max_steps=[1]", "a whole number"),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from apo.errors import UserError
 from apo.interfaces import Asked, Condition, Verdict
+from apo.numbers import Seed, Share
 from apo.rankers.answer import swapped
 from apo.world.conditions import require_sentences, require_world
 from apo.world.oracle import measure
@@ -24,7 +25,7 @@ class OracleRanker:
     similar: severities (`apo.world.oracle.severity`, in [0, 1]) that differ by no more are alike.
     """
 
-    def __init__(self, error_rate: float, similar: float, seed: int):
+    def __init__(self, error_rate: Share, similar: Share, seed: Seed):
         self.error_rate, self.similar, self.seed = error_rate, similar, seed
         if not 0 <= error_rate <= 0.5:
             raise UserError(f"ranker.error_rate={error_rate}: give a share in [0, 0.5]; at 0.5 the winner is a coin's")

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from apo.interfaces import Asked, Condition, Verdict
+from apo.numbers import Size, Text
+from apo.policies.model import Dtype, Rate
 from apo.rankers.answer import order_averaged, verdict
 from apo.rankers.domains import DomainRule
 from apo.rankers.folders import ROOT, check_device, check_paths, local_folder
@@ -23,8 +25,8 @@ class Qwen3VLRanker:
     """
 
     def __init__(
-        self, path: str, adapter: str | None, domains: DomainRule, frames: int, fps: float, dtype: str, device: str,
-        batch_size: int, swap_averaging: bool,
+        self, path: Text, adapter: Text | None, domains: DomainRule, frames: Size, fps: Rate, dtype: Dtype, device: Text,
+        batch_size: Size, swap_averaging: bool,
     ):  # fmt: skip
         self.path, self.adapter, self.domains = path, adapter, domains
         self.frames, self.fps, self.dtype, self.device = frames, fps, dtype, device

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import openai
@@ -22,6 +23,8 @@ from torch import Tensor
 from apo.data.video import write_video
 from apo.errors import UserError
 from apo.interfaces import Asked, Condition, Verdict
+from apo.numbers import Range, Size, Text
+from apo.policies.model import Rate
 from apo.rankers.answer import order_averaged, standard_frames, verdict
 from apo.rankers.domains import DomainRule
 from apo.rankers.reply import label_probabilities
@@ -33,6 +36,9 @@ HELP = "docs/serving.md has the commands"
 
 class ServerGone(UserError):
     """The server stopped answering during a run. The run's last checkpoint is whole; the same command resumes it."""
+
+
+Seconds = Annotated[float, Range(0, 10**6, above=True)]
 
 
 @dataclass(kw_only=True)
@@ -48,19 +54,19 @@ class ServedRanker:
     fields of every request, for what a server has beyond the protocol.
     """
 
-    base_url: str
-    model: str
+    base_url: Text
+    model: Text
     domains: DomainRule
-    frames: int
-    fps: float
-    media: str
+    frames: Size
+    fps: Rate
+    media: Literal["video", "frames"]
     swap_averaging: bool
-    top_logprobs: int | None
-    timeout_s: float
-    retries: int
-    max_concurrency: int
-    hello_timeout_s: float
-    api_key_env: str | None
+    top_logprobs: Annotated[int, Range(1, 1000)] | None
+    timeout_s: Seconds
+    retries: Annotated[int, Range(0, 1000)]
+    max_concurrency: Annotated[int, Range(1, 10_000)]
+    hello_timeout_s: Seconds
+    api_key_env: Text | None
     body: dict = field(default_factory=dict)
 
     def __post_init__(self):

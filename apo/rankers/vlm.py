@@ -15,9 +15,10 @@ from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
 from apo.errors import UserError
 from apo.files import read_tensors, write_tensors
+from apo.numbers import Seed, Size, Text
 from apo.policies.adapter import AGAIN
 from apo.policies.lora import add_lora, tuner_layers, using
-from apo.policies.model import fingerprint
+from apo.policies.model import Dtype, LoRA, Rate, fingerprint
 from apo.rankers.answer import LABELS, frame_places, prompt_text
 from apo.rankers.folders import PREFIX, SETTINGS, WEIGHTS, local_folder, lora_settings, model_folder, require_finite
 from apo.seeds import rank
@@ -134,8 +135,8 @@ class TrainableVLM(RankingVLM):
     """
 
     def __init__(
-        self, path: str, dtype: str, frames: int, fps: float, lora: dict | None, adapter: str | None, seed: int,
-        gradient_checkpointing: bool, autocast: str | None = None, prompts: str | None = None,
+        self, path: Text, dtype: Dtype, frames: Size, fps: Rate, lora: LoRA | None, adapter: Text | None, seed: Seed,
+        gradient_checkpointing: bool, autocast: Dtype | None = None, prompts: str | None = None,
     ):  # fmt: skip
         super().__init__(path, dtype, frames, fps, prompts)
         self.whole, self.autocast = lora is None, autocast and getattr(torch, autocast)
