@@ -3,6 +3,7 @@
 import re
 import sys
 
+import apo.quiet  # noqa: F401  isort: skip
 import hydra
 from omegaconf import DictConfig
 

@@ -2,23 +2,32 @@
 
 from pathlib import Path
 
+import apo.quiet  # noqa: F401  isort: skip
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from apo import sweep
 from apo.errors import one_line
 from apo.lock import holding
+from apo.terminal import recorded
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
-    folder = Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir)
-    with one_line("config"), holding(folder, "wait for it, stop it, or give another run=NAME"):
-        from apo.checks import check
+    config = HydraConfig.get()
+    folder = Path(config.runtime.output_dir)
 
-        check(cfg, folder)
-        from apo.run import train  # Lightning and diffusers take seconds: mistakes are found before
+    def job() -> None:
+        with one_line("config"), holding(folder, "wait for it, stop it, or give another run=NAME"), recorded(folder / "train.log"):
+            from apo.checks import check
 
-        train(cfg, folder)
+            check(cfg, folder)
+            from apo.run import train  # Lightning and diffusers take seconds: mistakes are found before
+
+            train(cfg, folder)
+
+    sweep.run(job) if sweep.is_parallel(config) else job()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """What a command says of a mistake: one line with the remedy, no traceback."""
 
 import errno
+import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 DISK = {  # errno -> the remedy
     errno.ENOSPC: "make room on that disk",
@@ -18,18 +21,44 @@ DISK = {  # errno -> the remedy
 }
 
 
+COMMAND = "APO_COMMAND"  # holds the command line of a sweep, for its jobs in processes of their own
+INTERRUPTED = 130  # exit status of a command that was ended by Ctrl-C, as shells have it
+
+
 class UserError(ValueError):
     """What the user can mend: the message names the field, file or value, and the remedy."""
 
 
 @contextmanager
 def one_line(command: str) -> Iterator[None]:
-    """Inside, a UserError and a disk that refuses end the process with `command: what is wrong and the remedy` and exit status 1."""
+    """Inside, a UserError and a disk that refuses end the process with `command: what is wrong and the remedy` and exit status 1,
+    Ctrl-C with a line and exit status 130."""
     try:
         yield
+    except KeyboardInterrupt:
+        say_interrupted()
+        sys.exit(INTERRUPTED)
     except UserError as error:
         sys.exit(f"{command}: {error}")
     except OSError as error:
         if error.errno not in DISK:
             raise
         sys.exit(f"{command}: {error.filename or 'a file'}: {error.strerror}; {DISK[error.errno]}, then run the same command again")
+
+
+def say_interrupted() -> None:
+    print(f"\ninterrupted; the same command continues: {this_command()}", file=sys.stderr)
+
+
+def this_command() -> str:
+    """The command line of this process, to be given again."""
+    return os.environ.get(COMMAND) or shlex.join(sys.orig_argv)
+
+
+def end_at_interrupt(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """As sys.excepthook: a Ctrl-C that comes while imports run, or where nothing waits for it, shows no traceback either."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    say_interrupted()
+    sys.exit(INTERRUPTED)

@@ -84,6 +84,9 @@ def report_on(judge: "Judge", ours: Arm, theirs: Arm | None) -> dict:
     if older := [path for path in folder.glob("latents-*") if path.name != f"latents-{report['key']}"]:
         size = sum(file.stat().st_size for path in older for file in path.glob("*.safetensors"))
         print(f"older latents: {size / 2**20:.1f} MiB of other settings, which may be deleted: {', '.join(map(str, older))}")
+    from apo.modules.trackers import log_report  # Lightning takes seconds
+
+    log_report(judge.cfg, ours.folder, report, judge.subfolder)
     return report
 
 

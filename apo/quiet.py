@@ -5,7 +5,14 @@ Imports none of them: they take seconds, and a command that refuses its settings
 
 import logging
 import os
+import sys
 import warnings
+from pathlib import Path
+
+from apo.errors import end_at_interrupt
+
+sys.excepthook = end_at_interrupt
+os.environ.setdefault("APO_ROOT", str(Path(__file__).parents[1]))  # of the repository, where conf/train.yaml finds experiments/
 
 # OpenMP's threads wait for work in a loop; where others want the cores, its default length made a step 4 to 150 times slower
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -22,6 +29,7 @@ for said in (
     "Checkpoint directory",
     "Found .* module.s. in eval mode",  # the frozen codec
     ".*Trying to infer the `batch_size`.*",
+    "You're resuming from a checkpoint that ended before the epoch ended",  # data depends on the step alone: `apo.run.StepSampler`
     "FSDP2-wrapped module",  # velocities are views: nothing writes into them
 ):
     warnings.filterwarnings("ignore", message=said)

@@ -72,8 +72,11 @@ def require_same_settings(before: dict, now: dict, path: Path) -> None:
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged (no pairs per step: {error}): restore it, or give another run=NAME") from None
     if changed := changed + [line for key in kept for line in differences(before.get(key), now[key], key)]:
+        folder = path.parent if path.suffix == ".yaml" else path.parent.parent
+        longer = now["max_steps"] > before["max_steps"]
+        more = f"; to train on from its end, give adapter={folder / 'adapter'} and another run=NAME" if longer else ""
         raise UserError(
-            f"{path} is of a run with other settings ({'; '.join(changed[:3])}): give another run=NAME, or delete the folder"
+            f"{path} is of a run with other settings ({'; '.join(changed[:3])}): give another run=NAME, or delete the folder{more}"
         )
 
 

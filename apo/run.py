@@ -1,8 +1,8 @@
 """A training run from its config: check, build, fit (or resume), leave an adapter with its lineage."""
 
-import hashlib
 import os
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Sampler
 
-from apo import lineage, quiet
+from apo import closing, lineage, quiet
 from apo.checks import ConfigError, windows_per_pair
 from apo.data.pairs import PairSplit, StepBatches, UserRows
 from apo.data.precompute import device
 from apo.files import replacing_folder
 from apo.lock import is_first_process
-from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
+from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgress, WholeCheckpoint
 from apo.modules.checkpoints import Checkpoint
 from apo.modules.cluster import group_size
 from apo.modules.loggers import MetricsCSV
@@ -27,18 +27,21 @@ from apo.modules.preemption import REQUEUE, STOPPED, StopWhenTold
 from apo.modules.ranker import HeldOutRankings
 from apo.modules.sharded import PATIENCE, ShardedStrategy
 from apo.modules.tensor_files import WholeFiles
+from apo.modules.trackers import finished, labels, trackers
 from apo.reports import card
-from apo.resume import clean, is_finished, remember, require_same_run
+from apo.resume import clean, is_finished, pairs_per_step, remember, require_same_run
 from apo.seeds import replica, replicas
+from apo.terminal import say_where
 
 
 def train(cfg: DictConfig, folder: Path) -> None:
     """Runs the stage that `cfg` describes in `folder`, once `apo.checks.check` let it pass; run again, it continues, and does
     nothing once finished."""
+    began = time.monotonic()
     quiet.silence()
     begins = require_same_run(cfg, folder)
     if is_finished(folder):
-        print(f"finished already: {folder / 'adapter'} (delete {folder} to train it again)")
+        print(f"finished already: {folder / 'adapter'} (delete {folder} to train it again)\nnext:     {closing.next_command(cfg, folder)}")
         return
     if is_first_process():
         clean(folder)
@@ -46,6 +49,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
             print(begins.instead, file=sys.stderr)
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
+    say_where()
     written, before = remember(cfg, folder), lineage.preceding(cfg)
     module = instantiate(cfg.module)
     try:
@@ -60,12 +64,14 @@ def train(cfg: DictConfig, folder: Path) -> None:
     if (folder / "config.yaml").read_text(encoding="utf-8") != written:
         raise ConfigError(f"{folder}: while this run got ready, another began there with other settings; give another run=NAME")
     trainer = build_trainer(cfg, folder, split, begins)
-    trainer.fit(module, StepData(split, cfg), ckpt_path=begins and begins.path, weights_only=True)
-    if any(isinstance(callback, StopWhenTold) and callback.stopped for callback in trainer.callbacks):
-        print(f"told to stop: step {trainer.global_step} of {cfg.max_steps} is saved; the same command continues", file=sys.stderr)
-        if trainer.is_global_zero and STOPPED in os.environ:
+    with finished():
+        trainer.fit(module, StepData(split, cfg), ckpt_path=begins and begins.path, weights_only=True)
+    if stop := next((each for each in trainer.callbacks if isinstance(each, StopWhenTold) and each.stopped), None):
+        if trainer.is_global_zero:
+            print(closing.stopped(trainer.global_step, cfg.max_steps, folder), file=sys.stderr)
+        if trainer.is_global_zero and STOPPED in os.environ and stop.status == REQUEUE:
             Path(os.environ[STOPPED]).touch()
-        raise SystemExit(REQUEUE if trainer.is_global_zero else 0)  # Lightning kills rank 0 if another rank fails first
+        raise SystemExit(stop.status if trainer.is_global_zero else 0)  # Lightning kills rank 0 if another rank fails first
     if trainer.global_step < cfg.max_steps:
         raise SystemExit(f"stopped at step {trainer.global_step} of {cfg.max_steps}; the same command continues")
     with replacing_folder(folder / "adapter") if trainer.is_global_zero else nullcontext(folder / "adapter") as adapter:
@@ -75,7 +81,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
             lineage.write(adapter, made)
             draw_card(adapter, made)
     if trainer.is_global_zero:
-        print(f"adapter: {folder / 'adapter'}")
+        print(closing.block(cfg, folder, began))
 
 
 def draw_card(adapter: Path, made: dict) -> None:
@@ -88,7 +94,8 @@ def draw_card(adapter: Path, made: dict) -> None:
 
 def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit, begins: Checkpoint | None) -> L.Trainer:
     """Lightning's trainer with our checkpoints, samples and logs."""
-    callbacks = [StepProgressBar()]
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    callbacks = [StepProgress(pairs_per_step(settings))]
     if cfg.sample_every_n_steps:
         guidance = instantiate(cfg.stage.get("sample_guidance", cfg.guidance))
         callbacks.append(SampleVideos(folder, split.train, cfg.sample_every_n_steps, guidance, seed=cfg.seed))
@@ -96,7 +103,6 @@ def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit, begins: Check
         callbacks.append(HeldOutPairs(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
     if len(split.validation) and cfg.stage.data == "rankings":
         callbacks.append(HeldOutRankings(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
-    settings = OmegaConf.to_container(cfg, resolve=True)
     checkpoint = WholeCheckpoint(folder, cfg.checkpoint_every_n_steps, settings, begins and begins.path)
     callbacks += [checkpoint, StopWhenTold(checkpoint)]  # last: a step is whole once its samples are
     strategy = cfg.trainer.strategy
@@ -108,19 +114,9 @@ def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit, begins: Check
     return L.Trainer(
         accelerator=cfg.trainer.accelerator, devices=cfg.trainer.devices, num_nodes=cfg.trainer.nodes, strategy=strategy,
         max_steps=cfg.max_steps, max_epochs=-1, log_every_n_steps=1, default_root_dir=folder, callbacks=callbacks,
-        logger=[MetricsCSV(folder), *loggers(cfg, folder)], enable_checkpointing=False, enable_model_summary=False,
-        use_distributed_sampler=False, plugins=None if cfg.trainer.strategy == "fsdp" else [WholeFiles()],
+        logger=[MetricsCSV(folder), *trackers(cfg, folder, **labels(cfg))], enable_checkpointing=False, enable_model_summary=False,
+        use_distributed_sampler=False, enable_progress_bar=False, plugins=None if cfg.trainer.strategy == "fsdp" else [WholeFiles()],
     )
-
-
-def loggers(cfg: DictConfig, folder: Path) -> list:
-    """W&B beside the CSV: offline unless WANDB_MODE says otherwise, one W&B run per run folder, also across resumes."""
-    if cfg.logger.wandb is None or os.environ.get("WANDB_MODE") == "disabled":
-        return []
-    os.environ.setdefault("WANDB_MODE", "offline")
-    name = "-".join(folder.parts[-2:])
-    identity = hashlib.sha1(str(folder.resolve()).encode()).hexdigest()[:12]
-    return [instantiate(cfg.logger.wandb)(save_dir=folder, name=name, id=identity, config=OmegaConf.to_container(cfg, resolve=True))]
 
 
 class StepSampler(Sampler):

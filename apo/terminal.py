@@ -1,9 +1,9 @@
 """What a person sees while something takes long, and the log that keeps it."""
 
 import re
-import shlex
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -12,19 +12,22 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-INTERVAL = 30.0  # seconds between the plain lines of something that takes long
+from apo.errors import UserError
+
+ROOT = Path(__file__).parents[1]  # of the repository
+INTERVAL = 15.0  # seconds between the plain lines of something that takes long
 
 
 def progress(
     iterable: Iterable | None = None, desc: str = "", total: int | None = None, initial: int = 0, delay: float = 0, leave: bool = True,
-    disable: bool = False, every: float = INTERVAL,
+    disable: bool = False,
 ) -> "tqdm | Lines":  # fmt: skip
-    """tqdm's bar where stdout is a terminal; elsewhere a whole line every so many seconds, and one at the end unless leave=False.
+    """tqdm's bar where stdout is a terminal; elsewhere a whole line every INTERVAL seconds, and one at the end unless leave=False.
 
-    The arguments are tqdm's. every: seconds.
+    The arguments are tqdm's.
     """
     columns, rows = get_terminal_size()  # tqdm's own draws nothing on terminals that do not know their size
-    kind, options = (tqdm, dict(ncols=columns, nrows=rows)) if sys.stdout.isatty() else (Lines, dict(every=every))
+    kind, options = (tqdm, dict(ncols=columns, nrows=rows)) if sys.stdout.isatty() else (Lines, {})
     return kind(iterable, desc, total, initial=initial, delay=delay, leave=leave, disable=disable, file=sys.stdout, **options)
 
 
@@ -32,10 +35,9 @@ class Lines:
     """The part of tqdm that is used here, for files and pipes: `world pairs: 40 of 160, 0:32 gone, 1:36 left`."""
 
     def __init__(
-        self, iterable: Iterable | None, desc: str, total: int | None, initial: int, delay: float, leave: bool, disable: bool, file: TextIO,
-        every: float,
+        self, iterable: Iterable | None, desc: str, total: int | None, initial: int, delay: float, leave: bool, disable: bool, file: TextIO
     ):  # fmt: skip
-        self.iterable, self.desc, self.n, self.initial, self.file, self.every = iterable, desc, initial, initial, file, every
+        self.iterable, self.desc, self.n, self.initial, self.file = iterable, desc, initial, initial, file
         self.total = total if total is not None or iterable is None else len(iterable)
         self.delay, self.leave, self.disable, self.postfix = delay, leave, disable, ""
         self.began = self.spoke = time.monotonic()
@@ -55,14 +57,14 @@ class Lines:
 
     def update(self, n: int = 1) -> None:
         self.n += n
-        if time.monotonic() - self.spoke >= self.every:
+        if time.monotonic() - self.spoke >= INTERVAL:
             self.speak()
 
     def set_description(self, desc: str) -> None:
         self.desc = desc
 
-    def set_postfix(self, **values) -> None:
-        self.postfix = "".join(f", {name} {value}" for name, value in values.items())
+    def set_postfix(self, values: dict[str, str] | None = None, refresh: bool = True, **more) -> None:
+        self.postfix = "".join(f", {name} {value}" for name, value in ((values or {}) | more).items())
 
     def close(self) -> None:
         if self.leave and self.n > self.spoken and time.monotonic() - self.began >= self.delay:
@@ -96,6 +98,12 @@ class Recorded:
         return getattr(self.stream, name)
 
 
+def say_where() -> None:
+    """Outside the repository: where outputs and caches go."""
+    if Path.cwd() != ROOT:
+        print(f"outputs and caches: {Path.cwd() / 'outputs'}")
+
+
 @contextmanager
 def recorded(path: Path) -> Iterator[None]:
     """Inside, what is printed is also appended to the file at `path`, and what ends the command."""
@@ -103,12 +111,9 @@ def recorded(path: Path) -> Iterator[None]:
         with redirect_stdout(Recorded(sys.stdout, log)), redirect_stderr(Recorded(sys.stderr, log)):
             try:
                 yield
-            except SystemExit as end:
-                if isinstance(end.code, str):
-                    log.write(end.code + "\n")
+            except (SystemExit, UserError) as end:
+                log.write(f"{end}\n")
                 raise
-
-
-def command() -> str:
-    """The command line of this process, to be given again."""
-    return shlex.join(sys.orig_argv)
+            except Exception:
+                traceback.print_exc(file=log)
+                raise

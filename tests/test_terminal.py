@@ -27,12 +27,13 @@ def screen():
 def now(monkeypatch):
     """The clock of `terminal`, in seconds."""
     clock = [100.0]
+    monkeypatch.setattr(terminal, "INTERVAL", 30)
     monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     return clock
 
 
 def test_a_file_gets_a_whole_line_every_so_many_seconds_and_one_at_the_end(now, capsys):
-    for _ in progress(range(8), desc="encoding", every=30):
+    for _ in progress(range(8), desc="encoding"):
         now[0] += 20
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "encoding: 2 of 8, 00:40 gone, 02:00 left" and len(lines) == 4
@@ -40,11 +41,11 @@ def test_a_file_gets_a_whole_line_every_so_many_seconds_and_one_at_the_end(now, 
 
 
 def test_time_left_counts_what_this_process_did(now, capsys):
-    with progress(total=100, desc="steps", initial=90, every=10) as bar:
-        now[0] += 10
+    with progress(total=100, desc="steps", initial=90) as bar:
+        now[0] += 30
         bar.set_postfix(loss="0.5")
         bar.update(5)
-    assert capsys.readouterr().out == "steps: 95 of 100, loss 0.5, 00:10 gone, 00:10 left\n"
+    assert capsys.readouterr().out == "steps: 95 of 100, loss 0.5, 00:30 gone, 00:30 left\n"
 
 
 def test_what_is_done_before_its_delay_says_nothing(now, capsys):

@@ -122,7 +122,10 @@ def coordinate(overrides: list[str], workers: int, rows: int) -> None:
     with TemporaryDirectory() as folder:
         reports = [Path(folder) / str(rank) for rank in range(workers)]
         started = [
-            subprocess.Popen([sys.executable, "-m", "apo.data.cache", "--share", f"{rank}/{workers}/{report}", *overrides])
+            subprocess.Popen(
+                [sys.executable, "-m", "apo.data.cache", "--share", f"{rank}/{workers}/{report}", *overrides],
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is this process's, which ends them below
+            )
             for rank, report in enumerate(reports)
         ]
         for rank, process in enumerate(started):

@@ -42,6 +42,7 @@ class PolicyModule(L.LightningModule):
         if ema_decay is not None:
             self.policy.keep_average()
         self.meters: dict[str, list[Tensor]] = defaultdict(list)
+        self.last_loss: Tensor | None = None  # of this rank's last optimizer step
 
     def configure_model(self) -> None:
         share_pairs(1 if self.device_mesh is None else self.policy.context_parallel)
@@ -99,6 +100,7 @@ class PolicyModule(L.LightningModule):
         """Clips, steps, clears, and logs the step's meters."""
         with self.timed("optimize"):
             optimizer = self.optimizers()
+            rate = optimizer.param_groups[0]["lr"]
             norm = clipped_norm(self.policy.parameters(), self.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
@@ -106,10 +108,11 @@ class PolicyModule(L.LightningModule):
                 self.policy.update_average(self.ema_decay)
             self.lr_schedulers().step()
         self.meters["train/grad_norm"].append(norm.detach())
+        self.meters["train/lr"].append(norm.new_tensor(rate))
         metrics = {key: torch.stack(values).mean() for key, values in self.meters.items() if not key.startswith("time/")}
         metrics |= {key: torch.stack(values).sum() for key, values in self.meters.items() if key.startswith("time/")}
         self.record(metrics)
-        self.log("loss", metrics["train/loss"], prog_bar=True, logger=False)
+        self.last_loss = metrics["train/loss"]
         self.meters.clear()
 
     def record(self, metrics: dict[str, Tensor]) -> None:

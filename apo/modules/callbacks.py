@@ -1,12 +1,13 @@
 """What happens beside the optimizer steps: whole checkpoints, a progress bar, sample videos."""
 
 import os
+import time
 from collections import defaultdict
 from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback
 from torch.utils.data import Dataset
 
 from apo.data.pairs import PairDataset
@@ -23,6 +24,7 @@ from apo.pairs.online import RankerFailed
 from apo.pairs.rollout import evaluating, rows
 from apo.policies.wan import WanPolicy
 from apo.seeds import collected, generator, leads, replica, replicas
+from apo.terminal import progress
 
 HELD_OUT = 64  # pairs, each time
 
@@ -66,18 +68,30 @@ class WholeCheckpoint(Callback):
         trainer.strategy.barrier()
 
 
-class StepProgressBar(TQDMProgressBar):
-    """One bar over optimizer steps, without the version number and the epoch."""
+class StepProgress(Callback):
+    """How far training is, by optimizer steps: a bar on a terminal, lines elsewhere. pairs: of a step, all ranks together."""
 
-    def get_metrics(self, trainer: L.Trainer, module) -> dict:
-        return {k: v for k, v in super().get_metrics(trainer, module).items() if k != "v_num"}
+    def __init__(self, pairs: int):
+        self.pairs, self.bar = pairs, None
 
-    def on_train_epoch_start(self, trainer: L.Trainer, *_) -> None:
-        super().on_train_epoch_start(trainer, *_)
-        self.train_progress_bar.set_description("steps")
+    def on_train_start(self, trainer: L.Trainer, module) -> None:
+        self.begins, self.began = trainer.global_step, time.monotonic()
+        if trainer.is_global_zero and 0 < self.begins < trainer.max_steps:
+            print(f"continuing at step {self.begins} of {trainer.max_steps}")
+        self.bar = progress(total=trainer.max_steps, desc="steps", initial=self.begins, disable=not trainer.is_global_zero)
 
     def on_train_batch_end(self, trainer: L.Trainer, module, outputs, batch, batch_idx) -> None:
-        super().on_train_batch_end(trainer, module, outputs, batch, trainer.global_step - 1)  # a pair may be used for several steps
+        if new := trainer.global_step - self.bar.n:
+            rate = self.pairs * (trainer.global_step - self.begins) / (time.monotonic() - self.began)
+            self.bar.set_postfix({"loss": f"{module.last_loss.item():.3f}", "pairs/s": f"{rate:.2f}"}, refresh=False)
+            self.bar.update(new)
+
+    def on_train_end(self, trainer: L.Trainer, module) -> None:
+        self.bar.close()
+
+    def on_exception(self, trainer: L.Trainer, module, exception: BaseException) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 class SampleVideos(Callback):
@@ -121,7 +135,7 @@ class SampleVideos(Callback):
         contact_sheet(folder / "contact_sheet.png", videos, prompts)
         for logger in trainer.loggers:
             if hasattr(logger, "log_video"):
-                logger.log_video("samples", [str(p) for p in paths], step=trainer.global_step, caption=prompts)
+                logger.log_video("samples", [str(p) for p in paths], step=trainer.global_step - 1, caption=prompts)
 
 
 class HeldOutPairs(Callback):

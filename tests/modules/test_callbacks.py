@@ -1,6 +1,7 @@
 """What happens beside the optimizer steps, on a policy with random weights."""
 
 import os
+import re
 import signal
 from types import SimpleNamespace
 
@@ -8,11 +9,12 @@ import lightning as L
 import pytest
 import torch
 
+from apo import terminal
 from apo.generate import generate, initial_noise
 from apo.guidance.cfg import CFG
 from apo.interfaces import Condition
 from apo.modules import callbacks
-from apo.modules.callbacks import HELD_OUT, HeldOutPairs, SampleVideos, StepProgressBar, WholeCheckpoint
+from apo.modules.callbacks import HELD_OUT, HeldOutPairs, SampleVideos, StepProgress, WholeCheckpoint
 from apo.modules.optim import NonFiniteGradient
 from apo.modules.preemption import StopWhenTold
 from apo.pairs.online import RankerFailed
@@ -69,12 +71,17 @@ def test_only_a_failed_ranker_leaves_a_checkpoint_between_the_usual_ones(excepti
     assert bool(saved) == saves
 
 
-def test_the_bar_counts_optimizer_steps(monkeypatch):
-    bar = StepProgressBar()
-    bar._train_progress_bar = SimpleNamespace(n=0, total=8, disable=False, refresh=lambda: None, set_postfix=lambda _: None)
-    monkeypatch.setattr(StepProgressBar, "get_metrics", lambda *_: {})
-    bar.on_train_batch_end(SimpleNamespace(global_step=6), None, None, None, 2)  # the third batch, each of two steps
-    assert bar.train_progress_bar.n == 6
+def test_the_lines_count_optimizer_steps_from_where_training_begins(monkeypatch, capsys):
+    monkeypatch.setattr(terminal, "INTERVAL", 0)
+    bar, module = StepProgress(pairs=4), SimpleNamespace(last_loss=torch.tensor(0.5))
+    at = SimpleNamespace(global_step=4, max_steps=8, is_global_zero=True)
+    bar.on_train_start(at, module)
+    at.global_step = 6
+    bar.on_train_batch_end(at, module, None, None, 2)  # the third batch, each of two steps
+    bar.on_train_batch_end(at, module, None, None, 3)  # of which this one has not stepped yet
+    begins, *lines = capsys.readouterr().out.splitlines()
+    assert begins == "continuing at step 4 of 8" and len(lines) == 1
+    assert re.fullmatch(r"steps: 6 of 8, loss 0.500, pairs/s [\d.]+, 00:00 gone, 00:00 left", lines[0])
 
 
 class Terminated(L.LightningModule):

@@ -1,0 +1,100 @@
+"""Ctrl-C at a terminal, and what a person reads there before and after it."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from apo.errors import INTERRUPTED, end_at_interrupt
+from tests.clips import write_manifest
+from tests.commands import ROOT, adapter, execute, metrics, short, train, wait_for_steps
+
+CTRL_C = b"\x03"
+
+
+class Terminal:
+    """A command in a pseudo-terminal of its own."""
+
+    def __init__(self, command: list[str]):
+        self.ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+                                        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)))  # fmt: skip
+        os.close(theirs)
+        self.said = ""
+
+    def read_until(self, text: str | None, limit_s: float = 240) -> None:
+        """What the command says, up to some text, or to its end."""
+        deadline = time.time() + limit_s
+        while text is None or text not in self.said:
+            assert time.time() < deadline, self.said[-3000:]
+            if select.select([self.ours], [], [], 0.1)[0]:
+                try:
+                    self.said += os.read(self.ours, 4096).decode(errors="replace")
+                except OSError:  # the command has ended
+                    return
+
+    def press(self, key: bytes) -> None:
+        os.write(self.ours, key)
+
+    def ended(self) -> int:
+        self.read_until(None)
+        os.close(self.ours)
+        return self.process.wait(timeout=60)
+
+
+def test_an_interrupt_among_the_imports_is_one_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        end_at_interrupt(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert ended.value.code == INTERRUPTED and capsys.readouterr().err.startswith("\ninterrupted; the same command continues:")
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory, wan22_folder):
+    """run, *overrides -> the command line of a short offline run."""
+    home = tmp_path_factory.mktemp("interrupts")
+    manifest = write_manifest(home / "data", 4)
+
+    def build(run: str, *overrides: str) -> list[str]:
+        return train(*short(home, wan22_folder, manifest, run), "checkpoint_every_n_steps=100", *overrides)
+
+    build.home = home
+    return build
+
+
+def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(command):
+    folder = command.home / "interrupted"
+    at = Terminal(command("interrupted"))
+    at.read_until("3/24")
+    at.press(CTRL_C)
+    assert at.ended() == INTERRUPTED
+    assert "Traceback" not in at.said and "interrupt again to end at once" in at.said
+    saved = len(metrics(folder))
+    assert f"step {saved} of 24 is saved in {folder}/checkpoints; to continue: {sys.executable} train.py run=interrupted" in at.said
+    resumed = execute(command("interrupted")).stdout
+    execute(command("whole"))
+    assert metrics(folder) == metrics(command.home / "whole") and adapter(folder) == adapter(command.home / "whole")
+    assert f"continuing at step {saved} of 24" in resumed and "\r" not in resumed and "steps: 24 of 24, loss" in resumed
+    assert f"adapter:  {folder}/adapter" in resumed and "evaluate.py run=interrupted" in resumed
+    log = (folder / "train.log").read_text()
+    assert "told to stop: step" in log and resumed.strip() in log and "\r" not in log
+
+
+def test_a_second_ctrl_c_ends_at_once_and_one_before_the_first_step_shows_no_traceback(command):
+    at = Terminal(command("early", f"data.cache_dir={command.home}/early_cache"))
+    while not (command.home / "early" / "config.yaml").exists():  # written before the model is loaded
+        assert at.process.poll() is None
+        time.sleep(0.01)
+    at.press(CTRL_C)
+    assert at.ended() == INTERRUPTED and "Traceback" not in at.said
+    assert "interrupted; the same command continues:" in at.said and not (command.home / "early" / "checkpoints").exists()
+    process = subprocess.Popen(command("twice", "max_steps=1000"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for_steps(process, command.home / "twice", 1)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode in (-signal.SIGINT, INTERRUPTED) and "Traceback" not in error
