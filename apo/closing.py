@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from apo.errors import this_command
-from apo.files import read_csv
+from apo.modules.loggers import MetricsCSV
 from apo.outputs import OUTPUTS
 from apo.terminal import ROOT
 
@@ -25,7 +25,7 @@ def stopped(step: int, max_steps: int, folder: Path) -> str:
 
 def block(cfg: DictConfig, folder: Path, began: float) -> str:
     """Of a finished run. began: `time.monotonic()` of this start."""
-    took, curve = tqdm.format_interval(time.monotonic() - began), read_csv(folder / "metrics.csv")
+    took, curve = tqdm.format_interval(time.monotonic() - began), MetricsCSV(folder).read()
     lines = {"finished": f"{cfg.max_steps} steps; this start took {took}"}
     if curve:  # the user may have deleted it
         lines["loss"] = f"{float(curve[-1]['train/loss']):.4f} at the last step"
