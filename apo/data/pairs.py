@@ -71,7 +71,7 @@ class PairDataset(CachedDataset):
 
 @dataclass
 class PairSplit:
-    """Data sets of one kind; `validation` holds labelled pairs, or nothing."""
+    """Data sets of one kind; `validation` holds labelled pairs, or nothing. train.identity: a hash of what it holds, for the lineage."""
 
     train: Dataset
     validation: PairDataset
@@ -148,7 +148,7 @@ class UserRows:
 
 def say_notes(path: Path, rows: list[Row]) -> None:
     """Prints what there is to say about a manifest whose rows are all usable, once for all processes."""
-    if (from_environment(os.environ) or ALL).rank == 0:
+    if (from_environment(os.environ) or ALL).rank == 0 and os.environ.get("LOCAL_RANK", "0") == "0":  # the latter: Lightning's own children
         for note in notes(rows):
             print(f"{path}: {note}", flush=True)
 

@@ -14,7 +14,7 @@ from apo.data.cached import ConditionDataset
 from apo.data.cells import ImageFile
 from apo.data.checksums import file_digest
 from apo.data.manifest import Row, load
-from apo.data.pairs import PairDataset, PairSplit, UserRows, encoded
+from apo.data.pairs import PairDataset, PairSplit, UserRows, encoded, say_notes
 from apo.data.video import Spec, read_image
 from apo.interfaces import Policy
 from apo.numbers import Count, Null, Text
@@ -57,8 +57,8 @@ class PromptConditions:
         return load(Path(self.path), PromptRow, self.spec, self.columns)[: self.count]
 
     def check(self, spec: Spec) -> None:
-        """UserError for what is wrong with the manifest and its files."""
-        self.rows  # noqa: B018
+        """UserError for what is wrong with the manifest and its files. Says which rows repeat each other."""
+        say_notes(Path(self.path), self.rows)
 
     @cached_property
     def identity(self) -> str:

@@ -66,6 +66,7 @@ def test_held_out_conditions_come_of_any_table_and_any_columns(tmp_path, manifes
     (tmp_path / "metadata.csv").write_text("text,file_name\n" + "".join(f"{row['prompt']},{row['image']}\n" for row in rows))
     plain = PromptConditions(str(manifest), 3, Spec())
     mapped = PromptConditions(str(tmp_path), 3, Spec(), {"prompt": "text", "image": "file_name"})
+    mapped.check(Spec())
     assert mapped.identity == plain.identity and mapped.batch(1, 3)[0] == plain.batch(1, 3)[0]
 
 
