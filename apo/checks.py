@@ -33,6 +33,8 @@ def check(cfg: DictConfig, folder: Path) -> None:
         check_trainer(cfg)
         model = instantiate(cfg.model)
         model.check()
+        if "vlm" not in cfg:
+            model.check_weights()
         check_architecture(cfg, model)
         lineage.require_start(cfg, None if "vlm" in cfg or model.local() is None else model.base_hash(model.local()))
         instantiate(cfg.sampler).sample(0, 1)

@@ -117,6 +117,7 @@ class Judge:
             self.check_folder(arm)
         model = instantiate(self.cfg.model)
         model.check()
+        model.check_weights()
         fitting(model)
         self.conditions.check(model.spec)
         instantiate(self.cfg.evaluator).check(model.spec, self.conditions.rows)

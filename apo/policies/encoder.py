@@ -1,11 +1,12 @@
 """A policy's frozen parts without its transformers: encodes the user's rows on machines that need not hold the model."""
 
 import torch
-from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
+from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
 from apo.interfaces import Condition
 from apo.policies.codec import WanCodec
+from apo.policies.loading import pipeline_of
 from apo.policies.model import VideoSpec, WanModel, codec_fingerprint
 
 
@@ -16,7 +17,7 @@ class WanEncoder(nn.Module):
         super().__init__()
         folder = model.folder()
         dtype = {"default": getattr(torch, model.dtype), "vae": torch.float32, "image_encoder": torch.float32}
-        pipeline = WanImageToVideoPipeline.from_pretrained(folder, transformer=None, transformer_2=None, dtype=dtype)
+        pipeline = pipeline_of(folder, transformer=None, transformer_2=None, dtype=dtype)
         patch = WanTransformer3DModel.load_config(folder, subfolder="transformer")["patch_size"]
         vae = pipeline.vae.config
         model.spec.check(vae.scale_factor_temporal, vae.scale_factor_spatial * patch[1])

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypedDict
 
 from apo.errors import UserError
 from apo.numbers import Filled, Finite, Null, Positive, Range, Rank, Rows, Share, Size, Text, Whole
+from apo.policies.folder import check_folder, check_weights
 
 ROOT = Path(__file__).parents[2]  # of the repository: relative model paths may start here
 DTYPES = ("float32", "bfloat16", "float16")
@@ -104,6 +105,13 @@ class WanModel:
                 f"model.path={self.path}: no model_index.json there; give a folder in diffusers' layout, or a hub id "
                 "such as Wan-AI/Wan2.2-I2V-A14B-Diffusers"
             )
+        if self.local() is not None:
+            check_folder(self.local())
+
+    def check_weights(self) -> None:
+        """UserError if the folder is on this disk and lacks weights; `check` lets config files alone pass, which are enough for a plan."""
+        if (folder := self.local()) is not None:
+            check_weights(folder)
 
     def check_tiles(self, spatial: int) -> None:
         """ValueError unless tiles, and the quarters that they overlap by, are whole latents of a VAE's spatial factor."""
@@ -137,7 +145,9 @@ def downloaded(path: str) -> Path:
     """The folder of a pipeline of the hub; it is asked once in a process."""
     from diffusers import WanImageToVideoPipeline
 
-    return Path(WanImageToVideoPipeline.download(path))
+    folder = Path(WanImageToVideoPipeline.download(path, use_safetensors=True))
+    check_folder(folder)
+    return folder
 
 
 def check_blocks(blocks: Sequence[int], count: int, name: str = "guidance.blocks") -> None:

@@ -20,6 +20,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from apo.errors import UserError
+from apo.files import is_finite
+from apo.policies.folder import REMEDY
+
 INDEX, WEIGHTS = "diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.safetensors"
 
 
@@ -97,9 +101,16 @@ def read(parameter: Tensor, stored) -> None:
     if list(parameter.shape) != stored.get_shape():
         raise ValueError(f"a stored tensor has shape {stored.get_shape()}, and config.json makes it {list(parameter.shape)}")
     if not isinstance(parameter, DTensor):
-        parameter.copy_(stored[:])
+        parameter.copy_(finite(stored[:]))
     elif len(rows := rows_of(parameter)):
-        parameter.to_local().copy_(stored[rows.start : rows.stop])
+        parameter.to_local().copy_(finite(stored[rows.start : rows.stop]))
+
+
+def finite(tensor: Tensor) -> Tensor:
+    """`tensor`; UserError unless all of it is."""
+    if not is_finite(tensor):
+        raise UserError(f"model.path: a stored tensor of shape {list(tensor.shape)} has values that are not finite: {REMEDY}")
+    return tensor
 
 
 def rows_of(parameter: DTensor) -> range:

@@ -26,6 +26,7 @@ from apo.policies import context, sharding
 from apo.policies import lora as adapters
 from apo.policies.adapter import FILES
 from apo.policies.codec import WanCodec
+from apo.policies.loading import pipeline_of
 from apo.policies.model import LoRA, VideoSpec, WanModel, check_blocks, codec_fingerprint
 
 
@@ -47,7 +48,7 @@ class WanPolicy(nn.Module):
         folder = model.folder()
         dtype = {"default": getattr(torch, model.dtype), "vae": torch.float32, "image_encoder": torch.float32}
         later = {} if shard is None else dict.fromkeys(FILES)
-        pipeline = WanImageToVideoPipeline.from_pretrained(folder, dtype=dtype, **later)
+        pipeline = pipeline_of(folder, dtype=dtype, **later)
         pipeline.set_progress_bar_config(disable=True)
         self.model, self.scheduler, self.context_parallel = model, pipeline.scheduler, context_parallel
         self.codec = WanCodec(pipeline, model, offload)

@@ -15,9 +15,10 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from apo.data.pictures import contact_sheet
-from apo.evaluation import BASELINE, Judge, find
+from apo.evaluation import Judge
 from apo.evaluators.intervals import wilson
 from apo.policies.model import ROOT
+from apo.runs import BASELINE, find
 from apo.seeds import generator
 from apo.world.oracle import CAUSES, THRESHOLDS, Thresholds, excess, first_cause, tracks
 
