@@ -4,13 +4,17 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from statistics import fmean
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from apo.files import is_finite
+from apo.interfaces import Pair
 from apo.modules.checkpoints import require_same_tensors
 from apo.modules.optim import average_gradients, clipped_norm, require_same_experts
 from apo.numbers import Count, Positive, Seed, Share, Whole
@@ -43,6 +47,7 @@ class PolicyModule(L.LightningModule):
             self.policy.keep_average()
         self.meters: dict[str, list[Tensor]] = defaultdict(list)
         self.last_loss: Tensor | None = None  # of this rank's last optimizer step
+        self.watched: list[tuple[str, Tensor]] = []  # of this step: what its gradient comes from, and whether that is finite
 
     def configure_model(self) -> None:
         share_pairs(1 if self.device_mesh is None else self.policy.context_parallel)
@@ -101,7 +106,7 @@ class PolicyModule(L.LightningModule):
         with self.timed("optimize"):
             optimizer = self.optimizers()
             rate = optimizer.param_groups[0]["lr"]
-            norm = clipped_norm(self.policy.parameters(), self.max_grad_norm)
+            norm = clipped_norm(self.policy.parameters(), self.max_grad_norm, self.cause)
             optimizer.step()
             optimizer.zero_grad()
             if self.ema_decay is not None:
@@ -114,6 +119,29 @@ class PolicyModule(L.LightningModule):
         self.record(metrics)
         self.last_loss = metrics["train/loss"]
         self.meters.clear()
+        self.watched.clear()
+
+    def watch(self, said: str, values: Tensor) -> None:
+        """Notes whether something that the step's gradient comes from is finite. said: its name, and the remedy if it is not."""
+        self.watched.append((said, values.detach().isfinite().all()))
+
+    def watch_pair(self, pair: Pair) -> None:
+        remedy = "delete that row's file in data.cache_dir, or look at what generated it"
+        self.watch(f"The pairs' latents are not: {remedy}", torch.stack([pair.chosen, pair.rejected]))
+        for condition in (pair.cond.text, pair.cond.image):
+            self.watch(f"The pairs' conditions are not: {remedy}", condition)
+
+    def cause(self) -> str | None:
+        """What is not finite on some rank, the first of what follows from it; None if a step too large is all that can be."""
+        weights = (f"The weight {name} is not: give another run=NAME, with a whole model" for name, p in self.policy.named_parameters()
+                   if not is_finite(p.to_local() if isinstance(p, DTensor) else p))  # fmt: skip
+        watched = (said for said, finite in self.watched if not finite)
+        settings = (f"optimizer.{key} is {value}: give a number" for group in self.optimizers().param_groups for key, value in group.items()
+                    if isinstance(value, float) and not math.isfinite(value))  # fmt: skip
+        losses = (f"{key} is not: give another run=NAME with model.dtype=float32, or another objective"
+                  for key, values in self.meters.items() if not torch.stack(values).isfinite().all())  # fmt: skip
+        found = gathered(next(chain(weights, watched, settings, losses), None))
+        return next((said for said in found if said), None)
 
     def record(self, metrics: dict[str, Tensor]) -> None:
         """Writes scalars, averaged over the ranks that have them, to every logger under the optimizer step just taken.

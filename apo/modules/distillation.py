@@ -40,6 +40,7 @@ class DistillationModule(PolicyModule):
 
     def training_step(self, batch: Pair, _):
         pair = self.pairs(batch, self.policy, self.global_step)
+        self.watch_pair(pair)
         for key, value in self.pairs.meters.items():
             self.meters[key].append(value)
         for row, t, last in self.rows():
@@ -55,6 +56,8 @@ class DistillationModule(PolicyModule):
             # the teacher comes first: switching adapters between forward and backward breaks gradient checkpointing
             with self.timed("teacher"):
                 taught = self.taught(x_0, cond, t, noise, guidance)
+            remedy = "give another run=NAME with weaker guidance, or model.dtype=float32"
+            self.watch(f"The teacher's guided prediction is not: {remedy}", taught[-1])
             with self.timed("optimize"):
                 of_part = self.policy.error(*taught).mean() / len(parts)
                 self.backward_at(of_part, t, last and place == len(parts))

@@ -1,14 +1,16 @@
 """The optimizer step: the only place that knows how gradients and parameters are spread over ranks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from apo.errors import UserError
 
-class NonFiniteGradient(RuntimeError):
+
+class NonFiniteGradient(UserError):
     """Stops a run before a broken gradient reaches the weights."""
 
 
@@ -42,16 +44,18 @@ def average_gradients(expert: nn.Module, now: bool) -> None:
         expert.set_requires_gradient_sync(now)
 
 
-def clipped_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+def clipped_norm(parameters: Iterable[nn.Parameter], max_norm: float, cause: Callable[[], str | None] = lambda: None) -> Tensor:
     """Clips gradients to a global norm; returns the norm before clipping, the same on all ranks.
 
-    NonFiniteGradient if it is inf or nan.
+    NonFiniteGradient if it is inf or nan. cause: asked then, says what that comes from, and the remedy; None: from a step too large.
     """
     norm = nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], max_norm)
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     if not torch.isfinite(norm):
+        remedy = "give another run=NAME with a lower optimizer.lr or a higher warmup_steps"
+        remedy = cause() or f"Weights, data and predictions are finite: {remedy}"
         raise NonFiniteGradient(
             f"gradient norm is {norm.item()}: no step was taken and the last checkpoint is whole, but the same command would "
-            "meet the same gradient again. Give another run=NAME with a lower optimizer.lr or a higher warmup_steps"
+            f"meet the same gradient again. {remedy}"
         )
     return norm

@@ -76,6 +76,7 @@ class PreferenceModule(PolicyModule):
     def training_step(self, batch, _):
         """Optimizer steps on the pairs that `pairs` makes of a batch, one of each window: ∇L_total = Σ_{t∈W} ∇L_APO(t) (Sec. 3.2)."""
         pair = self.pairs(batch, self.policy, self.global_step)
+        self.watch_pair(pair)
         for key, value in self.pairs.meters.items():
             self.meters[key].append(value)
         for _ in range(self.windows_per_pair):
@@ -137,6 +138,9 @@ class PreferenceModule(PolicyModule):
 
     @torch.no_grad()
     def _meter(self, loss: Tensor, errors: Errors, t: Tensor) -> None:
+        said = "{} prediction is not: give another run=NAME with {}, or model.dtype=float32"
+        self.watch(said.format("The reference's", "another adapter"), torch.stack([errors.ref_chosen, errors.ref_rejected]))
+        self.watch(said.format("The policy's", "a lower optimizer.lr"), torch.stack([errors.chosen, errors.rejected]))
         values = {"loss": loss.detach(), "t_mean": t.mean().to(loss)} | meters(errors)
         values["loss_high" if t.mean() >= self.split * T else "loss_low"] = loss.detach()
         for key, value in values.items():

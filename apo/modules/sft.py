@@ -16,6 +16,7 @@ class SFTModule(PolicyModule):
 
     def training_step(self, batch: Pair, _):
         pair = self.pairs(batch, self.policy, self.global_step)
+        self.watch_pair(pair)
         with self.timed("optimize"):
             for row, t, last in self.rows():
                 x_0, noise = pair.chosen, self.noise(pair.chosen, row)

@@ -121,12 +121,47 @@ def test_checkpoints_hold_the_trained_part_only(request):
     assert set(model.state_dict()) == {k for k, p in model.named_parameters() if p.requires_grad}
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(request, tmp_path):
+def broken_latents(model, pair, _):
+    pair.chosen[0, 0, 0, 0, 0] = float("nan")
+
+
+def broken_condition(model, pair, _):
+    pair.cond.text[0, 0, 0] = float("inf")
+
+
+def broken_weight(model, *_):
+    next(iter(model.policy.experts["transformer"].parameters())).data[0] = float("nan")
+
+
+def broken_reference(model, _, monkeypatch):
+    errors = model.errors
+    monkeypatch.setattr(model, "errors", lambda *given: errors(*given)._replace(ref_chosen=torch.tensor([float("nan")] * 2)))
+
+
+def broken_objective(model, *_):
+    model.objective = lambda chosen, *_: chosen * float("inf")
+
+
+def broken_gradient(model, *_):
+    next(p for p in model.policy.parameters() if p.requires_grad).register_hook(lambda gradient: gradient * float("nan"))
+
+
+@pytest.mark.parametrize("damage, said", [
+    (broken_latents, "The pairs' latents are not: "),
+    (broken_condition, "The pairs' conditions are not: "),
+    (broken_weight, "The weight experts.transformer.* is not: "),
+    (broken_reference, "The reference's prediction is not: "),
+    (broken_objective, "train/loss is not: "),
+    (broken_gradient, "Weights, data and predictions are finite: give another run=NAME with a lower optimizer.lr"),
+])  # fmt: skip
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step_and_says_what_it_comes_from(
+    request, tmp_path, monkeypatch, damage, said
+):
     model = module(request)
     pair = pair_of(model.policy)
-    pair.chosen[0, 0, 0, 0, 0] = float("nan")
+    damage(model, pair, monkeypatch)
     before = [p.clone() for p in model.policy.parameters() if p.requires_grad]
-    with pytest.raises(NonFiniteGradient, match="the same gradient again. Give another run=NAME with a lower optimizer.lr"):
+    with pytest.raises(NonFiniteGradient, match=f"would meet the same gradient again. {said}"):
         fit(model, pair, 2, tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(before, [p for p in model.policy.parameters() if p.requires_grad]))
 
