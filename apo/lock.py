@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -98,7 +98,8 @@ def holder_of(folder: Path) -> Holder | None:
 def stopping() -> None:
     """Tells processes that wait for this one's folders that it has been asked to stop."""
     for lock in held:
-        lock.write(stopping=True)
+        with suppress(OSError):  # called where a signal arrives: in the middle of anything
+            lock.write(stopping=True)
 
 
 def wait_for(lock: "Lock", folder: Path, remedy: str) -> None:

@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
+from apo import lock
 from apo.errors import INTERRUPTED, say_interrupted
 from apo.modules.callbacks import WholeCheckpoint
 
@@ -43,6 +44,7 @@ class StopWhenTold(Callback):
 
     def take_note(self, number: int, _) -> None:
         self.told = number
+        lock.stopping()
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             if rank_zero_only.rank == 0:
