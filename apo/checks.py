@@ -11,7 +11,7 @@ from apo import lineage
 from apo.data.pairs import UserRows
 from apo.errors import UserError
 from apo.guidance.cfg_stg import CFGSTG
-from apo.modules.cluster import group_size
+from apo.modules.cluster import group_size, require_accelerator
 from apo.policies.architecture import check_targets, fitting
 from apo.policies.context import require_divisible, require_first_block
 from apo.policies.model import WanModel, check_blocks
@@ -19,7 +19,7 @@ from apo.rankers.folders import check_paths
 from apo.resume import require_same_run
 from apo.validation import check_values
 
-ACCELERATORS, STRATEGIES = ("cpu", "gpu", "cuda", "auto"), ("auto", "ddp", "fsdp")
+STRATEGIES = ("auto", "ddp", "fsdp")
 
 
 class ConfigError(UserError):
@@ -79,14 +79,9 @@ def require_kind(cfg: DictConfig, gives: str) -> None:
 def check_trainer(cfg: DictConfig) -> None:
     """ValueError for what is wrong with the number of processes and what they share."""
     trainer = cfg.trainer
-    for key, known in (("accelerator", ACCELERATORS), ("strategy", STRATEGIES)):
-        if trainer[key] not in known:
-            raise ValueError(f"trainer.{key}={trainer[key]}: give one of {', '.join(known)}")
-    if trainer.accelerator in ("gpu", "cuda") and (there := torch.cuda.device_count()) < trainer.devices:
-        raise ValueError(
-            f"trainer.accelerator={trainer.accelerator} trainer.devices={trainer.devices}: torch sees {there} GPU(s) here; give "
-            "trainer=cpu, fewer devices, or install the torch build of your GPU's driver"
-        )
+    require_accelerator(trainer.accelerator, trainer.devices, torch.cuda.device_count())
+    if trainer.strategy not in STRATEGIES:
+        raise ValueError(f"trainer.strategy={trainer.strategy}: give one of {', '.join(STRATEGIES)}")
     if trainer.strategy == "auto" and trainer.nodes * trainer.devices > 1:
         raise ValueError(
             f"trainer.strategy=auto is for one process, and there are {trainer.nodes} x {trainer.devices}: give trainer=fsdp, or "

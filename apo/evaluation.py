@@ -27,6 +27,7 @@ from apo.generate import generate, initial_noise
 from apo.guidance.cfg_stg import CFGSTG
 from apo.interfaces import Condition
 from apo.lock import holding
+from apo.modules.cluster import require_accelerator
 from apo.outputs import require_inside, results_name, run_folder
 from apo.policies.adapter import adapter_hash, adapter_settings
 from apo.policies.architecture import fitting
@@ -113,6 +114,7 @@ class Judge:
 
     def check(self, arms: list[Arm]) -> None:
         """ValueError for what can be known to be wrong before anything is loaded."""
+        require_accelerator(self.cfg.trainer.accelerator, 1, torch.cuda.device_count())
         for arm in arms:
             self.check_folder(arm)
         model = instantiate(self.cfg.model)
@@ -131,7 +133,7 @@ class Judge:
     def check_folder(self, arm: Arm) -> None:
         """UserError unless results may be written there: a folder of the arm's own, without other programs' files in their places."""
         folder = arm.folder / self.subfolder
-        for place in (folder, folder / "videos"):
+        for place in (folder, folder / "videos", *folder.glob("latents-*")):
             require_inside(place, arm.folder, f"results={self.subfolder}")
             if place.exists() and not place.is_dir():
                 raise UserError(f"results={self.subfolder}: {place} is a file: move it away, or give another name")

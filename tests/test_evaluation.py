@@ -204,7 +204,9 @@ def test_results_stay_in_the_arms_own_folder(cfg, tmp_path, monkeypatch):
     (tmp_path / "outputs/r/offline/eval_file").write_text("mine")
     (tmp_path / "outputs/r/offline/eval_videos").mkdir()
     (tmp_path / "outputs/r/offline/eval_videos/videos").symlink_to(tmp_path)
-    for results in ("../..", "/tmp/x", "adapter", "", "eval_out", "eval_file", "eval_videos"):
+    (tmp_path / "outputs/r/offline/eval_latents").mkdir()
+    (tmp_path / "outputs/r/offline/eval_latents/latents-0").symlink_to(tmp_path)
+    for results in ("../..", "/tmp/x", "adapter", "", "eval_out", "eval_file", "eval_videos", "eval_latents"):
         cfg.results = results
         with pytest.raises(EvaluationError, match=f"results={results}: "):
             evaluate(cfg)
@@ -274,6 +276,7 @@ def test_what_is_missing_is_named_with_what_is_there(cfg):
 @pytest.mark.parametrize("wrong, said", [
     (["conditions.count=null"], "give a whole number"),
     (["conditions.count=0"], "conditions.count=0: give a whole number of at least 1"), (["videos=-3"], "videos=-3"),
+    (["trainer.accelerator=gpu"], "torch sees 0 GPU"), (["trainer.accelerator=tpu"], "trainer.accelerator=tpu: give one of cpu"),
     (["model.path=/nope"], "model.path=/nope: no model_index.json there"), (["conditions.split=foo"], "split=foo: give one of"),
     (["model.spec.height=128"], "conditions=world needs videos of the world.* use model=tiny, or conditions=prompts"),
     (["guidance=cfg_stg", "guidance.blocks=[9]"], "there is no block 9"),
@@ -281,6 +284,7 @@ def test_what_is_missing_is_named_with_what_is_there(cfg):
     (["conditions=prompts", "conditions.path=/nope.jsonl"], "/nope.jsonl: no such manifest"),
 ])  # fmt: skip
 def test_mistakes_are_found_before_anything_is_loaded(composed, monkeypatch, wrong, said):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(wan, "WanPolicy", lambda *_: pytest.fail("loaded"))
     with pytest.raises(EvaluationError, match=said):
         evaluate(composed(*wrong))
