@@ -17,6 +17,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -176,10 +177,19 @@ def make(manifest: Path, folder: Path, factors: list[int], seed: int = 0, min_mo
     return path
 
 
-def whole_number(text: str) -> int:
-    if not text.isdigit() or int(text) < 2:
-        raise argparse.ArgumentTypeError(f"{text!r}: write whole numbers from 2 on")
+def whole_number(text: str, least: int = 2) -> int:
+    if not (text.isascii() and text.isdigit() and least <= int(text) < 2**63):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: write whole numbers from {least} on")
     return int(text)
+
+
+def gray_levels(text: str) -> float:
+    try:
+        if 0 <= float(text) <= 255:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text[:40]!r}: write a number from 0 to 255")
 
 
 def main() -> None:
@@ -187,9 +197,9 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, required=True, help="videos.jsonl, .csv or .parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder of the videos and rankings.jsonl")
     parser.add_argument("--factor", type=whole_number, nargs="+", default=[2, 4], help="how many times slower; one pair each")
-    parser.add_argument("--seed", type=int, default=0, help="of the order in each pair")
-    parser.add_argument("--min-motion", type=float, default=0.1, help="gray levels per frame below which a video is still")
-    parser.add_argument("--workers", type=int, default=1, help="videos at once")
+    parser.add_argument("--seed", type=partial(whole_number, least=0), default=0, help="of the order in each pair")
+    parser.add_argument("--min-motion", type=gray_levels, default=0.1, help="gray levels per frame below which a video is still")
+    parser.add_argument("--workers", type=partial(whole_number, least=1), default=1, help="videos at once")
     a = parser.parse_args()
     with one_line("slow_motion"):
         make(a.manifest, a.out, a.factor, a.seed, a.min_motion, a.workers)

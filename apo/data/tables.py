@@ -34,6 +34,8 @@ def table_file(path: Path) -> Path:
             there = " and ".join(file.name for file in found) or "no metadata.jsonl, metadata.csv or metadata.parquet"
             raise UserError(f"{path}: a folder with {there}: give the manifest's own path")
         return found[0]
+    if not path.is_file():  # a pipe or a device, which may never end
+        raise UserError(f"{path}: no regular file: give a .jsonl, .csv or .parquet file as data.path")
     if path.suffix not in KINDS:
         raise UserError(f"{path}: a manifest is a .jsonl, .csv or .parquet file, this is {path.suffix or 'none of them'}")
     return path

@@ -1,3 +1,4 @@
+import argparse
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as nnf
 
 from apo.data.manifest import ManifestError, load
-from apo.data.slow_motion import VideoRow, make, measured, whole_number
+from apo.data.slow_motion import VideoRow, gray_levels, make, measured, whole_number
 from apo.data.video import open_stream, read_video, timed_frames, write_video
 from tests.data.clips import Spec, write_jsonl
 
@@ -121,8 +122,12 @@ def test_the_command_says_what_it_made_or_why_not(videos, tmp_path):
     assert done.returncode == 0 and "2 pairs in" in done.stdout and "1 of videos that hardly move" in done.stdout
     failed = subprocess.run([*command, "nowhere.jsonl"], capture_output=True, text=True, cwd=root)
     assert failed.returncode == 1 and failed.stderr.startswith("slow_motion: nowhere.jsonl: no such manifest")
-    with pytest.raises(Exception, match="whole numbers from 2"):
-        whole_number("1")
+    for number, least in (("1", 2), ("0", 1), ("-1", 0), ("1.5", 0), ("nan", 0), ("9" * 30, 0)):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"whole numbers from {least}"):
+            whole_number(number, least)
+    for number in ("nan", "-1", "inf", "x"):
+        with pytest.raises(argparse.ArgumentTypeError, match="a number from 0 to 255"):
+            gray_levels(number)
 
 
 def test_motion_is_measured_in_gray_levels(tmp_path):

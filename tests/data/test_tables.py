@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import pyarrow
 import pyarrow.parquet
@@ -84,7 +85,8 @@ def test_a_folder_needs_one_table_and_a_path_has_to_be_one(tmp_path):
         (tmp_path / f"metadata.{kind}").touch()
     with pytest.raises(UserError, match="metadata.jsonl and metadata.csv: give the manifest's own path"):
         read(tmp_path, PairRow)
-    for path in ("a\0b.jsonl", f"{'x' * 300}.jsonl", "metadata.csv/a.jsonl"):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for path in ("pipe.jsonl", "a\0b.jsonl", f"{'x' * 300}.jsonl", "metadata.csv/a.jsonl"):
         with pytest.raises(UserError, match="data.path"):
             read(tmp_path / path, PairRow)
 
