@@ -50,6 +50,7 @@ class Trainer:
 @dataclass
 class Logger:
     wandb: Part | None
+    tensorboard: Part | None = None
 
 
 @dataclass
@@ -143,6 +144,7 @@ class Evaluating:
     conditions: Part
     evaluator: Part
     trainer: Trainer
+    logger: Logger
     learning_rate: NonNegative = 0.0  # these three are of conf/scale, which a model selects
     stage_steps: Count = 0
     checkpoint_every_n_steps: Count = 0

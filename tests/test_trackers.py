@@ -5,7 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
+from apo.validation import check_values
 from tests.clips import write_manifest
 from tests.commands import ROOT, short, train
 from tests.offline_wandb import offline_runs
@@ -71,3 +73,10 @@ def test_tensorboard_gets_the_same_metrics(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(7, 0.5)]
     assert trackers(OmegaConf.create({"logger": OmegaConf.load(ROOT / "conf/logger/none.yaml")}), tmp_path) == []
+
+
+@pytest.mark.parametrize("logger", [path.stem for path in sorted((ROOT / "conf/logger").glob("*.yaml"))])
+def test_every_logger_is_one_of_training_and_of_evaluation(logger):
+    for name, schema in (("train", "Training"), ("evaluate", "Evaluating")):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            check_values(compose(name, [f"logger={logger}"]), schema)
