@@ -19,12 +19,12 @@ class Columns:
 
     def __init__(self, fields: Mapping[str, Field], given: Mapping[str, str] | None, is_text: bool):
         if not isinstance(given, Mapping | None):
-            raise UserError(f"data.columns={given}: give {{field: column}} with fields of {', '.join(fields)}")
+            raise UserError(f"columns={given}: give {{field: column}} with fields of {', '.join(fields)}")
         self.fields, self.is_text, self.strict = fields, is_text, given is None
         self.of = {name: name for name in fields} | dict(given or {})
         for name, column in (given or {}).items():
             if name not in fields or not isinstance(column, str):
-                raise UserError(f"data.columns={{{name}: {column}}}: give the name of a column to one of {', '.join(fields)}")
+                raise UserError(f"columns={{{name}: {column}}}: give the name of a column to one of {', '.join(fields)}")
         self.rows, self.first = 0, 1
         self.there: dict[str, list[int]] = defaultdict(list)  # column -> lines of its rows
         self.lacking: dict[str, list[int]] = defaultdict(list)  # field that a row must have -> lines of the rows without it
@@ -65,7 +65,7 @@ class Columns:
         found = []
         for column in strange:
             close = difflib.get_close_matches(str(column), self.fields, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(self.fields)}; data.columns={{}} ignores all others"
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(self.fields)}; columns={{}} ignores all others"
             lines = self.there[column]
             found.append((lines[0], f"unknown column {shown(column)}, in {len(lines)} of {self.rows} rows: {hint}"))
         return found
@@ -73,13 +73,13 @@ class Columns:
     def unmapped(self) -> list[tuple[int, str]]:
         lost = [name for name, column in self.of.items() if name != column and column not in self.there and self.rows]
         there = ", ".join(map(shown, self.there))
-        return [(self.first, f"no row has the column of data.columns.{name}={shown(self.of[name])}: there are {there}") for name in lost]
+        return [(self.first, f"no row has the column of columns.{name}={shown(self.of[name])}: there are {there}") for name in lost]
 
     def missing(self) -> list[tuple[int, str]]:
         found = []
         for name, lines in self.lacking.items():
             if self.of[name] not in self.there and len(lines) == self.rows > 1:
-                where = f"is missing in all {self.rows} rows: add it, or say with data.columns where it is"
+                where = f"is missing in all {self.rows} rows: add it, or say with columns={{field: column}} where it is"
                 found.append((lines[0], f"{self.label(name)} {where}"))
             else:
                 found += [(line, f"{self.label(name)} is missing: add it or drop the row") for line in lines]

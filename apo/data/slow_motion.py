@@ -3,7 +3,7 @@
     python -m apo.data.slow_motion --manifest videos.jsonl --out outputs/slow_motion --factor 2 4
     python train.py stage=ranker_8b data=rankings data.path=outputs/slow_motion/rankings.jsonl model=wan22_i2v_a14b trainer=gpu
 
-videos.jsonl (or Parquet) has a row per video: {"prompt": "...", "video": "a.mp4"}, optionally domain and
+videos.jsonl (or CSV, Parquet) has a row per video: {"prompt": "...", "video": "a.mp4"}, optionally domain and
 segment: [start_s, end_s]. Of each, the beginning is shown `factor` times slower: the rest of the frames is dropped, and
 motion-compensated interpolation fills the time. Both versions are encoded alike, so that they differ in motion alone.
 The same command again makes what is missing.
@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import subprocess
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -62,9 +63,9 @@ class Source:
         return f"{self.row.video.stem}-{self.digest[:12]}"
 
 
-def sources(path: Path, factors: list[int]) -> list[Source]:
+def sources(path: Path, factors: list[int], columns: Mapping[str, str] | None = None) -> list[Source]:
     """Every row's video. ManifestError lists all bad rows: unreadable videos, and those too short to be slowed down."""
-    manifest = read(path, VideoRow)
+    manifest = read(path, VideoRow, columns)
     found, problems = [], list(manifest.problems)
     for row in progress(manifest.rows, desc=f"checking {path.name}", delay=2):
         try:
@@ -156,12 +157,16 @@ def make_pairs(source: Source, factors: list[int], folder: Path) -> list[dict] |
         return Problem(source.row.line, str(error))
 
 
-def make(manifest: Path, folder: Path, factors: list[int], seed: int = 0, min_motion: float = 0.1, workers: int = 1) -> Path:
+def make(
+    manifest: Path, folder: Path, factors: list[int], seed: int = 0, min_motion: float = 0.1, workers: int = 1,
+    columns: Mapping[str, str] | None = None,
+) -> Path:  # fmt: skip
     """rankings.jsonl of every video and factor; goes on where an interrupted run stopped.
 
+    columns: see `apo.data.columns.Columns`.
     min_motion: videos that move less than this, in gray levels of 255 per frame, are still: they make no pair.
     """
-    videos = sources(manifest, factors)
+    videos = sources(manifest, factors, columns)
     for place in (folder, folder / "videos", folder / "pairs"):
         sweep(place)
     with ThreadPoolExecutor(workers) as pool:  # ffmpeg works in processes of its own
@@ -183,6 +188,13 @@ def whole_number(text: str, least: int = 2) -> int:
     return int(text)
 
 
+def column_of(text: str) -> tuple[str, str]:
+    field, there, column = text.partition("=")
+    if not (there and column):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: write FIELD=COLUMN")
+    return field, column
+
+
 def gray_levels(text: str) -> float:
     try:
         if 0 <= float(text) <= 255:
@@ -199,10 +211,12 @@ def main() -> None:
     parser.add_argument("--factor", type=whole_number, nargs="+", default=[2, 4], help="how many times slower; one pair each")
     parser.add_argument("--seed", type=partial(whole_number, least=0), default=0, help="of the order in each pair")
     parser.add_argument("--min-motion", type=gray_levels, default=0.1, help="gray levels per frame below which a video is still")
+    more = "where columns have other names than their fields; others are then ignored"
+    parser.add_argument("--columns", type=column_of, nargs="*", metavar="FIELD=COLUMN", help=more)
     parser.add_argument("--workers", type=partial(whole_number, least=1), default=1, help="videos at once")
     a = parser.parse_args()
     with one_line("slow_motion"):
-        make(a.manifest, a.out, a.factor, a.seed, a.min_motion, a.workers)
+        make(a.manifest, a.out, a.factor, a.seed, a.min_motion, a.workers, None if a.columns is None else dict(a.columns))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as nnf
 
 from apo.data.manifest import ManifestError, load
-from apo.data.slow_motion import VideoRow, gray_levels, make, measured, whole_number
+from apo.data.slow_motion import VideoRow, column_of, gray_levels, make, measured, whole_number
 from apo.data.video import open_stream, read_video, timed_frames, write_video
 from tests.data.clips import Spec, write_jsonl
 
@@ -113,6 +113,15 @@ def test_all_bad_rows_are_reported_at_once_and_nothing_is_made(videos, tmp_path)
     assert "2 frames from 0 s on are too few to show 4 times slower" in said[4]
     assert "not a video" in said[5] and "no such file" in said[6] and "video is missing" in said[7]
     assert len(said) == 4 and not (tmp_path / "out").exists()
+
+
+def test_columns_of_other_names_are_mapped(tmp_path):
+    moving_square(tmp_path / "a.mp4", 2)
+    (tmp_path / "metadata.csv").write_text("text,file_name,score\na square,a.mp4,1\n")
+    columns = dict(map(column_of, ("prompt=text", "video=file_name")))
+    assert len(make(tmp_path, tmp_path / "out", [2], columns=columns).read_text().splitlines()) == 1
+    with pytest.raises(argparse.ArgumentTypeError, match="'prompt': write FIELD=COLUMN"):
+        column_of("prompt")
 
 
 def test_the_command_says_what_it_made_or_why_not(videos, tmp_path):
