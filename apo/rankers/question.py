@@ -163,9 +163,11 @@ def read(url: str, frames: int, pixels: int, deadline: Deadline) -> tuple[Tensor
         content = io.BytesIO(base64.b64decode(url.removeprefix(MP4), validate=True))
         with av.open(content, format="mp4") as container:
             images, fps = decoded(container, frames, pixels, deadline)
-    except (ValueError, av.error.FFmpegError) as error:
-        what = getattr(error, "strerror", None) or str(error)
-        raise Refused(400, f"a video can't be read ({what}): send an mp4, whole and base64-encoded") from None
+    except Refused:
+        raise
+    except Exception as error:  # damaged bytes lead PyAV to errors of many kinds
+        what = " ".join(str(error.strerror if isinstance(error, av.error.FFmpegError) else error).split())
+        raise Refused(400, f"a video can't be read ({what[:200]}): send an mp4, whole and base64-encoded") from None
     video = torch.stack(images).permute(0, 3, 1, 2)
     return video, dict(total_num_frames=len(video), fps=fps, frames_indices=list(range(len(video))), duration=len(video) / fps)
 

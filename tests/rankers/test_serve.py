@@ -180,6 +180,19 @@ def test_a_long_body_is_refused_whether_or_not_its_length_is_declared(served):
         assert response.status_code == 413 and "at most 0.5 are read" in sentence(response)
 
 
+def test_whatever_damaged_bytes_make_the_decoder_raise_is_a_refusal():
+    rng, ended = np.random.default_rng(0), []
+    for _ in range(150):
+        damaged = bytearray(CLIP)
+        for place in rng.integers(0, len(damaged), rng.integers(1, 40)):
+            damaged[place] = rng.integers(0, 256)
+        try:
+            ended.append(read(url(bytes(damaged))["video_url"]["url"], 12, 10**6, Deadline(20))[0].dtype)
+        except Refused as refusal:
+            ended.append(refusal.status)
+    assert set(ended) == {400, torch.uint8} and ended.count(400) > 20
+
+
 @contextmanager
 def slow_upload(address: str):
     """A client that declares a body and sends a little of it."""
