@@ -67,7 +67,7 @@ def check_device(key: str, device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # the latter of a build without CUDA
-        raise UserError(f"{key}={device}: torch has no such device here ({str(error).splitlines()[0]}); give cpu or cuda") from None
+        raise UserError(f"{key}={device}: torch has no such device here ({str(error).splitlines()[0][:80]}); give cpu or cuda") from None
 
 
 def check_model(key: str, path: str) -> None:

@@ -29,8 +29,6 @@ class OracleRanker:
         self.error_rate, self.similar, self.seed = error_rate, similar, seed
         if not 0 <= error_rate <= 0.5:
             raise UserError(f"ranker.error_rate={error_rate}: give a share in [0, 0.5]; at 0.5 the winner is a coin's")
-        if not 0 <= similar <= 1:
-            raise UserError(f"ranker.similar={similar}: give a difference of severities, in [0, 1]")
 
     def check(self, spec, asked: Sequence[Asked] = ()) -> None:
         """UserError unless the videos are of the world's size and the prompts its sentences."""

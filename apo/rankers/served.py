@@ -61,7 +61,7 @@ class ServedRanker:
     fps: Rate
     media: Literal["video", "frames"]
     swap_averaging: bool
-    top_logprobs: Annotated[int, Range(1, 1000)] | None
+    top_logprobs: Annotated[int, Range(1, 20)] | None
     timeout_s: Seconds
     retries: Annotated[int, Range(0, 1000)]
     max_concurrency: Annotated[int, Range(1, 10_000)]
@@ -71,8 +71,6 @@ class ServedRanker:
 
     def __post_init__(self):
         require_address(self.base_url)
-        if self.media not in ("video", "frames"):
-            raise UserError(f"ranker.media={self.media}: write video (one mp4 each) or frames (a PNG for each frame)")
 
     def check(self, spec, asked: Sequence[Asked] = ()) -> None:
         """UserError, with the remedy, unless the server answers a real question about two tiny clips as it will have to in training."""

@@ -235,8 +235,6 @@ def test_check_says_what_is_wrong_before_a_run(server, monkeypatch, tmp_path):
     monkeypatch.delenv("RANKER_KEY", raising=False)
     with pytest.raises(ValueError, match="ranker.api_key_env=RANKER_KEY: this variable is not set"):
         served(server.base_url, api_key_env="RANKER_KEY").check(WORLD)
-    with pytest.raises(ValueError, match="ranker.media=film"):
-        served(server.base_url, media="film")
     with pytest.raises(ConfigError, match=f"ranker.base_url={nowhere}"):
         check(composed("stage=online", "ranker=served", f"ranker.base_url={nowhere}"), tmp_path)
     check(composed("stage=online", "ranker=served", f"ranker.base_url={server.base_url}", "ranker.model=tuned"), tmp_path)
