@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,6 +13,7 @@ from apo.errors import UserError, one_line
 
 OUTPUTS = Path("outputs")
 PLAIN = re.compile(r"[^\s./\\~\x00-\x1f][^/\\\x00-\x1f]*")  # no separators, nothing hidden, no . or ..
+ROOM = 1 << 16  # bytes, for what is written before training
 LONGEST = 255  # bytes of a name, on the common file systems
 OWN = {"adapter", "checkpoints", "samples", "videos", "wandb", "config.yaml", "metrics.csv", "start.json", "train.log"}  # a run folder's
 
@@ -48,6 +50,17 @@ def results_name(results) -> str:
     return name
 
 
+def require_writable(folder: Path) -> None:
+    """OSError that names the folder unless it can be written to. Hydra, which writes there first, would show a traceback."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there, buffering=0) as file:
+            file.write(bytes(ROOM))
+    except OSError as error:
+        error.filename = str(folder)
+        raise
+
+
 class Inside(Callback):
     """Hydra asks it before any folder is made: ends the command unless what it computes stays in outputs/.
 
@@ -80,3 +93,5 @@ class Inside(Callback):
         run_folder(config.run)
         if not given and self.own_folder:
             require_inside(Path(folder), OUTPUTS, "the run folder")
+        if self.own_folder:
+            require_writable(Path(folder))

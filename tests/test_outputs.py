@@ -1,14 +1,17 @@
 """What is given as run=, stage=, against= or results= stays in outputs/."""
 
+import errno
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from apo.errors import UserError
-from apo.outputs import results_name, run_folder
+from apo.errors import UserError, one_line
+from apo.outputs import require_writable, results_name, run_folder
 from apo.runs import find, find_all
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +31,22 @@ def finished(folder: Path) -> Path:
     (folder / "adapter").mkdir(parents=True)
     (folder / "adapter" / "lineage.json").write_text("{}")
     return folder
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_a_disk_that_refuses_the_run_folder_is_one_line_that_names_it(outputs, monkeypatch, number):
+    folder = outputs / "r" / "new" / "offline"
+    require_writable(folder)
+    assert not folder.parent.exists() and not list((outputs / "r").iterdir())
+
+    def refuses(dir, **_):
+        assert dir == outputs / "r"
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuses)
+    said = f"^config: {folder}: {os.strerror(number)}; .*, then run the same command again$"
+    with pytest.raises(SystemExit, match=said), one_line("config"):
+        require_writable(folder)
 
 
 @pytest.mark.parametrize("name", ASTRAY)
