@@ -29,6 +29,9 @@ test: install ## every test, in two processes (WORKERS=N for more)
 
 ci: lint ## what CI runs before the tests
 
+docs: install ## every command of README and docs in a fresh clone, at a small size
+	$(BIN)/python -m apo.tools.docs
+
 real: install ## fetch real clips, make preference pairs of them, train offline APO on them with the tiny model
 	$(BIN)/python -m apo.data.real $(MODEL)
 	$(BIN)/python train.py run=real stage=offline data=pairs data.path=outputs/real/manifest.jsonl model.max_sequence_length=64 $(ARGS)
@@ -45,7 +48,7 @@ ranker-world: install ## train the world's two tiny Qwen3-VL rankers from scratc
 	$(BIN)/python -m apo.reports.ranker --name base ranker=qwen3_vl
 
 bench: install ## optimizer step against its bare forward and backward passes
-	$(BIN)/python -m apo.reports.bench
+	$(BIN)/python -m apo.reports.bench $(ARGS)
 
 table1: install ## Table 1 and the window ablations on the world: all arms, three seeds
 	$(BIN)/python train.py -m paper=table1 $(ARGS)
@@ -81,7 +84,7 @@ cheaper: install ## what cheaper candidates cost in quality: cached blocks, fewe
 	$(BIN)/python -m apo.reports.cheaper
 
 search: install ## the hyperparameters of Table 1's arms, by the same search for each on validation conditions
-	$(BIN)/python -m apo.reports.search
+	$(BIN)/python -m apo.reports.search $(ARGS)
 
 STAGES := 1_online 2_half_online 3_offline 4_distill 5_distill_dpo
 SEEDS ?= 0
@@ -118,4 +121,4 @@ rsro: install ## what random shift and offset are worth after distillation: two 
 lint: install ## ruff
 	$(BIN)/ruff check .
 
-.PHONY: help install demo test ci real world ranker-world bench table1 online cheaper search curriculum curriculum-quick rsro lint
+.PHONY: help install demo test ci docs real world ranker-world bench table1 online cheaper search curriculum curriculum-quick rsro lint

@@ -2,51 +2,14 @@
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from apo.tools.inputs import KINDS, ROOT, working_tree, write_manifests
+from apo.tools.stages import SMALL, STAGES, VLM, adapter, command
 from apo.tools.warm import Done, Warm
 
-VLM = "vlm"  # in the working tree: a Qwen3-VL that is not the world's
-SMALL = (
-    "model.spec={height: 32, width: 48, frames: 9, fps: 8}", "model.num_inference_steps=4", "policy.lora.rank=2", "max_steps=2",
-    "checkpoint_every_n_steps=1", "sample_every_n_steps=0", "validate_every_n_steps=2", "batch_size=2", "logger=csv", "trainer.threads=1",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Stage:
-    """kind: of its data. start: the stage whose adapter it starts from. ranker: the one whose adapter judges."""
-
-    kind: str
-    start: str | None = None
-    ranker: str | None = None
-    vlm: bool = False
-
-    def overrides(self) -> list[str]:
-        start = [f"adapter={adapter(self.start)}"] if self.start else []
-        judge = ["ranker=qwen3_vl", f"ranker.path={VLM}", "ranker.frames=4", f"ranker.adapter={adapter(self.ranker)}"]
-        return start + (judge if self.ranker else []) + ([f"vlm.path={VLM}", "vlm.dtype=float32", "vlm.frames=4"] if self.vlm else [])
-
-
-def adapter(stage: str) -> str:
-    return f"outputs/{stage}/run/adapter"
-
-
-STAGES = {
-    "ranker": Stage("rankings", vlm=True),
-    "ranker_8b": Stage("rankings", start="ranker", vlm=True),
-    "sft": Stage("pairs"),
-    "offline": Stage("pairs", start="sft"),
-    "online": Stage("prompts", start="offline", ranker="ranker"),
-    "online_ahead": Stage("prompts", start="online", ranker="ranker_8b"),
-    "half_online": Stage("anchors", start="online_ahead"),
-    "distill": Stage("pairs", start="half_online"),
-    "distill_dpo": Stage("pairs", start="distill"),
-}
 NAMES = {"ranker_8b": "ranker", "online_ahead": "online"}  # in the lineage, where it is another option's name
 
 
@@ -62,8 +25,7 @@ class Place:
         return self.warm.run(command, self.tree, 300)
 
     def train(self, stage: str, kind: str, run: str) -> Done:
-        data = (f"data={kind}", f"data.path={self.manifests[kind]}", f"model.path={self.model}", *STAGES[stage].overrides())
-        return self.run("train.py", f"stage={stage}", f"run={run}", f"hydra.run.dir=outputs/{run}/run", *SMALL, *data)
+        return self.run(*command(stage, kind, run, self.model, self.manifests))
 
     def lineage(self, stage: str) -> dict:
         """Of a stage's adapter, which is trained if it is not there, after what it needs."""

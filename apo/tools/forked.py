@@ -6,6 +6,8 @@ import signal
 import socket
 import sys
 
+if sys.argv[1] != "-m" and sys.argv[1].startswith("-"):  # other options of an interpreter
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect(os.path.join(os.path.dirname(os.path.abspath(__file__)), "socket"))
     request = {"command": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ), "group": os.getpgrp()}

@@ -62,8 +62,9 @@ class Warm(Real):
         script = Path(self.python)
         script.write_text(f"#!{sys.executable} -IS\n{script.read_text()}")
         script.chmod(0o755)
-        self.server = subprocess.Popen([sys.executable, "-m", "apo.tools.server", self.python], cwd=root, stdin=subprocess.PIPE,
-                                       env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)})  # fmt: skip
+        env = os.environ | {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000", "PYTHONPATH": str(root)}  # see apo/quiet.py
+        command = [sys.executable, "-m", "apo.tools.server", self.python]
+        self.server = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, env=env)
         while not (self.folder / "socket").exists():
             if self.server.poll() is not None:
                 raise RuntimeError(f"the process that commands are forked from ended with {self.server.returncode}")
