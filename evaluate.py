@@ -7,11 +7,12 @@ import apo.quiet  # noqa: F401  isort: skip
 import hydra
 from omegaconf import DictConfig
 
+from apo.choices import require_choices
+from apo.errors import one_line
+
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    from apo.errors import one_line
-
     with one_line("evaluate"):
         from apo.evaluation import evaluate  # torch and diffusers take seconds
 
@@ -21,4 +22,6 @@ def main(cfg: DictConfig) -> None:
 if __name__ == "__main__":
     # `stage` is also a config group of train.yaml, and hydra would look for an option of that name: here it is a folder
     sys.argv = [re.sub(r"^(\+*)stage=", r"\1arm=", argument) for argument in sys.argv]
+    with one_line("evaluate"):
+        require_choices(sys.argv[1:])
     main()

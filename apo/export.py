@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
 
+import apo.quiet  # noqa: F401  isort: skip
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import apo.quiet  # noqa: F401  isort: skip
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import apo.quiet  # noqa: F401  isort: skip
 from apo.data.cells import ImageFile, VideoFile
 from apo.data.command import built, composed
 from apo.data.framing import Frame, draw, image_frame, video_frame

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import apo.quiet  # noqa: F401  isort: skip
 import torch
 from torch import Tensor
 

@@ -22,6 +22,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import apo.quiet  # noqa: F401  isort: skip
 import imageio_ffmpeg
 import numpy as np
 import torch

@@ -12,6 +12,7 @@ from apo.numbers import Filled, Finite, Null, Positive, Range, Rank, Rows, Share
 from apo.policies.folder import check_folder, check_weights
 
 ROOT = Path(__file__).parents[2]  # of the repository: relative model paths may start here
+HUB_S = 10  # seconds to wait for the hub's first word
 DTYPES = ("float32", "bfloat16", "float16")
 Dtype = Literal["float32", "bfloat16", "float16"]
 Targets = Annotated[tuple[str, ...], Filled()]  # names of linear layers
@@ -142,9 +143,19 @@ class WanModel:
 
 @cache
 def downloaded(path: str) -> Path:
-    """The folder of a pipeline of the hub; it is asked once in a process."""
+    """The folder of a pipeline of the hub, which is asked once in a process; UserError if it has no answer in seconds."""
     from diffusers import WanImageToVideoPipeline
+    from huggingface_hub import HfApi, try_to_load_from_cache
 
+    try:
+        if try_to_load_from_cache(path, "model_index.json") is None:
+            HfApi().model_info(path, timeout=HUB_S)  # the pipeline's own way tries for minutes
+    except Exception as error:  # whatever the hub and the network may say
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"model.path={path}: not on this disk, and the hub does not give it ({reason}); download it elsewhere and give its folder "
+            "as model.path"
+        ) from error
     folder = Path(WanImageToVideoPipeline.download(path, use_safetensors=True))
     check_folder(folder)
     return folder

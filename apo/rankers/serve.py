@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
+import apo.quiet  # noqa: F401  isort: skip
 import torch
 import uvicorn
 from fastapi import FastAPI, Request

@@ -16,6 +16,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import apo.quiet  # noqa: F401  isort: skip
 import numpy as np
 import pandas as pd
 import torch

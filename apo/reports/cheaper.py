@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import apo.quiet  # noqa: F401  isort: skip
 import numpy as np
 from hydra import compose, initialize_config_dir
 

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import apo.quiet  # noqa: F401  isort: skip
 import pandas as pd
 
 from apo.errors import one_line

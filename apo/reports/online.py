@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import apo.quiet  # noqa: F401  isort: skip
 import matplotlib
 import matplotlib.pyplot as plt
 

@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import apo.quiet  # noqa: F401  isort: skip
 import numpy as np
 
 from apo.evaluators.intervals import Interval

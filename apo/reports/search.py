@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import apo.quiet  # noqa: F401  isort: skip
 from hydra import compose, initialize_config_dir
 
 from apo.evaluators.intervals import wilson

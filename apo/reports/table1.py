@@ -6,6 +6,7 @@ import statistics
 from dataclasses import asdict
 from pathlib import Path
 
+import apo.quiet  # noqa: F401  isort: skip
 import matplotlib
 import matplotlib.pyplot as plt
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import apo.quiet  # noqa: F401  isort: skip
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 

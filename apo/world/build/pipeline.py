@@ -6,6 +6,7 @@ Wan styles, for tests; the Wan2.1-style one is shipped too: `python -m apo.world
 
 from pathlib import Path
 
+import apo.quiet  # noqa: F401  isort: skip
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel
 from PIL import Image

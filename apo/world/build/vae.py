@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import apo.quiet  # noqa: F401  isort: skip
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
