@@ -69,6 +69,14 @@ def source(module: str) -> Source | None:
     return Source(module, tree.body, imports)
 
 
+def is_package(top: str) -> bool:
+    """Whether a top-level name can be imported; a folder without __init__.py can be, too."""
+    try:
+        return find_spec(top) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def path_of(module: str) -> Path | None:
     top, *rest = module.split(".")
     try:

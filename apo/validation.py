@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from apo.errors import UserError
 from apo.numbers import Filled, Null, Range
-from apo.signatures import Parameter, Part, Signature, defined, path_of, signature, source
+from apo.signatures import Parameter, Part, Signature, defined, is_package, signature, source
 
 SCHEMAS = "apo.settings"
 HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")  # keys of instantiate itself
@@ -73,7 +73,7 @@ def of_mapping(node: DictConfig, key: str, kind: Any) -> Iterator[Problem]:
 
 def exists(target: Any) -> bool:
     """False for what is surely no class or function; what has no Python source may be one."""
-    if not isinstance(target, str) or path_of(target.partition(".")[0]) is None:
+    if not isinstance(target, str) or not is_package(target.partition(".")[0]):
         return False
     return defined(target) is not None or source(target.rpartition(".")[0]) is None
 
