@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from apo.choices import require_choices
 from apo.errors import one_line
+from apo.overrides import hydra_in_one_line
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -22,6 +23,6 @@ def main(cfg: DictConfig) -> None:
 if __name__ == "__main__":
     # `stage` is also a config group of train.yaml, and hydra would look for an option of that name: here it is a folder
     sys.argv = [re.sub(r"^(\+*)stage=", r"\1arm=", argument) for argument in sys.argv]
-    with one_line("evaluate"):
+    with one_line("evaluate"), hydra_in_one_line("evaluate", "evaluate"):
         require_choices(sys.argv[1:])
-    main()
+        main()

@@ -12,6 +12,7 @@ from apo import sweep
 from apo.choices import require_choices
 from apo.errors import one_line
 from apo.lock import holding
+from apo.overrides import hydra_in_one_line
 from apo.terminal import recorded
 
 
@@ -33,6 +34,6 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with one_line("config"):
+    with one_line("config"), hydra_in_one_line("config", "train"):
         require_choices(sys.argv[1:])
-    main()
+        main()

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,31 @@ INTERRUPTED = 130  # exit status of a command that was ended by Ctrl-C, as shell
 
 class UserError(ValueError):
     """What the user can mend: the message names the field, file or value, and the remedy."""
+
+
+@contextmanager
+def refused(key: str, kind: type[UserError] = UserError) -> Iterator[None]:
+    """Inside, whatever a part of the config raises while it is looked at becomes an error of this kind, in one line.
+
+    key: of the part, which is named where the error's own words don't name a setting.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise kind(refusal(key, error)) from error
+
+
+def refusal(key: str, error: Exception) -> str:
+    while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
+        error = error.__cause__  # hydra wraps what a constructor raises
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{key}: {error.filename or 'a file'}: {error.strerror}; {DISK.get(error.errno, 'correct the path')}"
+    text = " ".join(str(error).split())
+    if isinstance(error, ValueError | FileNotFoundError):
+        return text if re.search(r"[\w.]+[=:]|\w\.\w", text) else f"{key}: {text}"
+    return f"{key}: {type(error).__name__}: {text or 'without a word'}; correct the settings of {key}"
 
 
 @contextmanager

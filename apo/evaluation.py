@@ -21,7 +21,7 @@ from apo import lineage
 from apo.data.checksums import Checksums
 from apo.data.precompute import device
 from apo.data.written import Written
-from apo.errors import UserError
+from apo.errors import UserError, refused
 from apo.files import sweep, write_tensors
 from apo.generate import generate, initial_noise
 from apo.guidance.cfg_stg import CFGSTG
@@ -44,14 +44,12 @@ if TYPE_CHECKING:
 def evaluate(cfg: DictConfig) -> list[dict]:
     """Evaluates what cfg.arm names (and cfg.against, unless it is done already); writes report, contact sheet and videos, and of
     several arms one table."""
-    try:
+    with refused("the evaluation", EvaluationError):
         check_values(cfg, "Evaluating")
         arms = find_all(cfg)
         against = None if cfg.against is None else find(cfg, cfg.against, "against")
         judge = Judge(cfg)
         judge.check([arm for arm in (*arms, against) if arm is not None])
-    except Exception as error:  # hydra wraps what a constructor raises; the cause has the field and the remedy
-        raise EvaluationError(str(error.__cause__ or error)) from error
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
     with ExitStack() as held:

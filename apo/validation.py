@@ -15,6 +15,7 @@ from apo.errors import UserError
 from apo.numbers import Filled, Null, Range
 from apo.signatures import Parameter, Part, Signature, defined, is_package, signature, source
 
+ROOT = Path(__file__).parents[1]
 SCHEMAS = "apo.settings"
 HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")  # keys of instantiate itself
 REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)")
@@ -218,8 +219,14 @@ def shown(value: Any) -> str:
 
 def remedy(key: str) -> str:
     """For a key that has to be there."""
-    options = sorted(file.stem for file in (Path(__file__).parents[1] / "conf" / key).glob("*.yaml"))
-    return f"choose {key}=OPTION among {', '.join(options)}" if options else f"add {key}=... to the command"
+    there = options(key)
+    return f"choose {key}=OPTION among {', '.join(there)}" if there else f"add {key}=... to the command"
+
+
+def options(group: str) -> list[str]:
+    """Of a config group; none if there is no such group."""
+    folders = [ROOT / place / group for place in ("conf", "experiments")] if re.fullmatch(r"[\w/]+", group) else []
+    return sorted(file.stem for folder in folders for file in folder.glob("*.yaml"))
 
 
 def unresolved(key: str, text: str, error: OmegaConfBaseException) -> str:

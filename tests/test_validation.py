@@ -142,7 +142,7 @@ UNKNOWN = [  # override(s), what is said
     ("+sampler.high_row=3", "did you mean sampler.high_rows"), ("+model.spec.heigth=3", "did you mean model.spec.height"),
     ("+policy.lora.dropout=0.1", "policy.lora.dropout: there is no such setting"), ("+trainer.device=2", "did you mean trainer.devices"),
     ("+stage.adapter=x", "stage.adapter: there is no such setting"), ("+foo.bar=1", "foo: there is no such setting"),
-    ("+data.path=x", "data.path: there is no such setting"), ("+logger.tensorboard=1", "logger.tensorboard: there is no such setting"),
+    ("+data.path=x", "data.path: there is no such setting"), ("+logger.mlflow=1", "logger.mlflow: there is no such setting"),
     ("+rank=4", "did you mean policy.lora.rank"), ("+model.omega.mid=1", "model.omega.mid: there is no such setting"),
     ("stage=online +module.pairs.rollout.steps=1", "module.pairs.rollout.num_inference_steps"),
 ]  # fmt: skip

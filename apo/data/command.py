@@ -6,17 +6,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from apo.errors import UserError
+from apo.overrides import overrides_checked
 from apo.policies.model import ROOT, WanModel
 from apo.validation import check_values
 
 
 def composed(overrides: list[str]) -> DictConfig:
     """train.py's config; UserError for what is wrong with the overrides and their values."""
-    try:
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose("train", overrides)
-    except (HydraException, ValueError) as error:
-        raise UserError(str(error)) from error
+    with overrides_checked("train", overrides), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", overrides)
     check_values(cfg, "Training")
     return cfg
 

@@ -10,10 +10,10 @@ import sys
 
 import apo.quiet  # noqa: F401  isort: skip
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
+from apo.errors import one_line, refused
+from apo.overrides import overrides_checked
 from apo.plan.report import Plan, planned, report
 from apo.policies.model import ROOT
 
@@ -28,8 +28,9 @@ def composed(overrides: list[str]) -> DictConfig:
     """train.py's config with the group `plan`."""
     given = {override.split("=")[0] for override in overrides}
     overrides = [f"{key}={value}" for key, value in USUAL.items() if key not in given] + overrides
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("train", [f"+{o}" if o.startswith("plan=") else o for o in overrides])
+    overrides = [f"+{override}" if override.startswith("plan=") else override for override in overrides]
+    with overrides_checked("train", overrides), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", overrides)
 
 
 def curriculum(overrides: list[str], known: Plan) -> list[tuple[str, Plan, int]]:
@@ -48,11 +49,11 @@ def main(overrides: list[str]) -> None:
     if {"-h", "--help"} & set(overrides):
         print(__doc__)
         return
-    try:
-        plan = planned(composed(overrides))
-        print(report(plan, curriculum(overrides, plan)))
-    except (ValueError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"plan: {error.__cause__ or error}")
+    with one_line("plan"):
+        with refused("the plan"):
+            plan = planned(composed(overrides))
+            stages = curriculum(overrides, plan)
+        print(report(plan, stages))
 
 
 if __name__ == "__main__":
