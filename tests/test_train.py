@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from apo.files import HOST
 from tests.clips import write_manifest
 from tests.commands import ROOT, adapter, execute, metrics, short, train, wait_for_steps
 
@@ -59,6 +60,25 @@ def test_killed_and_resumed_equals_uninterrupted(command, whole):
     assert "finished already" in execute(command("killed")).stdout
 
 
+def test_a_second_process_is_refused_and_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(command, whole):
+    folder = command.home / "damaged"
+    process = subprocess.Popen(command("damaged"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_steps(process, folder, 10)
+    process.send_signal(signal.SIGSTOP)  # the second one takes longer to start than the first to end
+    second = subprocess.run(command("damaged"), cwd=ROOT, capture_output=True, text=True, timeout=240)
+    process.kill()
+    process.wait()
+    assert second.returncode == 1 and "Traceback" not in second.stderr
+    assert f"config: {folder} is in use by process {process.pid} on " in second.stderr
+    last = folder / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-100])
+    last.with_name(f".last.ckpt.{HOST}-{process.pid}-01234567.tmp").touch()  # what a kill in the middle of a save leaves
+    assert "last.ckpt is damaged" in execute(command("damaged")).stderr
+    assert metrics(folder) == metrics(whole) and adapter(folder) == adapter(whole)
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
+    assert not list(folder.glob(".*.tmp")) and not (folder / ".lock").exists()
+
+
 def test_parts_that_stay_in_cpu_memory_change_nothing(command, whole):
     more = ("trainer.offload=true", f"data.cache_dir={command.home}/offloaded_cache", "sample_every_n_steps=12")
     execute(command("offloaded", *more))
@@ -75,7 +95,7 @@ def test_told_to_stop_it_saves_the_step_and_asks_to_be_requeued(command, whole):
     process.send_signal(signal.SIGUSR1)
     error = process.communicate(timeout=240)[1]
     assert process.returncode == 75 and "told to stop" in error and "Traceback" not in error
-    steps = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=False)["global_step"]
+    steps = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert (command.home / "mark").exists() and 3 <= steps == len(metrics(folder)) < 24 and not (folder / "adapter").exists()
     execute(command("told", rare))
     assert metrics(folder) == metrics(whole) and adapter(folder) == adapter(whole)
@@ -88,7 +108,7 @@ def test_one_rank_told_stops_all(command):
     process.send_signal(signal.SIGTERM)
     error = process.communicate(timeout=240)[1]  # ends once all that hold the pipe have ended
     assert process.returncode == 75 and "Traceback" not in error
-    steps = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=False)["global_step"]
+    steps = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert 2 <= steps == len(metrics(folder)) < 200
 
 
