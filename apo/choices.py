@@ -6,7 +6,7 @@ from pathlib import Path
 from apo.errors import UserError
 
 CONF = Path(__file__).parents[1] / "conf"
-NULL = re.compile(r"([\w/]+)=(null|None)?", re.IGNORECASE)
+NULL = re.compile(r"([\w/]+)=(null)?", re.IGNORECASE)
 
 
 def require_choices(words: list[str]) -> None:

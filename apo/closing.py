@@ -66,4 +66,4 @@ def shown(path: Path) -> Path:
 def quoted(value) -> str:
     """As a value of Hydra's override grammar."""
     text = str(value)
-    return text if re.fullmatch(r"[\w./%@+-]+", text) else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return text if re.fullmatch(r"[\w./%@+-]+", text) else '"' + text.replace('"', '\\"') + '"'
