@@ -112,7 +112,8 @@ def recorded(path: Path) -> Iterator[None]:
             try:
                 yield
             except (SystemExit, UserError) as end:
-                log.write(f"{end}\n")
+                if not str(end).isdigit():  # a status, whose reason has been printed
+                    log.write(f"{end}\n")
                 raise
             except Exception:
                 traceback.print_exc(file=log)
