@@ -43,8 +43,7 @@ def refused(key: str, kind: type[UserError] = UserError) -> Iterator[None]:
 
 
 def refusal(key: str, error: Exception) -> str:
-    while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
-        error = error.__cause__  # hydra wraps what a constructor raises
+    error = unwrapped(error)
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
@@ -53,6 +52,13 @@ def refusal(key: str, error: Exception) -> str:
     if isinstance(error, ValueError | FileNotFoundError):
         return text if re.search(r"[\w.]+[=:]|\w\.\w", text) else f"{key}: {text}"
     return f"{key}: {type(error).__name__}: {text or 'without a word'}; correct the settings of {key}"
+
+
+def unwrapped(error: Exception) -> Exception:
+    """What a constructor raised, which hydra wraps."""
+    while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 @contextmanager
@@ -64,10 +70,10 @@ def one_line(command: str) -> Iterator[None]:
     except KeyboardInterrupt:
         say_interrupted()
         sys.exit(INTERRUPTED)
-    except UserError as error:
-        sys.exit(f"{command}: {error}")
-    except OSError as error:
-        if error.errno not in DISK:
+    except Exception as error:
+        if isinstance(cause := unwrapped(error), UserError):
+            sys.exit(f"{command}: {cause}")
+        if not isinstance(error, OSError) or error.errno not in DISK:
             raise
         sys.exit(f"{command}: {error.filename or 'a file'}: {error.strerror}; {DISK[error.errno]}, then run the same command again")
 

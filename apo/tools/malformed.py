@@ -35,10 +35,12 @@ LIMIT_S, CPU_S = 90, 3
 REMEDY = re.compile(
     r"\b(give|use|set|add|delete|make|lower|raise|drop|copy|write|train|run|start|check|install|choose|take|leave|put|remove|rename|need|"
     r"needs|must|name|wait|continue|continues|save|label|encode|did you mean|closest|known|there are|one of|choices?|free|mend|"
-    r"mended|rebuilt|anew|falls? back|previous)\b", re.I,
+    r"quote|mended|rebuilt|anew|falls? back|previous)\b", re.I,
 )  # fmt: skip
 ROW = re.compile(r"\s+(line|row) \d+: ")
-NOISE = re.compile(r"^\s*(steps|encoding|generating|evaluating|Loading|[\w ]+:\s+\d+%|\[rank|usage:)|it/s\]|s/it\]")
+NOISE = re.compile(
+    r"^\s*(steps|encoding|generating|evaluating|Loading|[\w ]+:\s+\d+%|\[rank|usage:|outputs and caches:)|^ {16,}|it/s\]|s/it\]"
+)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from apo.tools.cases import OFFLINE, Case
+from apo.tools.cases import OFFLINE, TRAIN, Case
 
-ONLINE = (*OFFLINE[:-3], "stage=online")
+ONLINE = ("train.py", "run=case", *TRAIN[4:], "stage=online")  # with the world's model, since it asks for the world's prompts
 NUMBERS = ("nan", "inf", "-1", "abc", "true", "1e400", "null", "[1]")
 POSITIVE = (  # key -> the values that are refused
     ("max_steps", ("nan", "0", "-1", "2.5", "abc", "1e400", "null")), ("batch_size", ("nan", "0", "-1", "abc", "null")),

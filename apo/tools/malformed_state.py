@@ -175,7 +175,7 @@ def exports() -> Iterator[Case]:
 
 
 def disks() -> Iterator[Case]:
-    for name, options, remedy in (("full", "size=16k", "room"), ("nearly full", "size=300k", "room"), ("read-only", "ro", "read-only")):
+    for name, options, remedy in (("full", "size=16k", "room"), ("nearly full", "size=60k", "room"), ("read-only", "ro", "read-only")):
         yield Case(f"disk: outputs {name}", (*OFFLINE, "data.cache_dir=cache"), (remedy,), disk(options, "outputs/case"), loads=True)
         yield Case(f"disk: cache {name}", (*OFFLINE, "data.cache_dir=small"), (remedy,), disk(options, "small"), loads=True)
         out = ("-m", "apo.export", ADAPTER, "--out", "small/out")
