@@ -7,7 +7,6 @@ import apo.quiet  # noqa: F401  isort: skip
 import hydra
 from omegaconf import DictConfig
 
-from apo.choices import require_choices
 from apo.errors import one_line
 from apo.overrides import hydra_in_one_line
 
@@ -24,5 +23,4 @@ if __name__ == "__main__":
     # `stage` is also a config group of train.yaml, and hydra would look for an option of that name: here it is a folder
     sys.argv = [re.sub(r"^(\+*)stage=", r"\1arm=", argument) for argument in sys.argv]
     with one_line("evaluate"), hydra_in_one_line("evaluate", "evaluate"):
-        require_choices(sys.argv[1:])
         main()

@@ -1,6 +1,5 @@
 """Trains one stage: `python train.py stage=offline sampler=apo`. Run again, the same command continues."""
 
-import sys
 from pathlib import Path
 
 import apo.quiet  # noqa: F401  isort: skip
@@ -9,7 +8,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from apo import sweep
-from apo.choices import require_choices
 from apo.errors import one_line
 from apo.lock import holding
 from apo.overrides import hydra_in_one_line
@@ -35,5 +33,4 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     with one_line("config"), hydra_in_one_line("config", "train"):
-        require_choices(sys.argv[1:])
         main()

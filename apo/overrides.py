@@ -65,7 +65,7 @@ def explained(error: Exception, config: str, overrides: Sequence[str]) -> str:
     text = str(error)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: this is no override that can be read: quote a value with spaces, commas, brackets or = in it"
-    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)/([^/']+)'", text)):
+    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)/([^/']*)'", text)):
         return no_option(*found.groups(), sorted(error.options or []))
     if found := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):
         return unknown(found[1], known_keys(config, overrides, found[1]))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from apo.errors import UserError
 from apo.policies import sharding
 from apo.policies.loading import pipeline_of
-from apo.policies.model import VideoSpec, WanModel
+from apo.policies.model import VideoSpec, WanModel, downloaded
 
 SPEC = VideoSpec(32, 48, 9, 8)
 WEIGHTS = "transformer_2/diffusion_pytorch_model.safetensors"
@@ -123,3 +123,8 @@ def test_a_rank_that_reads_a_slice_finds_what_is_not_finite_in_it(folder):
     expert = sharding.without_data(folder / "transformer_2", torch.float32)
     with pytest.raises(UserError, match="a stored tensor of shape .* has values that are not finite"):
         sharding.fill(expert, folder / "transformer_2", "cpu")
+
+
+def test_a_model_that_is_nowhere_is_refused_with_the_remedy():
+    with pytest.raises(UserError, match="^model.path=nobody/nothing: not on this disk.*give its folder as model.path$"):
+        downloaded("nobody/nothing")
