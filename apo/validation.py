@@ -250,15 +250,21 @@ def keys(node: DictConfig, prefix: str = "") -> list[str]:
 def unknown(key: str, known: Sequence[str], here: Sequence[str] = ()) -> str:
     """What to say of a key that nothing takes. known: all keys; here: those that may stand in its place."""
     near = (closest(key, here) if "." in key else []) or closest(key, [*here, *(name for name in known if name != key)])
-    return f"{key}: there is no such setting" + (f"; did you mean {' or '.join(near)}?" if near else "")
+    if near:
+        return f"{key}: there is no such setting; did you mean {' or '.join(near)}?"
+    group = key.rpartition(".")[0]
+    beside = [name for name in (here or known) if group and name.rpartition(".")[0] == group][:8]
+    there = f"there are {', '.join(beside)}" if beside else "leave it out; --cfg job shows those there are"
+    return f"{key}: there is no such setting; {there}"
 
 
 def closest(key: str, known: Sequence[str]) -> list[str]:
-    """Up to three known keys: with the same last name, or one that holds it, or one that looks like it."""
+    """Up to three known keys: with the same last name, or one that holds it, or its initials, or one that looks like it."""
     last = key.rpartition(".")[2]
+    initials = "".join(word[:1] for word in last.split("_"))
     names = {name: name.rpartition(".")[2] for name in known}
     same = [name for name, end in names.items() if end == last]
-    longer = [name for name, end in names.items() if last in end.split("_")]
+    longer = [name for name, end in names.items() if last in end.split("_") or (end == initials != last)]
     alike = get_close_matches(last, list(names.values()), 3, 0.7)
     found = same or longer or [name for name, end in names.items() if end in alike]
     return list(dict.fromkeys(sorted(found, key=lambda name: name.count("."))))[:3]

@@ -8,7 +8,9 @@ from apo.overrides import CONF, overrides_checked
 
 WRONG = [  # overrides, what is said
     ("lr=1e-9", "lr: there is no such setting; did you mean optimizer.lr"), ("steps=3", "did you mean max_steps"),
-    ("sampler.high_row=3", "did you mean sampler.high_rows"), ("optimizer.learning_rate=1", "optimizer.learning_rate: there is no such"),
+    ("sampler.high_row=3", "did you mean sampler.high_rows"), ("optimizer.learning_rate=1", "did you mean optimizer.lr?"),
+    ("optimizer.x=1", "optimizer.x: there is no such setting; there are optimizer."),
+    ("qqq=1", "qqq: there is no such setting; leave it out"),
     ("model.spec.heigth=3", "did you mean model.spec.height"), ("sampler=nope", "sampler=nope: there is no such option; there are apo"),
     ("sampler=uniforms", "did you mean uniform?"), ("stage=onlin", "did you mean online?"), ("ablation=wo_r", "did you mean wo_r"),
     ("stage=online sampler=3", "sampler=3: there is no such option"), ("sampler=null", "sampler=null: there is no such option"),

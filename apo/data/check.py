@@ -19,6 +19,7 @@ from apo.data.framing import Frame, draw, image_frame, video_frame
 from apo.data.manifest import Row
 from apo.data.pairs import UserRows
 from apo.data.rankings import UserRankings
+from apo.data.tables import place
 from apo.data.video import Spec
 from apo.errors import UserError, one_line
 from apo.terminal import progress
@@ -39,7 +40,7 @@ def check(overrides: list[str], picture: Path | None) -> Path:
     print(f"{data.path}: {said_of_rows(rows)}\n{said_of_files(frames, spec)}")
     chosen = one_of_each_size(frames)
     lines = {path: row.line for row in reversed(rows) for path in files(row)}
-    captions = [f"line {lines[f.path]}, {f.path.name}: {f.size[0]} x {f.size[1]}, {f.share(spec):.0%} kept" for f in chosen]
+    captions = [f"{place(data.path, lines[f.path])}, {f.path.name}: {f.size[0]} x {f.size[1]}, {f.share(spec):.0%} kept" for f in chosen]
     picture = picture or Path("outputs") / "check" / f"{data.path.stem}.png"
     draw(picture, chosen, captions, spec)
     return picture

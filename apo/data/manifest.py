@@ -2,7 +2,7 @@
 
 A kind of row is a dataclass: its fields are the columns, those with a default are optional, and their types say what a
 cell must be. Paths are relative to the manifest's folder, or absolute: whoever gives a manifest says which files are read.
-Row numbers count from 1, in JSONL and CSV those of the lines.
+Row numbers count from 1, in JSONL and CSV those of the lines; messages say which.
 """
 
 import filecmp
@@ -14,7 +14,7 @@ from typing import get_args
 
 from apo.data.cells import Domain, ImageFile, Segment, VideoFile, shown
 from apo.data.columns import Columns
-from apo.data.tables import Unreadable, records, table_file
+from apo.data.tables import Unreadable, place, records, table_file
 from apo.data.video import Spec, VideoError, probe, read_image, require_length, require_within
 from apo.errors import UserError
 from apo.terminal import progress
@@ -74,7 +74,7 @@ class ManifestError(UserError):
     def __init__(self, path: Path, problems: list[Problem]):
         self.path, self.problems = path, sorted(problems, key=lambda problem: problem.line)
         rows = len({problem.line for problem in problems})
-        listed = "".join(f"\n  line {problem.line}: {problem.message}" for problem in self.problems)
+        listed = "".join(f"\n  {place(path, problem.line)}: {problem.message}" for problem in self.problems)
         super().__init__(f"{path}: {rows} bad {'row' if rows == 1 else 'rows'}{listed}")
 
     def __reduce__(self):  # an exception with two arguments does not unpickle by itself

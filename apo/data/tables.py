@@ -37,8 +37,15 @@ def table_file(path: Path) -> Path:
     if not path.is_file():  # a pipe or a device, which may never end
         raise UserError(f"{path}: no regular file: give a .jsonl, .csv or .parquet file as data.path")
     if path.suffix not in KINDS:
-        raise UserError(f"{path}: a manifest is a .jsonl, .csv or .parquet file, this is {path.suffix or 'none of them'}")
+        kind = path.suffix or "none of them"
+        raise UserError(f"{path}: a manifest is a .jsonl, .csv or .parquet file, this is {kind}: give one as data.path")
     return path
+
+
+def place(path: Path, line: int) -> str:
+    """Of a row of the table at `path`, or in it if it is a folder, in a message."""
+    is_parquet = path.suffix == ".parquet" or (path / "metadata.parquet").is_file()
+    return f"{'row' if is_parquet else 'line'} {line}"
 
 
 def records(path: Path) -> Iterator[tuple[int, Record]]:

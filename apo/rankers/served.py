@@ -79,7 +79,10 @@ class ServedRanker:
         try:
             asyncio.run(self.hello(question(*(self.parts(clip) for clip in clips), self.domains.text(self.domains.default))))
         except UserError as error:
-            raise UserError(f"ranker.base_url={self.base_url} ranker.model={self.model}: {error}; {HELP}") from None
+            raise UserError(
+                f"ranker.base_url={self.base_url} ranker.model={self.model}: {error}; correct ranker.base_url, or start the server as "
+                "docs/serving.md says"
+            ) from None
 
     async def hello(self, content: list[dict]) -> None:
         """Asks once, and again where the server is busy, within hello_timeout_s. UserError unless a verdict comes back."""
@@ -102,11 +105,11 @@ class ServedRanker:
                     "give it more time"
                 ) from None
             except openai.APIConnectionError as error:
-                raise UserError(
-                    f"no server answers there ({reason(error)}): start one, for example `vllm serve {self.model}`, or correct the address"
-                ) from None
+                raise UserError(f"no server answers there ({reason(error)}): `vllm serve {self.model}` would start one") from None
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-                raise UserError(f"the server refuses the key of ranker.api_key_env={self.api_key_env} ({reason(error)})") from None
+                raise UserError(
+                    f"the server refuses the key of ranker.api_key_env={self.api_key_env} ({reason(error)}): export one that it takes"
+                ) from None
             except openai.APIStatusError as error:
                 raise UserError(f"the server does not answer ({reason(error)}){await self.hint(client, error)}") from None
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from apo.data.cells import ImageFile, VideoFile
-from apo.data.manifest import ManifestError, PairRow, Row, load, read
+from apo.data.manifest import ManifestError, PairRow, Problem, Row, load, read
 from apo.data.rankings import RankingRow
 from apo.data.video import write_video
 from apo.errors import UserError
@@ -67,12 +67,21 @@ def test_parquet_reads_as_jsonl_does(tmp_path, records, manifest):
     assert load(tmp_path / "m.parquet", PairRow, Spec()) == load(manifest, PairRow, Spec())
 
 
+def test_a_parquet_file_has_rows_not_lines(tmp_path, records):
+    records[2]["chosen"] = "nowhere.mp4"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "metadata.parquet")
+    for path in (tmp_path, tmp_path / "metadata.parquet"):
+        with pytest.raises(ManifestError, match="1 bad row\n  row 3: .*nowhere.mp4"):
+            load(path, PairRow, Spec())
+        assert "\n  row 3: wrong" in str(ManifestError(path, [Problem(3, "wrong")]))
+
+
 def test_what_is_not_a_manifest_says_so(tmp_path):
     with pytest.raises(UserError, match="data.path"):
         read(tmp_path / "none.jsonl", PairRow)
     for name in ("m.txt", "m.parquet"):
         (tmp_path / name).write_text("a,b")
-        with pytest.raises(ValueError, match=name):
+        with pytest.raises(ValueError, match=f"{name}: .*(give one as data.path|write it again)"):
             read(tmp_path / name, PairRow)
     with pytest.raises(ManifestError, match="no rows"):
         load(write_jsonl(tmp_path / "m.jsonl", []), PairRow, Spec())

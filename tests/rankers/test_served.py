@@ -228,7 +228,7 @@ def one_hot(label: str) -> Tensor:
 def test_check_says_what_is_wrong_before_a_run(server, monkeypatch, tmp_path):
     served(server.base_url).check(WORLD)
     nowhere = f"http://127.0.0.1:{free_port()}/v1"
-    with pytest.raises(ValueError, match=f"ranker.base_url={nowhere} ranker.model=base: no server answers there.*start one"):
+    with pytest.raises(ValueError, match=f"ranker.base_url={nowhere} ranker.model=base: no server answers there.*`vllm serve base` would"):
         served(nowhere).check(WORLD)
     with pytest.raises(ValueError, match="ranker.model=other.*HTTP 404.*it offers base, tuned"):
         served(server.base_url, model="other").check(WORLD)
