@@ -37,8 +37,9 @@ def naming(path: Path, partial: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename in (None, str(partial)):
-            error.filename, error.filename2 = str(path), None
+        name = str(error.filename or partial)
+        if error.errno is not None and name.startswith(str(partial)):  # it, or what lies in it
+            error.filename, error.filename2 = f"{path}{name.removeprefix(str(partial))}", None
         raise
     except SafetensorError as error:
         if (number := re.search(r"os error (\d+)", str(error))) is None:

@@ -73,6 +73,12 @@ def test_a_disk_that_refuses_is_one_line_with_the_path(tmp_path, number):
         assert text.startswith(f"config: {tmp_path / 'last.ckpt'}: {os.strerror(number)}; ") and text.endswith("run the same command again")
 
 
+def test_a_file_of_a_partial_folder_is_named_by_its_place_in_the_whole_one(tmp_path):
+    with pytest.raises(OSError) as caught, replacing_folder(tmp_path / "out") as partial:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(partial / "a/b.safetensors"))
+    assert caught.value.filename == str(tmp_path / "out/a/b.safetensors") and not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_names_the_file_whoever_writes(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")

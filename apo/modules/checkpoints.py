@@ -41,18 +41,20 @@ class Checkpoint:
 def newest(folder: Path) -> Checkpoint | None:
     """What the run in a folder continues from: its last checkpoint, or the previous one if the last is damaged.
 
-    None if there is no checkpoint; UserError if there are some and all are damaged.
+    None if there is no checkpoint; UserError if there are some and all are damaged, or a folder stands where one belongs.
     """
-    problems = []
-    for name in (LAST, PREVIOUS):
-        if not (path := folder / "checkpoints" / name).exists():
+    problems, paths = [], [folder / "checkpoints" / name for name in (LAST, PREVIOUS)]
+    if there := [path for path in paths if path.is_dir()]:  # the next checkpoint could not be written there
+        raise UserError(f"{there[0]} is a folder, where a checkpoint file belongs: move it away")
+    for path in paths:
+        if not path.exists():
             continue
         try:
             found = read(path, mmap=True)
         except UserError as error:
             problems.append(str(error))
             continue
-        instead = f"{problems[0]}; continuing from {name}, step {found['global_step']}" if problems else None
+        instead = f"{problems[0]}; continuing from {path.name}, step {found['global_step']}" if problems else None
         return Checkpoint(path, found["global_step"], found.get("settings"), "tensors" in found, instead)
     if problems:
         raise UserError(f"{'; '.join(problems)}: copy a whole checkpoint there, or delete {folder} to train it again")

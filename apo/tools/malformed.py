@@ -4,7 +4,7 @@ Each case spoils one thing in a working tree of its own and runs a command there
 names the field, file or line and a remedy, an exit status that is not 0 (or, where the damage can be mended, with 0 and a line that
 says so), no traceback, under 3 s of CPU where no model had to be loaded, no planted code run, and no file of the user changed.
 
-    python -m apo.tools.malformed --jobs 2                   # a table; every case in outputs/tools/malformed/results.csv
+    python -m apo.tools.malformed --jobs 2                   # what was wrong; each case, as it ends, in outputs/tools/malformed/results.csv
     python -m apo.tools.malformed --only 'label' --show      # what the commands said
 
 Commands are forked from a process that has imported the libraries, so their CPU is without imports; `--real` starts interpreters.
@@ -17,8 +17,9 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from itertools import count
 from pathlib import Path
@@ -126,8 +127,10 @@ def tried(case: Case, place: Place, shell: Real) -> Verdict:
         shutil.rmtree(tree, ignore_errors=True)
 
 
-def run(cases: Sequence[Case], jobs: int, real: bool, home: Path, show: bool = False) -> list[Verdict]:
-    """The verdicts in the order of the cases."""
+def run(
+    cases: Sequence[Case], jobs: int, real: bool, home: Path, show: bool = False, add: Callable[[Verdict], object] = lambda verdict: None
+) -> list[Verdict]:
+    """The verdicts in the order of the cases. add: is given each as it comes."""
     shells: SimpleQueue[Real] = SimpleQueue()
     for _ in range(jobs):
         shells.put(Real() if real else Warm(ROOT))
@@ -140,6 +143,7 @@ def run(cases: Sequence[Case], jobs: int, real: bool, home: Path, show: bool = F
             verdict = tried(case, place, shell)
         finally:
             shells.put(shell)
+        add(verdict)
         number = next(done)
         if verdict.wrong or show:
             print(f"[{number}/{total}] {case.name}: {verdict.wrong or 'ok'}: {verdict.said[:300]}", flush=True)
@@ -160,12 +164,14 @@ def all_cases(port: int) -> list[Case]:
     return [*malformed_manifests.cases(), *malformed_config.cases(), *malformed_state.cases(), *malformed_rankers.cases(port)]
 
 
-def write(verdicts: Sequence[Verdict], folder: Path) -> None:
+@contextmanager
+def results(folder: Path) -> Iterator[Callable[[Verdict], object]]:
+    """What writes a verdict into results.csv."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / "results.csv").open("w", buffering=1, newline="", encoding="utf-8", errors="replace") as file:
         table = csv.DictWriter(file, [field.name for field in fields(Verdict)])
         table.writeheader()
-        table.writerows({key: str(value).encode(errors="replace").decode() for key, value in asdict(v).items()} for v in verdicts)
+        yield lambda verdict: table.writerow(asdict(verdict))
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
@@ -185,9 +191,8 @@ def main() -> None:
     args = parser.parse_args()
     server = malformed_rankers.serve()
     cases = [case for case in all_cases(server.server_port) if re.search(args.only, case.name)]
-    with TemporaryDirectory() as home:
-        verdicts = run(cases, args.jobs, args.real, Path(home), args.show)
-    write(verdicts, RESULTS)
+    with TemporaryDirectory() as home, results(RESULTS) as add:
+        verdicts = run(cases, args.jobs, args.real, Path(home), args.show, add)
     print(summary(verdicts))
     if any(verdict.wrong for verdict in verdicts):
         sys.exit(f"malformed: {sum(bool(verdict.wrong) for verdict in verdicts)} of {len(verdicts)} cases: see {RESULTS}/results.csv")

@@ -11,7 +11,7 @@ import torch.distributed.checkpoint as dcp
 from apo.errors import UserError
 from apo.interfaces import Condition
 from apo.modules import checkpoints
-from apo.modules.checkpoints import PREVIOUS, newest, read
+from apo.modules.checkpoints import LAST, PREVIOUS, newest, read
 from apo.modules.tensor_files import TensorReader
 from tests.checkpoints import content, leave_checkpoint
 
@@ -45,19 +45,25 @@ def flipped(data: bytes) -> bytes:
     return data[:place] + b"\x01" + data[place + 1 :]
 
 
-@pytest.mark.parametrize("damage", [cut, flipped, lambda _: b"", lambda _: bytes(range(256)) * 40, lambda _: None])
+@pytest.mark.parametrize("damage", [cut, flipped, lambda _: b"", lambda _: bytes(range(256)) * 40])
 def test_a_damaged_last_one_falls_back_to_the_previous_and_says_so(tmp_path, damage):
     leave_checkpoint(tmp_path, 3, name=PREVIOUS)
     last = leave_checkpoint(tmp_path, 5)
-    data = damage(last.read_bytes())
-    last.unlink()
-    last.mkdir() if data is None else last.write_bytes(data)
+    last.write_bytes(damage(last.read_bytes()))
     found = newest(tmp_path)
     assert found.step == 3 and found.path.name == PREVIOUS
     assert found.instead.startswith(f"{last} is damaged (") and found.instead.endswith("continuing from previous.ckpt, step 3")
     assert "\n" not in found.instead
     (tmp_path / "checkpoints" / "previous.ckpt").write_bytes(b"damaged too")
     with pytest.raises(UserError, match=rf"last.ckpt is damaged .*previous.ckpt is damaged .*: copy a whole .* or delete {tmp_path}"):
+        newest(tmp_path)
+
+
+@pytest.mark.parametrize("name", [LAST, PREVIOUS])
+def test_a_folder_in_a_checkpoints_place_is_refused_before_steps_are_spent(tmp_path, name):
+    leave_checkpoint(tmp_path, 3, name=PREVIOUS if name == LAST else LAST)
+    (tmp_path / "checkpoints" / name).mkdir()
+    with pytest.raises(UserError, match=f"{name} is a folder, where a checkpoint file belongs: move it away"):
         newest(tmp_path)
 
 
