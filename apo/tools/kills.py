@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class Place:
     def tree(self, name: str) -> Path:
         tree = working_tree(self.home / name)
         if not (tree / VLM).exists():
-            (tree / VLM).symlink_to(ROOT / "apo/world/checkpoints/ranker/base")
+            shutil.copytree(ROOT / "apo/world/checkpoints/ranker/base", tree / VLM)  # a link to it judges the world's videos alone
         return tree
 
 
@@ -187,8 +187,12 @@ def run(names: Sequence[str], count: int, jobs: int, seed: int, real: bool, home
     shares = {name: count * (i + 1) // len(names) - count * i // len(names) for i, name in enumerate(names)}
     with ThreadPoolExecutor(jobs) as pool:
         started = [pool.submit(kill_target, name, place, record, share, count, seed, real) for name, share in shares.items()]
-        for job in started:
-            job.result()
+        try:
+            for job in as_completed(started):
+                job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return record.cycles
 
 

@@ -82,6 +82,7 @@ class Place:
         from apo.world.build.pipeline import tiny_wan22  # takes seconds to import
 
         tiny_wan22(self.home / "model")
+        shutil.copytree(ROOT / "apo/world/checkpoints/ranker/base", self.home / "vlm")  # a link to it judges the world's videos alone
         write_manifests(self.home / "data", 2)
         written(self.home / "data/other.jsonl", [{"prompt": f"a man waves {i}", "image": f"first_{i}.png"} for i in range(2)])
         self.first = self.tree()
@@ -93,7 +94,7 @@ class Place:
 
     def tree(self) -> Path:
         tree = working_tree(self.home / f"tree_{next(self.number)}")
-        (tree / "vlm").symlink_to(ROOT / "apo/world/checkpoints/ranker/base")
+        (tree / "vlm").symlink_to(self.home / "vlm")
         (tree / "model").symlink_to(self.home / "model")
         shutil.copytree(self.home / "data", tree / "data")
         (tree / "guard").mkdir()
