@@ -26,7 +26,7 @@ from apo.files import sweep, write_tensors
 from apo.generate import generate, initial_noise
 from apo.guidance.cfg_stg import CFGSTG
 from apo.interfaces import Condition
-from apo.lock import holding
+from apo.lock import holding, was_killed
 from apo.modules.cluster import require_accelerator
 from apo.outputs import require_inside, results_name, run_folder
 from apo.policies.adapter import adapter_hash, adapter_settings
@@ -65,7 +65,7 @@ def report_on(judge: "Judge", ours: Arm, theirs: Arm | None) -> dict:
     """Scores one arm, compares it with `theirs` if that is another, writes and prints its report."""
     compares = theirs is not None and ours.adapter is not None and theirs.folder.resolve() != ours.folder.resolve()
     both = [theirs, ours] if compares else [ours]
-    with nullcontext() if not compares or judge.saved(theirs) else judge.holding(theirs):
+    with judge.holding(theirs) if compares and judge.is_unfinished(theirs) else nullcontext():
         found = [judge.score(arm) for arm in both]
         report, reference = found[-1], found[0] if compares else None
         if reference is not None and not results.reported(theirs.folder / judge.subfolder, reference):
@@ -185,6 +185,10 @@ class Judge:
         found = results.read(folder / "rows.json")
         whole = found is not None and found.get("key") == head["key"] and found["n"] == head["n"]
         return found | head if whole and not Written(folder).changed("rows.json") else None  # perhaps copied from another arm
+
+    def is_unfinished(self, arm: Arm) -> bool:
+        """Whether an arm has no saved scores, or was left in the middle by a process that was killed."""
+        return self.saved(arm) is None or was_killed(arm.folder / self.subfolder)
 
     def head(self, arm: Arm) -> dict:
         digest = hashlib.sha256(json.dumps(self.key(arm), sort_keys=True).encode()).hexdigest()[:16]

@@ -95,6 +95,11 @@ def holder_of(folder: Path) -> Holder | None:
     return holder if lives else None
 
 
+def was_killed(folder: Path) -> bool:
+    """Whether the lock of a dead process lies in a folder."""
+    return (folder / NAME).exists() and holder_of(folder) is None
+
+
 def stopping() -> None:
     """Tells processes that wait for this one's folders that it has been asked to stop."""
     for lock in held:
