@@ -18,6 +18,7 @@ from apo.data.pairs import PairDataset, PairSplit, UserRows, encoded, say_notes
 from apo.data.video import Spec, read_image
 from apo.interfaces import Policy
 from apo.numbers import Count, Null, Text
+from apo.policies.model import VideoSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,9 @@ class PromptConditions:
     count: Annotated[Count | None, Null("for all that a manifest has")]
     spec: Spec
     columns: Mapping[str, str] | None = None
+
+    def __post_init__(self):
+        self.spec = VideoSpec.of(self.spec)
 
     @cached_property
     def rows(self) -> list[PromptRow]:

@@ -21,6 +21,7 @@ from apo.data.video import Spec, read_video
 from apo.errors import UserError
 from apo.interfaces import Policy
 from apo.numbers import ProperShare, Seed, Text
+from apo.policies.model import VideoSpec
 from apo.rankers.domains import DomainRule
 
 
@@ -107,7 +108,7 @@ class UserRankings:
         columns: Mapping[str, str] | None = None,
     ):  # fmt: skip
         self.columns = columns
-        self.path, self.domains, self.domain, self.spec = Path(path), domains, domain, spec
+        self.path, self.domains, self.domain, self.spec = Path(path), domains, domain, VideoSpec.of(spec)
         self.validation_fraction, self.seed = validation_fraction, seed
         if not 0 <= validation_fraction < 1:
             raise UserError(f"data.validation_fraction={validation_fraction}: give a number in [0, 1)")

@@ -1,7 +1,7 @@
 """What a model is: a pipeline folder and the numbers that sampling from it needs (conf/model/*.yaml)."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -58,6 +58,11 @@ class VideoSpec:
         if self.fit not in ("crop", "pad"):
             raise UserError(f"model.spec.fit={self.fit}: give crop or pad")
 
+    @classmethod
+    def of(cls, spec):
+        """A spec as it is, or of what a YAML file says, which may leave out what has a default."""
+        return cls(**spec) if isinstance(spec, Mapping) else spec
+
     def check(self, temporal: int, spatial: int) -> None:
         """ValueError unless the VAE (temporal, spatial factor times patch) divides the sizes; names the nearest that it can."""
         if (self.frames - 1) % temporal or self.frames < 1:
@@ -91,8 +96,7 @@ class WanModel:
     def __post_init__(self):
         if self.dtype not in DTYPES:
             raise ValueError(f"model.dtype={self.dtype}: give one of {', '.join(DTYPES)}")
-        if not isinstance(self.spec, VideoSpec):
-            object.__setattr__(self, "spec", VideoSpec(**self.spec))
+        object.__setattr__(self, "spec", VideoSpec.of(self.spec))
 
     def local(self) -> Path | None:
         """The pipeline folder if there is one on this disk."""

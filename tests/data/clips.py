@@ -24,6 +24,9 @@ class Spec:
     fit: str = "crop"
 
 
+SIZES = {"height": 16, "width": 24, "frames": 5, "fps": 8}  # the same without what has a default
+
+
 class FakePolicy:
     """Encodes by averaging; counts the videos it was asked for."""
 

@@ -15,7 +15,7 @@ from apo.data.pairs import StepBatches
 from apo.data.prompts import PromptConditions, UserPrompts
 from apo.interfaces import Condition
 from apo.world.prompts import WorldPrompts
-from tests.data.clips import FakePolicy, Spec, write_jsonl
+from tests.data.clips import SIZES, FakePolicy, Spec, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,7 +64,7 @@ def test_bad_rows_are_reported_at_once(tmp_path, manifest):
 def test_held_out_conditions_come_of_any_table_and_any_columns(tmp_path, manifest):
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     (tmp_path / "metadata.csv").write_text("text,file_name\n" + "".join(f"{row['prompt']},{row['image']}\n" for row in rows))
-    plain = PromptConditions(str(manifest), 3, Spec())
+    plain = PromptConditions(str(manifest), 3, OmegaConf.create(SIZES))  # as YAML says it: `fit` may be left out
     mapped = PromptConditions(str(tmp_path), 3, Spec(), {"prompt": "text", "image": "file_name"})
     mapped.check(Spec())
     assert mapped.identity == plain.identity and mapped.batch(1, 3)[0] == plain.batch(1, 3)[0]

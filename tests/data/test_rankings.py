@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from apo.data.manifest import ManifestError
 from apo.data.rankings import UserRankings
 from apo.rankers.domains import DomainRule
-from tests.data.clips import Spec, counted, numbers, write_jsonl
+from tests.data.clips import SIZES, Spec, counted, numbers, write_jsonl
 
 RULE = DomainRule({"landscape": "non_human"}, "human", None)
 
@@ -39,6 +40,11 @@ def test_items_are_the_rows_decoded_to_the_spec(tmp_path, records):
     assert batch.first.shape == (2, 5, 3, 16, 24) and batch.first.dtype == torch.uint8
     assert numbers(batch.first[0]) == [1, 2, 3, 4, 5] and numbers(batch.second[0]) == [21, 22, 23, 24, 25]
     assert batch.label.tolist() == [2, 3] and batch.prompt == ["person 1", "person 2"]
+
+
+def test_a_spec_of_yaml_may_leave_out_how_videos_are_fitted(tmp_path, records):
+    data = rankings(tmp_path, records, spec=OmegaConf.create(SIZES)).prepare(None).train
+    assert data[0]["first"].shape == (5, 3, 16, 24)
 
 
 def test_no_prompt_is_on_both_sides(tmp_path, records):
