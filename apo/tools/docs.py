@@ -14,8 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -84,46 +83,51 @@ def cut(folder: Path) -> None:
 
 
 @dataclass
-class Lane:
-    """A clone in which commands run one after another."""
+class Clone:
+    """In which commands run one after another. done: by words, since documents write some commands in two ways."""
 
     root: Path
     warm: Warm
     port: int = field(default_factory=lambda: free_port())
-    done: dict[str, Done] = field(default_factory=dict)
+    done: dict[tuple[str, ...], Done] = field(default_factory=dict)
     servers: list[subprocess.Popen] = field(default_factory=list)
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of all that was run so far."""
+        return sum(done.cpu_s for done in self.done.values())
 
     def run(self, command: Shown) -> Done:
         """A command, after those that it needs."""
         return self.python(command.text) if command.python else self.command(command.text)
 
     def command(self, text: str) -> Done:
-        if text not in self.done:
+        words = self.small(text)
+        if words not in self.done:
             for pattern, needed in settings()["needs"].items():
                 if re.search(pattern, text) and needed != text:
                     self.command(needed)
             url = next((url for pattern, url in settings()["servers"].items() if re.search(pattern, text)), None)
-            self.done[text] = self.execute(self.small(text)) if url is None else self.serve(self.small(text), url.format(port=self.port))
-        return self.done[text]
+            self.done[words] = self.execute(words) if url is None else self.serve(words, url.format(port=self.port))
+        return self.done[words]
 
-    def small(self, text: str) -> list[str]:
+    def small(self, text: str) -> tuple[str, ...]:
         """The words of a command, with what placeholders stand for."""
         more = [words for pattern, words in settings()["appended"].items() if re.search(pattern, text)]
         for old, new in settings()["replaced"].items():
             text = text.replace(old, new)
-        return shlex.split(" ".join([text, *more]).replace("{port}", str(self.port)))
+        return tuple(shlex.split(" ".join([text, *more]).replace("{port}", str(self.port))))
 
-    def execute(self, words: list[str]) -> Done:
+    def execute(self, words: Sequence[str]) -> Done:
         if words[0] == "make":
             return self.program(["make", "-o", ".venv/installed", f"BIN={self.warm.folder}", *words[1:]])
         return self.program([self.warm.python, *words[1:]])
 
     def program(self, words: list[str]) -> Done:
         done = executed(words, self.root, LIMIT_S, OPTIONS)
-        self.warm.settled()
-        return done
+        return replace(done, cpu_s=done.cpu_s + self.warm.settled())
 
-    def serve(self, words: list[str], url: str) -> Done:
+    def serve(self, words: Sequence[str], url: str) -> Done:
         """Starts a server and waits until it answers."""
         began, log = time.monotonic(), (self.root / "server.log").open("w+b")
         self.servers.append(subprocess.Popen([sys.executable, *words[1:]], cwd=self.root, stdout=log, stderr=log))
@@ -160,55 +164,53 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_lane(commands: Sequence[Shown], folder: Path, report) -> list[bool]:
+def run_all(commands: Sequence[Shown], folder: Path, report) -> list[bool]:
     with Warm(clone(folder)) as warm:
-        lane = Lane(folder, warm)
+        there = Clone(folder, warm)
         try:
-            return [report(command, lane.run(command)) for command in commands]
+            return [report(command, there.run(command), there.cpu_s) for command in commands]
         finally:
-            lane.close()
+            there.close()
 
 
 class Report:
     """Prints and keeps how each command ended."""
 
     def __init__(self, count: int, folder: Path):
-        self.count, self.folder, self.began, self.rows = count, folder, time.monotonic(), []
+        self.count, self.folder, self.cpu_s, self.rows = count, folder, 0.0, []
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
 
-    def __call__(self, command: Shown, done: Done) -> bool:
+    def __call__(self, command: Shown, done: Done, cpu_s: float) -> bool:
         said = "ok" if done.code == 0 else f"FAILED ({done.code}): {(done.lines or ['nothing was printed'])[-1][:200]}"
-        self.rows.append([command.place, command.text.splitlines()[0], done.code, f"{done.wall_s:.1f}"])
-        took = f"{done.wall_s:6.1f} s  {command.place:24}"
-        print(f"[{len(self.rows)}/{self.count}, {time.monotonic() - self.began:.0f} s] {took} {self.rows[-1][1][:90]}  {said}", flush=True)
+        self.cpu_s = cpu_s
+        self.rows.append([command.place, command.text.splitlines()[0], done.code, f"{done.cpu_s:.1f}"])
+        took = f"{done.cpu_s:6.1f} s  {command.place:24}"
+        print(f"[{len(self.rows)}/{self.count}, {cpu_s:.0f} s] {took} {self.rows[-1][1][:90]}  {said}", flush=True)
         if done.code:
             (self.folder / f"{command.place.replace('/', '_').replace(':', '_')}.log").write_text(f"{command.text}\n{done.output}")
         return done.code == 0
 
     def write(self) -> None:
         with (self.folder / "results.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([["place", "command", "code", "seconds"], *sorted(self.rows)])
+            csv.writer(file).writerows([["place", "command", "code", "cpu_s"], *sorted(self.rows)])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="regular expression: commands or places that match")
-    parser.add_argument("--keep", type=Path, help="folder for the clones, which then stay")
+    parser.add_argument("--keep", type=Path, help="folder for the clone, which then stays")
     args = parser.parse_args()
     everything = shown(ROOT)
     wanted = [command for command in everything if listed(command) is None and re.search(args.only, f"{command.place} {command.text}")]
-    lanes = [[c for c in wanted if (c.file == "README.md") == first] for first in (True, False)]
     report = Report(len(wanted), RESULTS)
-    with TemporaryDirectory() as temporary, ThreadPoolExecutor(2) as pool:
-        home = args.keep or Path(temporary)
-        jobs = [pool.submit(run_lane, commands, home / f"clone_{i}", report) for i, commands in enumerate(lanes) if commands]
-        good = [ok for job in jobs for ok in job.result()]
+    with TemporaryDirectory() as temporary:
+        good = run_all(wanted, args.keep or Path(temporary) / "clone", report)
     report.write()
     for command in everything:
         if (why := listed(command)) is not None:
             print(f"not run: {command.place} {command.text.splitlines()[0][:100]}: {why}")
-    print(f"{sum(good)} of {len(wanted)} commands ran to their end in {time.monotonic() - report.began:.0f} s; {RESULTS}")
+    print(f"{sum(good)} of {len(wanted)} commands ran to their end in {report.cpu_s:.0f} s of CPU; {RESULTS}")
     if wrong := problems(everything) + (["a command failed"] if not all(good) else []):
         sys.exit("docs: " + "; ".join(wrong))
 

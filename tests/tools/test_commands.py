@@ -1,8 +1,9 @@
 """Which commands the documents show, and that each is run or listed."""
 
 from apo.tools.commands import in_document, shown
-from apo.tools.docs import cut, listed, problems, settings, snippet
+from apo.tools.docs import Clone, cut, listed, problems, settings, snippet
 from apo.tools.inputs import ROOT
+from apo.tools.warm import Done, Real
 
 TEXT = """# Title
 Say `python train.py stage=offline` or `train.py` or `evaluate.py
@@ -55,3 +56,12 @@ def test_the_defaults_of_a_tree_are_cut_where_docs_yaml_says(tmp_path):
             target.write_text(path.read_text())
     cut(tmp_path)  # raises if a file no longer has what is to be cut
     assert "max_steps: 2" in (tmp_path / "conf/train.yaml").read_text()
+
+
+def test_a_command_that_is_written_in_two_ways_runs_once_and_after_what_it_needs(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(Clone, "program", lambda clone, words: ran.append(words[1:]) or Done(0, "", 2.0, 1.0))
+    clone = Clone(tmp_path, Real())
+    for text in ("python evaluate.py run=main stage=offline", "python evaluate.py run=<run> stage=<stage>"):
+        clone.command(text)
+    assert ran == [["train.py", "stage=offline", "sampler=apo"], ["evaluate.py", "run=main", "stage=offline"]] and clone.cpu_s == 4.0
