@@ -146,4 +146,4 @@ def check_targets(targets: Sequence[str], architecture: Architecture) -> None:
     """ValueError for a LoRA target that the transformer lacks; peft itself asks that one of them is there."""
     layers = linear_layers(architecture.transformer)
     if lacking := [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in layers)]:
-        raise ValueError(f"policy.lora.targets: the model has no layer {lacking[0]}; blocks have, among others, {', '.join(ATTENTION)}")
+        raise ValueError(f"policy.lora.targets: the model has no layer {lacking[0]}; give some of {', '.join(ATTENTION)}, ...")

@@ -44,10 +44,21 @@ class Reply(Strict):
 
     choices: Annotated[list[Choice], Field(min_length=1)]
 
+    @property
+    def answer(self) -> str:
+        return self.choices[0].message.content
+
     def alternatives(self) -> list[Alternative]:
-        """Of the answer's first token; none where the server gives no probabilities."""
+        """Of the answer's first token; none where the server gives no probabilities. UserError if they are of something else."""
         logprobs = self.choices[0].logprobs
-        return (logprobs.content[0].top_logprobs or []) if logprobs is not None and logprobs.content else []
+        if logprobs is None or not logprobs.content:
+            return []
+        if not self.answer.strip().startswith((token := logprobs.content[0].token).strip()):
+            raise UserError(
+                f"the ranking server answered {self.answer[:80]!r} with the probabilities of {token[:80]!r}: mend the server, or give "
+                "ranker.top_logprobs=null, which takes answers as certain"
+            )
+        return logprobs.content[0].top_logprobs or []
 
 
 def label_probabilities(body: bytes) -> Tensor:
@@ -62,7 +73,7 @@ def label_probabilities(body: bytes) -> Tensor:
         place = ".".join(map(str, first["loc"])) or "the answer"
         start = " ".join(body[:120].decode(errors="replace").split())
         raise UserError(f"the ranking server's answer is no chat completion ({place}: {first['msg']}), it begins with {start!r}") from None
-    label = parse_label(reply.choices[0].message.content)
+    label = parse_label(reply.answer)
     found = torch.zeros(len(LABELS), dtype=torch.float64)
     alternatives = reply.alternatives()
     if (total := sum(math.exp(a.logprob) for a in alternatives)) > 1 + ROUNDING:

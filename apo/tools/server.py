@@ -52,6 +52,7 @@ def handle(client: socket.socket, python: Path) -> None:
     if not (pid := os.fork()):
         client.close()
         become(request, streams, str(python))
+    os.setpgid(pid, pid)  # as it does itself: whoever is first
     ready = select.select([client, os.pidfd_open(pid)], [], [])[0]
     if client in ready:  # nothing more is ever sent: the client is gone
         os.killpg(pid, signal.SIGKILL)

@@ -26,6 +26,7 @@ WRONG = {  # name -> (status, body, what is said)
     "an infinite one": (200, completion("1", token(float("-inf"))), "logprob"),
     "NaN": (200, completion("1", token(float("nan"))), "logprob"), "a text": (200, completion("1", token("-1")), "logprob"),
     "null": (200, completion("1", token(None)), "logprob"), "a token that is a number": (200, completion("1", token(-1.0, 1)), "token"),
+    "of another token": (200, completion("1", token(-0.1, "a")), "answered '1' with the probabilities of 'a': .*top_logprobs=null"),
     "too much": (200, completion("1", token(0.0, top_logprobs=[{"token": t, "logprob": 0.0} for t in "123"])), "sum to 3"),
     "a redirect": (302, b"", "HTTP 302.*sends to http://elsewhere/v1; give that address"),
     "not found": (404, HTML, "HTTP 404.*most servers' address ends in /v1"), "a wrong key": (401, {"error": "no"}, "refuses the key"),

@@ -37,3 +37,9 @@ def test_what_takes_too_long_is_killed_with_its_children(shells, tmp_path):
     for shell in shells:
         done = shell.run(["script.py", "hang"], tmp_path, 1, NAME="x")
         assert done.code == -9 and done.wall_s < 20
+
+
+def test_what_is_killed_before_it_has_begun_has_ended(shells, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    for milliseconds in range(0, 60, 3):
+        assert shells[0].run(["script.py", "hang"], tmp_path, milliseconds / 1000, NAME="x").code == -9
