@@ -62,7 +62,7 @@ def clone(folder: Path, source: Path = ROOT) -> Path:
     subprocess.run(["git", "clone", "--quiet", source, folder], check=True)
     (folder / ".venv").symlink_to((source / ".venv").resolve())
     cut(folder)
-    shutil.copytree(folder / "apo/world/checkpoints/ranker/base", folder / "vlm")
+    shutil.copytree(folder / "apo/world/checkpoints/ranker/base", folder / "qwen3_vl")
     manifests = write_manifests(folder, 4)
     shutil.copy(manifests["prompts"], folder / "held_out.jsonl")
     written(folder / "videos.jsonl", [{"prompt": f"digit {i}", "video": f"good_{i}.mp4"} for i in range(2)])
