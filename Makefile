@@ -27,7 +27,7 @@ WORKERS ?= 2
 test: install ## every test, in two processes (WORKERS=N for more)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-ci: lint ## what CI runs before the tests
+ci: lint docs ## what CI runs before the tests
 
 docs: install ## every command of README and docs in a fresh clone, at a small size
 	$(BIN)/python -m apo.tools.docs
