@@ -34,7 +34,7 @@ from apo.tools.warm import Done, Real, Warm
 RESULTS = Path("outputs/tools/malformed")
 LIMIT_S, CPU_S = 90, 3
 REMEDY = re.compile(
-    r"\b(give|use|set|add|delete|make|lower|raise|drop|copy|write|train|run|start|check|install|choose|take|leave|put|remove|rename|need|"
+    r"\b(give|use|set|add|delete|make|lower|raise|drop|copy|write|train|run|start|check|install|choose|take|leave|put|remove|rename|need|move|"
     r"needs|must|name|wait|continue|continues|save|label|encode|did you mean|closest|known|there are|required|one of|choices?|free|mend|"
     r"quote|mended|rebuilt|anew|falls? back|previous)\b", re.I,
 )  # fmt: skip
