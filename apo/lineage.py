@@ -105,7 +105,7 @@ def other_shape(cfg: DictConfig, found: dict) -> str:
 
 def require_same_start(cfg: DictConfig, folder: Path) -> None:
     """UserError if the run in `folder` began with another adapter than cfg.adapter holds today."""
-    if not (folder / START).is_file():
+    if not (folder / START).exists():
         return
     before, now = read_json(folder / START, remedy := f"delete {folder} to train it again"), files(cfg)
     if before is not None and not (isinstance(before, dict) and all(isinstance(value, str) for value in before.values())):

@@ -92,12 +92,12 @@ def require_same_kind(found: Checkpoint, now: dict) -> None:
 
 
 def require_curve(folder: Path, step: int) -> None:
-    """UserError if metrics.csv lacks steps that the checkpoint has; a file that is not there at all begins anew."""
+    """UserError if metrics.csv lacks steps that the checkpoint has; one that is not there at all begins anew."""
     path = folder / "metrics.csv"
     steps = [int(row["step"]) for row in metrics(path)]
     kept = [each for each in steps if each < step]
-    if steps and len(kept) != step - steps[0]:
-        lacking = next(each for each in range(steps[0], step) if each not in set(kept))
+    if path.exists() and step and not steps or steps and len(kept) != step - steps[0]:
+        lacking = next(each for each in range(min(steps, default=0), step) if each not in set(kept))
         raise UserError(
             f"{path} is damaged (no row of step {lacking}, and the checkpoint is of step {step}): copy the whole file there, or "
             "delete it: the run goes on, and its curve begins there"

@@ -52,6 +52,7 @@ DAMAGE = [
     ("metrics.csv", b"step,train/loss\n0,0.5\n0,0.5\n", "metrics.csv is damaged .line 3: step 0 follows step 0"),
     ("metrics.csv", b"step,train/loss\n0,0.5\n2,0.5\n", "metrics.csv is damaged .no row of step 1, and the checkpoint is of step 3"),
     ("metrics.csv", b"loss\n0.5\n", "metrics.csv is damaged"),
+    *(("metrics.csv", text, "metrics.csv is damaged .no row of step 0, and") for text in (b"", b"step,tr", b"moved to the archive\n")),
 ]
 
 

@@ -60,7 +60,10 @@ class MetricsCSV(Logger):
         """Forgets the rows from `step` on: a run killed after its last checkpoint takes those steps again."""
         rows = [row for row in self.read() if int(row["step"]) < step]
         self.columns, self.last = list(rows[0]) if rows else [], {}
-        self._write(rows)
+        if rows:
+            self._write(rows)
+        else:
+            self.path.unlink(missing_ok=True)
 
     def read(self) -> list[dict[str, str]]:
         return metrics(self.path)

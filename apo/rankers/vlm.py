@@ -167,6 +167,7 @@ class TrainableVLM(RankingVLM):
         write_tensors(folder / WEIGHTS, {PREFIX + key: value.detach().cpu().contiguous() for key, value in state.items()})
         config = self.model.peft_config[TRAINED]
         config.base_model_name_or_path = self.path
+        config.target_modules = sorted(config.target_modules)  # of peft's set: its order is another in each process
         config.save_pretrained(folder)
 
 

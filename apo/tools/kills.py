@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from apo.files import write_json
-from apo.tools.inputs import ROOT, working_tree, write_manifests
+from apo.tools.inputs import KINDS, ROOT, working_tree, write_manifests
 from apo.tools.kill_targets import INTERVAL, Target, targets
 from apo.tools.leftovers import done_twice, files, rows
 from apo.tools.stages import VLM
@@ -63,7 +63,10 @@ class Place:
 
             tiny_wan22(self.home / "half")
             (self.home / "half").rename(self.home / "model")
-        self.targets = targets(self.home / "model", write_manifests(self.home / "data", 4))
+        if not (self.home / "data").exists():  # written once: caches remember when their files were written
+            write_manifests(self.home / "half_data", 4)
+            (self.home / "half_data").rename(self.home / "data")
+        self.targets = targets(self.home / "model", {kind: self.home / f"data/{kind}.jsonl" for kind in KINDS})
 
     def tree(self, name: str) -> Path:
         tree = working_tree(self.home / name)
