@@ -147,7 +147,8 @@ def state() -> Iterator[Case]:
         for file in names:
             for name, change in DAMAGES.items():
                 yield Case(f"{said}: {file}: {name}", command, (file,), damages(f"{ADAPTER}/{file}", change), loads=True)
-            yield Case(f"{said}: {file}: gone", command, (file,), removes(f"{ADAPTER}/{file}"), loads=True)
+            named = rf"{file}|no finished adapter"  # lineage.json is what an adapter is finished by
+            yield Case(f"{said}: {file}: gone", command, (named,), removes(f"{ADAPTER}/{file}"), loads=True)
         spoil = planted(f"{ADAPTER}/lineage.json", "target")
         yield Case(f"{said}: lineage.json: planted", command, (r"lineage\.json",), spoil, EITHER, True)
         for name, change in {"NaN": lambda t: t * float("nan"), "integers": lambda t: t.int()}.items():
