@@ -36,8 +36,7 @@ def find(cfg: DictConfig, name: str | None, key: str = "stage") -> Arm:
         return Arm(BASELINE, run / BASELINE, None)
     folder = next((f for f in (inside(run, name, key), Path(str(name))) if name != "" and is_folder(f)), None)
     if folder is None:
-        finished = ", ".join(sorted(path.name for path in run.glob("*") if is_finished(path))) or "nothing"
-        raise EvaluationError(f"{key}={name}: {run}/{name} is not there; {run} has finished: {finished}")
+        raise EvaluationError(f"{key}={name}: {run}/{name} is not there; {finished(run)}")
     if not is_finished(folder) and (holder := holder_of(folder)) is not None:
         raise EvaluationError(f"{folder} has no finished adapter yet, and is in use by {holder}: evaluate it after its end")
     if not is_finished(folder):
@@ -52,8 +51,13 @@ def find_all(cfg: DictConfig) -> list[Arm]:
     run = run_folder(cfg.run)
     names = sorted(path.name for path in run.glob(plain_name("stage", cfg.arm)) if is_finished(path))
     if not names:
-        raise EvaluationError(f"nothing in {run} matches stage={cfg.arm} and has a finished adapter")
+        raise EvaluationError(f"stage={cfg.arm} matches no finished adapter: {finished(run)}: give one of these")
     return [find(cfg, name) for name in names]
+
+
+def finished(run: Path) -> str:
+    """What a run has, in a message."""
+    return f"{run} has finished: {', '.join(sorted(path.name for path in run.glob('*') if is_finished(path))) or 'nothing'}"
 
 
 def inside(run: Path, name, key: str) -> Path | None:
