@@ -123,6 +123,8 @@ def main() -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         judge = Judge(compose("evaluate", [f"run={given.run}", f"arm={given.stage}", "videos=0", *given.overrides]))
     arms = [BASELINE, given.stage]
+    if not 1 <= given.count <= len(judge.conditions):
+        raise SystemExit(f"oracle_audit: --count {given.count}: give 1 to {len(judge.conditions)}, as many as conditions.count")
     if given.draw:
         draw(judge, arms, given.count, Path("outputs") / given.run / "oracle_audit")
         return
