@@ -43,7 +43,8 @@ def next_command(cfg: DictConfig, folder: Path) -> str:
         given = [f"ranker.path={adapter}"] if cfg.vlm.lora is None else [f"ranker.path={quoted(cfg.vlm.path)}", f"ranker.adapter={adapter}"]
         return script("train.py", "stage=online", "ranker=qwen3_vl", *given)
     run = OUTPUTS / str(cfg.run)
-    name = folder.relative_to(run.absolute()) if folder.absolute().is_relative_to(run.absolute()) else shown(folder)
+    inside = folder.absolute().is_relative_to(run.absolute())
+    name = folder.absolute().relative_to(run.absolute()) if inside else shown(folder)
     given = [f"run={quoted(cfg.run)}", f"stage={quoted(name)}"]
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     given += [override for override in overrides if CARRIED.fullmatch(override)]

@@ -195,7 +195,7 @@ def test_a_half_online_run_killed_and_resumed_equals_an_uninterrupted_one(comman
 
 @pytest.mark.parametrize("override, said", [
     ("sampler.nope=1", "nope"),
-    ("sampler=nope", "apo\n"),
+    ("sampler=nope", "there are apo, logit_normal, uniform"),
     ("data.path=nowhere.jsonl", "config: .*nowhere.jsonl"),
 ])  # fmt: skip
 def test_mistakes_end_with_the_key_and_no_traceback(command, override, said):

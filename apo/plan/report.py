@@ -62,7 +62,8 @@ def planned(cfg: DictConfig, known: Plan | None = None) -> Plan:
     """known: a plan of the same model, videos and adapter, whose counts are taken over. ValueError names the field."""
     if "vlm" in cfg:
         raise ValueError(f"stage={cfg.stage.name} trains a ranking model, which is not planned here: give a stage of the video model")
-    check_values(cfg, "Planning")
+    if known is None:  # else the command is another stage's, with settings that this one may not have
+        check_values(cfg, "Planning")
     layout, step = costs.layout_of(cfg), costs.step_of(cfg)
     if known is not None:
         return Plan(cfg, known.architecture, known.passes, step, layout, known.frozen)
