@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +29,14 @@ class OfflineRun:
         return [row["trainer/global_step"] for row in self.rows]
 
 
-def offline_runs(folder: Path) -> list[OfflineRun]:
-    """Of all files below a folder, in the order in which they began."""
-    return [read(path) for path in sorted(folder.rglob("*.wandb"), key=lambda path: path.parent.name)]
+def offline_runs(folder: Path, patience_s: float = 30.0) -> list[OfflineRun]:
+    """Of all files below a folder, in the order in which they began; W&B's own process writes the end of one a moment later."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        found = [read(path) for path in sorted(folder.rglob("*.wandb"), key=lambda path: path.parent.name)]
+        if all(run.exit_code is not None for run in found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
 
 
 def read(path: Path) -> OfflineRun:
