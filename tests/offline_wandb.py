@@ -56,13 +56,15 @@ def read(path: Path) -> OfflineRun:
 
 def records(data: bytes) -> Iterator[bytes]:
     """The records of a log: parts with a header of checksum, length and type, in blocks that end with zeros where none fits."""
-    assert data.startswith(MAGIC)
+    assert MAGIC.startswith(data[: len(MAGIC)])
     place, record = HEADER, b""
     while place + HEADER <= len(data):
         if BLOCK - place % BLOCK < HEADER:
             place += BLOCK - place % BLOCK
             continue
         _, length, kind = struct.unpack_from("<IHB", data, place)
+        if place + HEADER + length > len(data):
+            return  # still being written
         record += data[place + HEADER : place + HEADER + length]
         place += HEADER + length
         if kind in LAST:
