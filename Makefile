@@ -1,6 +1,7 @@
 # Diffusion-APO. `make help` lists the targets.
 PYTHON ?= python3.11
 BIN := .venv/bin
+PIP := $(BIN)/pip -qq --disable-pip-version-check # errors alone
 ARGS ?=
 # what train.py is given that evaluations and reports have to be told, too
 MODEL = $(filter model=% model.%,$(ARGS))
@@ -12,11 +13,9 @@ install: .venv/installed ## the environment, in .venv
 
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check torch==$$(sed -n 's/^torch==//p' requirements.txt)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . || $(BIN)/pip install --quiet --no-deps --editable .
-	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
-		cp apo/cpu_torchvision.py $$site/_cpu_torchvision.py && echo "import _cpu_torchvision" > $$site/_cpu_torchvision.pth
+	$(PIP) install torch==$$(sed -n 's/^torch==//p' requirements.txt)
+	$(PIP) install -r requirements.txt
+	$(PIP) install --no-deps --editable .
 	touch $@
 
 demo: install ## align the shipped baseline with offline Diffusion-APO; before and after, in pictures

@@ -1,9 +1,9 @@
 """Lets the torchvision wheel of PyPI be imported beside a CPU build of torch, whose operators it can't load.
 
-`make install` copies this file into the environment's site-packages and has Python import it at every start (a .pth
-file), so that plain transformers and diffusers work there too. It does nothing until torchvision is imported, and nothing then if
-torchvision's operators load. None of them is used here; torchvision registers shapes for them as it is imported,
-which fails unless they are declared.
+Installing the project puts this file and `cpu_torchvision.pth` into the environment's site-packages (pyproject.toml
+says so). The .pth file has Python import it at every start, so that plain transformers and diffusers work there, too.
+It does nothing until torchvision is imported, and nothing then if torchvision's operators load. None of them is used
+here; torchvision registers shapes for them as it is imported, which fails unless they are declared.
 """
 
 import sys

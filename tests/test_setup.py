@@ -22,6 +22,19 @@ def test_every_dependency_is_pinned_for_the_environment():
     assert all("==" in line for line in pinned)
 
 
+def test_every_file_that_says_the_version_says_the_same():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[1] == version
+
+
+def test_the_hooks_are_the_installed_ruff():
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [hook["entry"].split()[:2] for hook in repository["hooks"]] == [["ruff", "check"], ["ruff", "format"]]
+    pinned = (ROOT / "requirements.txt").read_text().splitlines()
+    assert all(set(hook["additional_dependencies"]) <= set(pinned) for hook in repository["hooks"])
+
+
 def test_conda_environment_installs_the_same_through_pip():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert environment["name"] and environment["channels"]
