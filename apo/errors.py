@@ -17,7 +17,7 @@ DISK = {  # errno -> the remedy
     errno.EPERM: "give a folder that you may write to, or change its permissions",
     errno.EEXIST: "there is a file of that name: give another path",
     errno.ENOTDIR: "a part of that path is a file: give another path",
-    errno.EISDIR: "there is a folder of that name: give another path",
+    errno.EISDIR: "there is a folder of that name: move it away, or give another path",
     errno.ENAMETOOLONG: "give a shorter path",
 }
 

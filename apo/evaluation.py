@@ -22,7 +22,7 @@ from apo.data.checksums import Checksums
 from apo.data.precompute import device
 from apo.data.written import Written
 from apo.errors import UserError, refused
-from apo.files import sweep, write_tensors
+from apo.files import require_no_folder, sweep, write_tensors
 from apo.generate import generate, initial_noise
 from apo.guidance.cfg_stg import CFGSTG
 from apo.interfaces import Condition
@@ -135,9 +135,12 @@ class Judge:
             require_inside(place, arm.folder, f"results={self.subfolder}")
             if place.exists() and not place.is_dir():
                 raise UserError(f"results={self.subfolder}: {place} is a file: move it away, or give another name")
+        for path in folder.glob("latents-*/*.safetensors"):
+            require_no_folder(path)
+        written = Written(folder)
         for name in ("rows.json", "report.json"):
             results.require_ours(folder / name)
-            if (folder / name).exists() and (results.read(folder / name) is None or Written(folder).changed(name)):
+            if (folder / name).exists() and (results.read(folder / name) is None or written.changed(name)):
                 print(f"damaged or changed since it was written, made anew: {folder / name}", file=sys.stderr)
 
     def key(self, arm: Arm) -> dict:

@@ -136,6 +136,12 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def require_no_folder(path: Path) -> None:
+    """UserError if there is a folder where a file belongs."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, and a file belongs there: move it away, then run the same command again")
+
+
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     with replacing(path) as partial:
         partial.write_bytes(content)

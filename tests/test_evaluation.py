@@ -236,6 +236,18 @@ def test_an_interrupted_evaluation_reuses_what_it_generated(cfg, quick, monkeypa
     assert quick == [2, 2]
 
 
+@pytest.mark.parametrize("name", [".written.json", "latents-*/000000.safetensors"])
+def test_a_folder_in_place_of_a_file_is_found_before_anything_is_generated(cfg, tmp_path, quick, name):
+    cfg.against = None
+    evaluate(cfg)
+    (path,) = (tmp_path / "outputs/r/offline/eval").glob(name)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(EvaluationError, match=f"{path.name} is a folder, and a file belongs there: move it away"):
+        evaluate(cfg)
+    assert quick == [4]
+
+
 def test_stray_files_of_killed_evaluations_are_swept(cfg, tmp_path, quick):
     evaluate(cfg)
     folder, gone = tmp_path / "outputs/r/offline/eval", subprocess.Popen(["true"])

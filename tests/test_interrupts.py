@@ -3,16 +3,21 @@
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from apo.errors import INTERRUPTED, end_at_interrupt
+from tests.adapters import finished
 from tests.clips import write_manifest
 from tests.commands import ROOT, adapter, execute, metrics, short, train, wait_for_steps
+from tests.policies.test_wan import LORA, make
 
 CTRL_C = b"\x03"
 STEPS = 60  # enough that none ends before the key is pressed
@@ -99,3 +104,38 @@ def test_a_second_ctrl_c_ends_at_once_and_one_before_the_first_step_shows_no_tra
     process.send_signal(signal.SIGINT)
     error = process.communicate(timeout=60)[1]
     assert process.returncode in (-signal.SIGINT, INTERRUPTED) and "Traceback" not in error
+
+
+def interrupted(command: list[str], begun: Callable[[subprocess.Popen], object], folder: Path = ROOT) -> None:
+    """Starts a command, interrupts it once `begun(process)` returned, and looks at how it ends."""
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    begun(process)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == INTERRUPTED and "Traceback" not in error, error
+    assert f"interrupted; the same command continues: {shlex.join(command)}" in error
+
+
+def test_ctrl_c_ends_the_building_of_a_cache_with_one_line(command):
+    overrides = [word for word in command("unused")[2:] if not word.startswith("hydra.")]
+    build = [sys.executable, "-m", "apo.data.cache", *overrides, f"data.cache_dir={command.home}/interrupted_cache"]
+    interrupted(build, lambda process: process.stdout.readline())  # that a worker was started
+
+
+def test_ctrl_c_ends_an_evaluation_with_one_line(tmp_path):
+    def generated(process: subprocess.Popen) -> None:
+        while not list(tmp_path.rglob("latents-*/*.safetensors")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+
+    evaluate = [sys.executable, str(ROOT / "evaluate.py"), "run=r", "stage=null", "against=null"]
+    settings = [f"model.path={ROOT}/apo/world/checkpoints/wan22", "batch_size=2", "trainer.threads=1"]
+    interrupted([*evaluate, *settings, "logger=csv"], generated, tmp_path)
+
+
+def test_ctrl_c_ends_an_export_with_one_line_and_leaves_nothing(request, tmp_path):
+    folder = finished(tmp_path / "run", make(request, "wan22", LORA), LORA, "run=trial")
+    code = "import time, apo.export as export; export.write_tensors = lambda *_: (print('writing', flush=True), time.sleep(60)); "
+    begun = [sys.executable, "-c", f"{code}export.main()", str(folder), "--out", str(tmp_path / "out")]
+    interrupted(begun, lambda process: process.stdout.readline())
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))

@@ -48,7 +48,7 @@ def folder(tmp_path) -> Path:
 
 def test_a_table_with_other_columns_trains_and_a_damaged_cache_changes_nothing(tmp_path, train, folder):
     done = train("first", folder, COLUMNS)
-    assert done.code == 0 and "1 of 5 rows repeat another and count again: lines 6" in done.output, done.output[-3000:]
+    assert done.code == 0 and "1 of 5 rows repeat another and count again: rows 6" in done.output, done.output[-3000:]
     tree = tmp_path / "tree" / "outputs"
     for file in (tree / "cache" / "pairs").rglob("*.safetensors"):
         damaged = bytearray(file.read_bytes())

@@ -16,7 +16,7 @@ from apo.data.checksums import Checksums, Digests
 from apo.data.manifest import Problem, Row
 from apo.data.video import Spec, VideoError, read_image, read_video
 from apo.errors import DISK, UserError
-from apo.files import sweep, write_tensors, write_text
+from apo.files import require_no_folder, sweep, write_tensors, write_text
 from apo.interfaces import Policy
 from apo.terminal import progress
 
@@ -105,6 +105,7 @@ class Verified:
 
 def flaw(path: Path, checksums: Checksums) -> str | None:
     """What is wrong with the bytes or the numbers of a file of tensors; reads it whole."""
+    require_no_folder(path)
     try:
         if not checksums.holds(path):
             return "its bytes are not those that were written"
@@ -149,7 +150,7 @@ def encode(row: Row, policy: Policy) -> dict[str, Tensor]:
         tensors["image_embeds"] = cond.image_embeds[0]
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise UserError(f"line {row.line}: {name} of {row.prompt!r} is not finite: try model.dtype=float32")
+            raise UserError(f"row {row.line}: {name} of {row.prompt!r} is not finite: try model.dtype=float32")
     return {name: tensor.cpu().contiguous() for name, tensor in (tensors | {"frame": frame}).items()}
 
 
@@ -170,6 +171,7 @@ def remembered(done: Path, make, checksums: Checksums):
 
 def is_sound(path: Path, row: Row) -> bool:
     """Whether a cache file is there, whole (its header fits its size) and labelled as the manifest says today."""
+    require_no_folder(path)  # safetensors would call it a device
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() == row.texts() and TENSORS | row.files(VideoFile).keys() <= set(file.keys())

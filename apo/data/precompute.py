@@ -26,7 +26,7 @@ from apo.data.command import built, composed
 from apo.data.manifest import ManifestError
 from apo.data.pairs import UserRows
 from apo.data.shares import Share, from_environment
-from apo.errors import UserError, one_line
+from apo.errors import INTERRUPTED, UserError, one_line
 from apo.policies.architecture import fitting
 
 
@@ -41,8 +41,8 @@ def main() -> None:
             encode_all(given, overrides)
         except KeyboardInterrupt:
             if given.share:  # whoever started this worker says it
-                sys.exit(1)
-            raise UserError("interrupted; the same command goes on with what is left") from None
+                sys.exit(INTERRUPTED)
+            raise
 
 
 def encode_all(given: argparse.Namespace, overrides: list[str]) -> None:

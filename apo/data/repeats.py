@@ -12,25 +12,26 @@ from apo.data.cells import ImageFile, VideoFile
 from apo.data.checksums import file_digest
 from apo.data.manifest import Row
 
-SHOWN = 8  # lines in a message
+SHOWN = 8  # rows in a message
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
     """A line each about repeated and contradicting rows; files count as the same by their content, wherever they lie."""
     names = names_by_content([path for row in rows for kind in (VideoFile, ImageFile) for path in row.files(kind).values()])
-    said: dict[tuple, dict] = defaultdict(lambda: defaultdict(list))  # what is judged -> verdict -> lines
+    said: dict[tuple, dict] = defaultdict(lambda: defaultdict(list))  # what is judged -> verdict -> row numbers
     for row in rows:
         videos = frozenset(names[path] for path in row.files(VideoFile).values())
         images = tuple(names[path] for path in row.files(ImageFile).values())
         said[row.prompt, row.segment, images, videos][row.verdict(names.__getitem__)].append(row.line)
-    again = [line for verdicts in said.values() for lines in verdicts.values() for line in lines[1:]]
-    opposed = [sorted(line for lines in verdicts.values() for line in lines) for verdicts in said.values() if len(verdicts) > 1]
+    again = [number for verdicts in said.values() for numbers in verdicts.values() for number in numbers[1:]]
+    opposed = [sorted(number for numbers in verdicts.values() for number in numbers) for verdicts in said.values() if len(verdicts) > 1]
     found = []
     if again:
-        found.append(f"{len(again)} of {len(rows)} rows repeat another and count again: lines {listed(sorted(again))}")
+        found.append(f"{len(again)} of {len(rows)} rows repeat another and count again: rows {listed(sorted(again))}")
     if opposed:
-        lines = listed([" and ".join(map(str, lines)) for lines in sorted(opposed)])
-        found.append(f"{len(opposed)} contradiction{'s' * (len(opposed) > 1)}, rows that judge the same videos differently: lines {lines}")
+        together = listed([" and ".join(map(str, numbers)) for numbers in sorted(opposed)])
+        counted = f"{len(opposed)} contradiction{'s' * (len(opposed) > 1)}"
+        found.append(f"{counted}, rows that judge the same videos differently: rows {together}")
     return found
 
 
@@ -42,6 +43,6 @@ def names_by_content(paths: Sequence[Path]) -> dict[Path, str]:
     return {path: file_digest(path) if of_size[sizes[path]] > 1 else str(path) for path in paths}
 
 
-def listed(lines: Sequence) -> str:
-    more = len(lines) - SHOWN
-    return ", ".join(map(str, lines[:SHOWN])) + (f" and {more} more" if more > 0 else "")
+def listed(numbers: Sequence) -> str:
+    more = len(numbers) - SHOWN
+    return ", ".join(map(str, numbers[:SHOWN])) + (f" and {more} more" if more > 0 else "")

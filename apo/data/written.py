@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from apo.data.checksums import file_digest
-from apo.files import replacing, write_json
+from apo.files import replacing, require_no_folder, write_json
 
 NAME = re.compile(r"(videos/)?\w[\w.-]*")  # the list is a file as well: no name in it leads elsewhere
 
@@ -61,7 +61,11 @@ class Written:
 
 
 def recorded(path: Path) -> dict[str, list[str]]:
-    """File name -> digests of a list; of one that is damaged nothing is believed, so that what is there stays."""
+    """File name -> digests of a list; of one that is damaged nothing is believed, so that what is there stays.
+
+    UserError if it is a folder.
+    """
+    require_no_folder(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {name: [str(digest) for digest in digests] for name, digests in found.items() if NAME.fullmatch(name)}

@@ -64,4 +64,4 @@ def require_sentences(asked: Sequence[Asked], what: str, instead: str) -> None:
         try:
             parse(row.prompt)
         except ValueError as error:
-            raise UserError(f"{what} judges the world only, and in line {row.line} of the data {error}; or use {instead}") from None
+            raise UserError(f"{what} judges the world only, and in row {row.line} of the data {error}; or use {instead}") from None

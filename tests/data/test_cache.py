@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from apo.data.cache import LatentCache, fingerprint
 from apo.data.manifest import PairRow, load
+from apo.errors import UserError
 from apo.files import HOST
 from tests.data.clips import FakePolicy, Spec, contents, counted, numbers, write_jsonl
 
@@ -77,6 +78,16 @@ def test_a_killed_build_is_resumed(tmp_path, rows):
     assert policy.encoded == 2 * len(rows) - 6 and not stray.exists()
     built(tmp_path / "uninterrupted", rows, FakePolicy())
     assert contents(tmp_path / "cache") == contents(tmp_path / "uninterrupted")
+
+
+def test_a_folder_in_place_of_a_file_is_named_with_the_remedy(tmp_path, rows):
+    cache, share = built(tmp_path / "cache", rows, FakePolicy())
+    path = cache.folder / share.names[0]
+    path.unlink()
+    path.mkdir()
+    for thorough in (False, True):
+        with pytest.raises(UserError, match=f"^{path} is a folder, and a file belongs there: move it away"):
+            cache.build(rows, FakePolicy(), thorough=thorough)
 
 
 def test_corrupted_files_are_rebuilt(tmp_path, rows):

@@ -34,7 +34,7 @@ def manifests(tmp_path, records) -> dict[str, Path]:
 
 
 SAID = {
-    "pairs": ["9 rows of 4 prompts, all usable", "1 of 9 rows repeat another and count again: lines 8", "12 videos of 0.8 to 0.8 s",
+    "pairs": ["9 rows of 4 prompts, all usable", "1 of 9 rows repeat another and count again: rows 8", "12 videos of 0.8 to 0.8 s",
               "11 files of 24 x 16: model.spec.fit=crop to 16 x 16 keeps 67% of the picture", "1 file of 16 x 32: "],
     "prompts": ["1 rows of 1 prompts", "domain: human 1", "1 file of 48 x 16: model.spec.fit=crop to 16 x 16 keeps 33% of the picture"],
     "anchors": ["label: positive 1, negative 1", "the model takes 0.6 s of each (5 frames at 8 fps)"],

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from apo.data.written import Written
+from apo.errors import UserError
 
 
 def put(folder: Path, name: str, text: str) -> None:
@@ -41,6 +42,12 @@ def test_a_damaged_list_removes_nothing(tmp_path, note):
     Written(tmp_path).keep("videos", [])
     put(tmp_path, "a.mp4", "ours")
     assert (tmp_path / "a.mp4").read_text() == "a"
+
+
+def test_a_folder_in_place_of_the_list_is_named_with_the_remedy(tmp_path):
+    (tmp_path / ".written.json").mkdir()
+    with pytest.raises(UserError, match=r"\.written\.json is a folder, and a file belongs there: move it away"):
+        Written(tmp_path)
 
 
 def test_a_list_does_not_lead_out_of_its_folder(tmp_path):

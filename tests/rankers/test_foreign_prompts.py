@@ -28,7 +28,7 @@ def online(path: str, *more: str):
 
 
 def test_the_oracle_refuses_prompts_that_are_not_the_worlds(manifest, tmp_path):
-    said = "ranker=oracle judges the world only, and in line 2 of the data 'a man waves' is not a sentence of the world.*or use ranker="
+    said = "ranker=oracle judges the world only, and in row 2 of the data 'a man waves' is not a sentence of the world.*or use ranker="
     with pytest.raises(UserError, match=said):
         check(online(manifest(WORLDS, "a man waves")), tmp_path / "run")
     check(online(manifest(WORLDS, "the camera pans left slowly over the temple")), tmp_path / "run")
@@ -38,7 +38,7 @@ def test_the_worlds_evaluator_refuses_them_too(manifest):
     def judge(path: str, *more: str) -> Judge:
         return Judge(composed("conditions=prompts", f"conditions.path={path}", *more, name="evaluate"))
 
-    with pytest.raises(UserError, match="evaluator=world judges the world only, and in line 1 of the data 'a man.*or use evaluator=none"):
+    with pytest.raises(UserError, match="evaluator=world judges the world only, and in row 1 of the data 'a man.*or use evaluator=none"):
         judge(manifest("a man waves")).check([])
     judge(manifest("a man waves"), "evaluator=none").check([])
     judge(manifest(WORLDS)).check([])
