@@ -26,9 +26,16 @@ WORKERS ?= 2
 test: install ## every test, in two processes (WORKERS=N for more)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-ci: lint docs ## what CI runs before the tests
+ci: lint docs commands ## what CI runs before the tests
 
-docs: install ## every command of README and docs in a fresh clone, at a small size
+docs: .venv/docs ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+.venv/docs: docs/requirements.txt | install
+	$(PIP) install -r docs/requirements.txt
+	touch $@
+
+commands: install ## every command of README and docs in a fresh clone, at a small size
 	$(BIN)/python -m apo.tools.docs
 
 real: install ## fetch real clips, make preference pairs of them, train offline APO on them with the tiny model
@@ -120,4 +127,4 @@ rsro: install ## what random shift and offset are worth after distillation: two 
 lint: install ## ruff
 	$(BIN)/ruff check .
 
-.PHONY: help install demo test ci docs real world ranker-world bench table1 online cheaper search curriculum curriculum-quick rsro lint
+.PHONY: help install demo test ci docs commands real world ranker-world bench table1 online cheaper search curriculum curriculum-quick rsro lint

@@ -99,7 +99,7 @@ class Clone:
 
     def run(self, command: Shown) -> Done:
         """A command, after those that it needs."""
-        return self.python(command.text) if command.python else self.command(command.text)
+        return self.python(command) if command.python else self.command(command.text)
 
     def command(self, text: str) -> Done:
         words = self.small(text)
@@ -140,15 +140,15 @@ class Clone:
         log.seek(0)
         return Done(1, log.read().decode(), 0, time.monotonic() - began)
 
-    def python(self, code: str) -> Done:
+    def python(self, command: Shown) -> Done:
         """A snippet: the file that it is, or a script."""
-        how = snippet(code)
+        code, how = command.text, snippet(command.text)
         if "file" not in how:
             self.command(how["needs"])
             (self.root / "snippet.py").write_text(f"{how['before']}\n{code}", encoding="utf-8")
             return self.program([self.warm.python, "snippet.py"])
         (self.root / how["file"]).write_text(code, encoding="utf-8")
-        beside = re.search(rf"`{re.escape(how['beside'])}`: `(\{{[^`]*\}})`", (self.root / "README.md").read_text(encoding="utf-8"))
+        beside = re.search(rf"`{re.escape(how['beside'])}`: `(\{{[^`]*\}})`", (self.root / command.file).read_text(encoding="utf-8"))
         (self.root / how["beside"]).write_text(beside[1], encoding="utf-8")
         return Done(0, "", 0, 0)
 
