@@ -7,8 +7,9 @@ import apo.quiet  # noqa: F401  isort: skip
 import hydra
 from omegaconf import DictConfig
 
+from apo.config.help import answer_help
 from apo.errors import one_line
-from apo.overrides import hydra_in_one_line
+from apo.overrides import CONF, hydra_in_one_line
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -20,6 +21,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    answer_help("evaluate.py", CONF / "evaluate.yaml")
     # `stage` is also a config group of train.yaml, and hydra would look for an option of that name: here it is a folder
     sys.argv = [re.sub(r"^(\+*)stage=", r"\1arm=", argument) for argument in sys.argv]
     with one_line("evaluate"), hydra_in_one_line("evaluate", "evaluate"):

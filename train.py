@@ -8,9 +8,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from apo import sweep
+from apo.config.help import answer_help
 from apo.errors import one_line
-from apo.lock import holding
-from apo.overrides import hydra_in_one_line
+from apo.overrides import CONF, hydra_in_one_line
 from apo.terminal import recorded
 
 
@@ -20,6 +20,8 @@ def main(cfg: DictConfig) -> None:
     folder = Path(config.runtime.output_dir)
 
     def job() -> None:
+        from apo.lock import holding  # torch takes seconds: help and shell completion do without
+
         with one_line("config"), holding(folder, "wait for it, stop it, or give another run=NAME"), recorded(folder / "train.log"):
             from apo.checks import check
 
@@ -32,5 +34,6 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    answer_help("train.py", CONF / "train.yaml")
     with one_line("config"), hydra_in_one_line("config", "train"):
         main()

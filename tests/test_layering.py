@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEVELS = {
     "interfaces": 0, "errors": 0, "numbers": 0, "signatures": 0, "flow": 1, "seeds": 1, "timing": 1, "files": 1, "settings": 1,
-    "validation": 1, "overrides": 1, "quiet": 1, "cpu_torchvision": 1, "outputs": 1, "terminal": 1,
+    "validation": 1, "overrides": 1, "quiet": 1, "cpu_torchvision": 1, "config": 1, "outputs": 1, "terminal": 1,
     "timesteps": 2, "objectives": 2, "guidance": 2, "distill": 2, "policies": 2,
     "rankers": 2, "data": 2, "evaluators": 2, "world": 2, "generate": 2, "lineage": 2, "runs": 2, "pairs": 3, "modules": 3, "reports": 3,
     "delivery": 2, "lock": 2, "recorded": 2, "resume": 4, "evaluation": 3, "export": 3, "plan": 3, "closing": 3, "sweep": 1,

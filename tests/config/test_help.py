@@ -1,0 +1,69 @@
+"""--help names every group and option with a line from its YAML file; Hydra's own flags and completion go on working."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from apo.config.help import FOLDERS, first_comment, groups, listed, options, text
+from apo.overrides import CONF
+
+ROOT = CONF.parent
+COMMANDS = {"train.py": CONF / "train.yaml", "evaluate.py": CONF / "evaluate.yaml"}
+WIDTH = 90  # of an option's line
+
+
+def run(*words: str, **options: str) -> str:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "120"} | options
+    return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_every_group_and_option_has_a_line():
+    for command, config in COMMANDS.items():
+        for group in listed(config):
+            assert group.about and group.options, f"{config}: say beside {group.name} what it is for"
+            for option, about in group.options.items():
+                assert 10 < len(about) <= WIDTH, f"{group.name}/{option}.yaml: begin with a comment of at most {WIDTH} letters"
+                assert about in " ".join(text(command, config).split())
+
+
+def test_every_yaml_file_of_the_groups_is_listed():
+    shown = {f"{group.name}/{option}" for config in COMMANDS.values() for group in listed(config) for option in group.options}
+    files = {str(path.relative_to(folder).with_suffix("")) for folder in FOLDERS for path in folder.glob("*/**/*.yaml")}
+    assert files - shown == {"hydra/job_logging/stdout_file"}
+
+
+def test_the_default_is_marked_and_the_package_line_is_no_comment():
+    stage = next(group for group in groups(COMMANDS["train.py"]) if group.name == "stage")
+    assert stage.chosen == "offline" and "offline *" in text("train.py", COMMANDS["train.py"])
+    assert options("stage")["offline"].startswith("Offline Diffusion-APO")
+
+
+def test_a_file_without_a_comment_has_none(tmp_path):
+    (tmp_path / "a.yaml").write_text("_target_: apo.x # not this\n# nor this\n")
+    assert first_comment(tmp_path / "a.yaml") == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_comes_without_torch(command):
+    code = f"import runpy, sys; sys.argv = ['{command}', 'run=x', '-h']\ntry: runpy.run_path('{command}', run_name='__main__')\n"
+    said = run(sys.executable, "-c", code + "finally: assert 'torch' not in sys.modules")
+    assert said.startswith(f"python {command} [group=option ...]") and "wan22_i2v_a14b" in said and "run=main" in said
+
+
+def test_hydras_own_flags_go_on_working():
+    assert "stage:" in run(sys.executable, "train.py", "--cfg", "job", "sampler=uniform")
+    assert "Hydra" in run(sys.executable, "train.py", "--hydra-help")
+    assert "Defaults List" in run(sys.executable, "train.py", "--info", "defaults")
+
+
+def test_completion_in_bash_offers_the_options():
+    line = "python train.py stage="
+    assert run("python", "train.py", "-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line))).split() == [
+        f"stage={name}" for name in options("stage")
+    ]
+    line += "onl"
+    asked = f'eval "$(python train.py -sc install=bash)"; COMP_LINE="{line}"; COMP_POINT={len(line)}; COMP_CWORD=2; hydra_bash_completion'
+    assert run("bash", "-c", f'{asked}; echo "${{COMPREPLY[@]}}"').split() == ["stage=online", "stage=online_ahead"]
