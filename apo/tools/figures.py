@@ -32,10 +32,10 @@ def main() -> None:
 
 def method() -> Figure:
     """One training step: where its timesteps come from, and what one row of its window does."""
-    figure, (above, below) = plt.subplots(2, 1, figsize=(9.5, 6.6), height_ratios=(1, 1.45))
+    figure, (above, below) = plt.subplots(2, 1, figsize=(8, 6.4), height_ratios=(1.15, 1.45))
     draw_timesteps(above)
     draw_row(below)
-    figure.subplots_adjust(hspace=0.28)
+    figure.subplots_adjust(left=0.02, right=0.98, hspace=0.24)
     return figure
 
 
@@ -44,27 +44,28 @@ def draw_timesteps(axes: Axes) -> None:
     axes.axvspan(1000, 1000 * SPLIT, color=HIGH, alpha=0.07, lw=0)
     axes.axvspan(1000 * SPLIT, 0, color=LOW, alpha=0.07, lw=0)
     uniform = torch.cat([UniformSampler(1, boundary=None, seed=0).sample(step, 8).flatten() for step in range(12)])
-    scatter(axes, uniform, 2, PLAIN, 0.6)
+    scatter(axes, uniform, 2.6, PLAIN, 0.6)
     for shift in SHIFTS:
         anchors = to_timestep(inference_sigmas(STEPS, shift))
-        axes.vlines(anchors, 0.78, 1.22, color=INK, lw=1.4 if shift == 5 else 0.5, alpha=1 if shift == 5 else 0.25)
+        axes.vlines(anchors, 1.1, 1.5, color=INK, lw=1.4 if shift == 5 else 0.5, alpha=1 if shift == 5 else 0.25)
     for step in range(12):
         scatter(axes, window(step)[:-1], 0, HIGH, 0.3)
         scatter(axes, window(step)[-1:], 0, LOW, 0.3)
     axes.scatter(window(OUTLINED), np.zeros(ROWS), s=46, c=[HIGH] * (ROWS - 1) + [LOW], edgecolors=INK, zorder=3)
-    labels = [
-        "Diffusion-APO:\n12 windows, one outlined",
-        "the solver's steps,\nschedule shift 5 (3, 4, 6 faint)",
-        "uniform timesteps",
-    ]
-    axes.set_yticks(range(3), labels)
+    labels = {
+        3.0: "uniform timesteps",
+        1.66: "the solver's steps under schedule shift 5 (faint: 3, 4, 6)",
+        0.4: "Diffusion-APO: twelve windows, one of them outlined",
+    }
+    for height, label in labels.items():
+        axes.text(995, height, label)
     axes.set_xlim(1010, -10)
-    axes.set_ylim(-0.5, 2.75)
-    axes.text(990, 2.42, "high noise: four rows", color=HIGH)
-    axes.text(790, 2.42, "low noise: one row", color=LOW)
+    axes.set_ylim(-0.5, 4)
+    axes.text(995, 3.65, "high noise: four rows", color=HIGH)
+    axes.text(790, 3.65, "low noise: one row", color=LOW)
+    axes.set_yticks([])
     axes.set_xlabel("timestep t (1000: pure noise, 0: the video)")
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(left=False)
 
 
 def scatter(axes: Axes, t: Tensor, height: float, colour: str, alpha: float) -> None:
@@ -162,10 +163,11 @@ STAGES = (  # stage=, its name, the two videos of a pair, the sign between them,
 
 def stages() -> Figure:
     """The five stages: what a pair is in each, and who decides which video is better."""
-    figure, axes = plt.subplots(figsize=(9.5, 3))
+    figure, axes = plt.subplots(figsize=(8.4, 3))
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 32)
     axes.axis("off")
+    figure.subplots_adjust(left=0.01, right=0.99)
     for i, (stage, name, videos, sign, decides) in enumerate(STAGES):
         left = 20.2 * i
         box(axes, (left + 0.3, 7, 17.2, 23), "", STUDENT if "distill" in stage else OWN)
