@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import apo.quiet  # noqa: F401  isort: skip
+from apo.errors import UserError, one_line
 from apo.plan.__main__ import composed
 from apo.plan.report import DEGREES, HOUR, Layout, Plan, layouts, planned
 from apo.policies.model import ROOT
@@ -19,7 +20,7 @@ GPUS = ("rtx4090", "l40s", "h100", "h200")  # of conf/plan
 TRAINERS = {1: "trainer=gpu", 8: "trainer=fsdp"}  # by number of GPUs
 NOT_YET = "not yet"
 README = ROOT / "README.md"
-PLACE = re.compile(r"(<!-- python -m apo\.plan\.table --write -->\n).*?(\n<!-- end -->)", re.S)
+PLACE = re.compile(r"(<!-- python -m apo\.plan\.table --write -->\n).*?(<!-- end -->)", re.S)
 
 
 @dataclass(frozen=True)
@@ -81,17 +82,20 @@ def same_but_degree(layout: Layout, chosen: Layout) -> bool:
 
 
 def written(text: str, made: str) -> str:
-    """A document with the table between its two marks."""
-    return PLACE.sub(lambda found: found[1] + made + found[2], text)
+    """A document with the table between its two marks; UserError without them."""
+    if not PLACE.search(text):
+        raise UserError(f"{README.name} has no place for the table: put back the comments that {PLACE.pattern} finds")
+    return PLACE.sub(lambda found: f"{found[1]}{made}\n{found[2]}", text)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="into README.md")
-    asked, made = parser.parse_args(), table()
-    if asked.write:
-        README.write_text(written(README.read_text(encoding="utf-8"), made), encoding="utf-8")
-    print(made)
+    asked = parser.parse_args()
+    with one_line("plan"):
+        print(made := table())
+        if asked.write:
+            README.write_text(written(README.read_text(encoding="utf-8"), made), encoding="utf-8")
 
 
 if __name__ == "__main__":

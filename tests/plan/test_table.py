@@ -4,6 +4,9 @@ import re
 from copy import deepcopy
 from dataclasses import replace
 
+import pytest
+
+from apo.errors import UserError
 from apo.plan.report import GIB, Plan, verdict
 from apo.plan.table import GPUS, NOT_YET, PLACE, README, TRAINED, cell, plans, table, written
 
@@ -20,6 +23,8 @@ def test_readme_shows_what_the_command_generates():
     text = README.read_text(encoding="utf-8")
     assert len(PLACE.findall(text)) == 1
     assert written(text, table()) == text, "run python -m apo.plan.table --write"
+    with pytest.raises(UserError, match="README.md has no place for the table"):
+        written("# Another", "")
 
 
 def test_a_cell_agrees_with_the_plan_and_ranks_share_a_video_only_where_they_must():
