@@ -6,6 +6,7 @@ Nothing is composed and no torch is imported: it takes a tenth of a second.
 
 import re
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -99,5 +100,6 @@ def wrapped(name: str, about: str) -> str:
 def answer_help(command: str, config: Path) -> None:
     """Ends the process with the help if the command line asks for it."""
     if {"-h", "--help"} & set(sys.argv[1:]):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as `head` may have enough before the end
         print(text(command, config))
         sys.exit()

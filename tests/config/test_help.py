@@ -53,6 +53,10 @@ def test_help_comes_without_torch(command):
     assert said.startswith(f"python {command} [group=option ...]") and "wan22_i2v_a14b" in said and "run=main" in said
 
 
+def test_a_reader_may_close_early():
+    assert run("bash", "-c", "{ python train.py --help | true; } 2>&1") == ""
+
+
 def test_hydras_own_flags_go_on_working():
     assert "stage:" in run(sys.executable, "train.py", "--cfg", "job", "sampler=uniform")
     assert "Hydra" in run(sys.executable, "train.py", "--hydra-help")
