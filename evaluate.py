@@ -8,8 +8,8 @@ import hydra
 from omegaconf import DictConfig
 
 from apo.config.help import answer_help
+from apo.config.overrides import CONF, hydra_in_one_line
 from apo.errors import one_line
-from apo.overrides import CONF, hydra_in_one_line
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")

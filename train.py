@@ -7,10 +7,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from apo import sweep
+from apo.config import sweep
 from apo.config.help import answer_help
+from apo.config.overrides import CONF, hydra_in_one_line
 from apo.errors import one_line
-from apo.overrides import CONF, hydra_in_one_line
 from apo.terminal import recorded
 
 
@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> None:
     folder = Path(config.runtime.output_dir)
 
     def job() -> None:
-        from apo.lock import holding  # torch takes seconds: help and shell completion do without
+        from apo.io.lock import holding  # torch takes seconds: help and shell completion do without
 
         with one_line("config"), holding(folder, "wait for it, stop it, or give another run=NAME"), recorded(folder / "train.log"):
             from apo.checks import check

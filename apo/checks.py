@@ -8,7 +8,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from apo import lineage
+from apo.adapter import lineage
+from apo.config.validation import check_values
 from apo.data.pairs import UserRows
 from apo.errors import UserError, refused
 from apo.guidance.cfg_stg import CFGSTG
@@ -18,7 +19,6 @@ from apo.policies.context import require_divisible, require_first_block
 from apo.policies.model import WanModel, check_blocks
 from apo.rankers.folders import check_paths
 from apo.resume import require_same_run
-from apo.validation import check_values
 
 
 class ConfigError(UserError):

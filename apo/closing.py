@@ -10,13 +10,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from apo.config.outputs import OUTPUTS
 from apo.errors import this_command
 from apo.modules.loggers import MetricsCSV
-from apo.outputs import OUTPUTS
 from apo.terminal import ROOT
 
 CARRIED = re.compile(r"\+*(model|trainer)([.=].*)")  # overrides of a training that its evaluation needs, too
-WORLD = "apo.pairs.", "apo.world."  # data that the embedded world makes
+WORLD = "apo.world."  # data that the embedded world makes
 
 
 def stopped(step: int, max_steps: int, folder: Path) -> str:

@@ -17,25 +17,26 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from apo import lineage
-from apo.data.checksums import Checksums
-from apo.data.precompute import device
-from apo.data.written import Written
+from apo import card
+from apo.adapter import lineage
+from apo.config.outputs import require_inside, results_name, run_folder
+from apo.config.validation import check_values
+from apo.distributed import device
 from apo.errors import UserError, refused
-from apo.files import require_no_folder, sweep, write_tensors
-from apo.generate import generate, initial_noise
+from apo.evaluators import results
 from apo.guidance.cfg_stg import CFGSTG
 from apo.interfaces import Condition
-from apo.lock import holding, was_killed
+from apo.io.checksums import Checksums
+from apo.io.files import require_no_folder, sweep, write_tensors
+from apo.io.lock import holding, was_killed
+from apo.io.written import Written
 from apo.modules.cluster import require_accelerator
-from apo.outputs import require_inside, results_name, run_folder
 from apo.policies.adapter import adapter_hash, adapter_settings
 from apo.policies.architecture import fitting
-from apo.reports import card, results
 from apo.reports.before_after import draw, pick
 from apo.runs import Arm, EvaluationError, find, find_all
+from apo.solvers.ode import generate, initial_noise
 from apo.terminal import progress
-from apo.validation import check_values
 
 if TYPE_CHECKING:
     from apo.policies.wan import WanPolicy

@@ -22,11 +22,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from apo import lineage
-from apo.delivery import ORIGIN, Delivery
+from apo.adapter import lineage, original
+from apo.adapter.delivery import ORIGIN, Delivery
 from apo.errors import DISK, UserError, one_line
-from apo.files import read_tensors, replacing_folder, sweep, write_tensors, write_text
-from apo.policies import original
+from apo.io.files import read_tensors, replacing_folder, sweep, write_tensors, write_text
 from apo.policies.adapter import AGAIN, FILES, adapter_settings
 from apo.policies.model import WanModel, fingerprint
 

@@ -150,7 +150,7 @@ class Evaluator(Protocol):
         """videos: (B, frames, 3, height, width) uint8."""
 
     def compute(self) -> dict:
-        """Name of each metric -> `apo.evaluators.intervals.Interval`."""
+        """Name of each metric -> `apo.intervals.Interval`."""
 
 
 class Guidance(Protocol):

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from apo import lineage
+from apo.adapter import lineage
+from apo.config.recorded import metrics, plain
 from apo.errors import UserError
-from apo.files import remove, sweep, write_text
+from apo.io.files import remove, sweep, write_text
 from apo.modules import checkpoints
 from apo.modules.checkpoints import Checkpoint
-from apo.recorded import metrics, plain
 
 # may change between start and resume, here and in `module`; pairs per step may not, whatever the number of processes
 FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps", "batch_size", "split_backward",

@@ -13,12 +13,14 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Sampler
 
-from apo import closing, lineage, quiet
+from apo import card, closing, quiet
+from apo.adapter import lineage
 from apo.checks import ConfigError, windows_per_pair
-from apo.data.pairs import PairSplit, StepBatches, UserRows
-from apo.data.precompute import device
-from apo.files import replacing_folder
-from apo.lock import is_first_process
+from apo.data.pairs import UserRows
+from apo.data.stream import Split, StepBatches
+from apo.distributed import device, replica, replicas
+from apo.io.files import replacing_folder
+from apo.io.lock import is_first_process
 from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgress, WholeCheckpoint
 from apo.modules.checkpoints import Checkpoint
 from apo.modules.cluster import group_size
@@ -28,9 +30,7 @@ from apo.modules.ranker import HeldOutRankings
 from apo.modules.sharded import PATIENCE, ShardedStrategy
 from apo.modules.tensor_files import WholeFiles
 from apo.modules.trackers import finished, labels, trackers
-from apo.reports import card
 from apo.resume import clean, is_finished, pairs_per_step, remember, require_same_run
-from apo.seeds import replica, replicas
 from apo.terminal import say_where
 
 
@@ -92,7 +92,7 @@ def draw_card(adapter: Path, made: dict) -> None:
         print(f"warning: no model card in {adapter.parent / 'adapter'} ({type(error).__name__}: {error})", file=sys.stderr)
 
 
-def build_trainer(cfg: DictConfig, folder: Path, split: PairSplit, begins: Checkpoint | None) -> L.Trainer:
+def build_trainer(cfg: DictConfig, folder: Path, split: Split, begins: Checkpoint | None) -> L.Trainer:
     """Lightning's trainer with our checkpoints, samples and logs."""
     settings = OmegaConf.to_container(cfg, resolve=True)
     callbacks = [StepProgress(pairs_per_step(settings))]
@@ -135,7 +135,7 @@ class StepSampler(Sampler):
 class StepData(L.LightningDataModule):
     """Serves the batch of each optimizer step, and rewinds metrics.csv to the step that training starts at."""
 
-    def __init__(self, split: PairSplit, cfg: DictConfig):
+    def __init__(self, split: Split, cfg: DictConfig):
         super().__init__()
         self.split, self.cfg = split, cfg
 

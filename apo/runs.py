@@ -5,9 +5,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from apo.config.outputs import OUTPUTS, plain_name, require_inside, run_folder
 from apo.errors import UserError
-from apo.lock import holder_of
-from apo.outputs import OUTPUTS, plain_name, require_inside, run_folder
+from apo.io.lock import holder_of
 
 BASELINE = "baseline"
 

@@ -8,9 +8,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from apo import lineage
+from apo import card
+from apo.adapter import lineage
 from apo.policies.wan import WanPolicy
-from apo.reports import card
 
 ROOT = Path(__file__).parents[1]
 

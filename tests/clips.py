@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from apo.data.video import write_video
+from apo.io.video import write_video
 from apo.world import flaws, render
 from apo.world.grammar import describe
 

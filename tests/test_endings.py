@@ -26,7 +26,7 @@ checkpoints.write = refusing
 LOST = """
 import shutil
 import apo.run
-from apo.reports import card
+from apo import card
 build_trainer = apo.run.build_trainer
 def without_predecessor(cfg, *rest):
     shutil.rmtree(cfg.adapter)

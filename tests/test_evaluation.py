@@ -18,12 +18,13 @@ from hydra.utils import instantiate
 from PIL import Image
 from safetensors.torch import load_file, save
 
-from apo import evaluation, lineage
+from apo import evaluation
+from apo.adapter import lineage
 from apo.errors import UserError
 from apo.evaluation import evaluate
-from apo.files import partial_name
 from apo.interfaces import Condition
-from apo.lock import InUse, holding
+from apo.io.files import partial_name
+from apo.io.lock import InUse, holding
 from apo.policies import wan
 from apo.runs import EvaluationError
 from tests.adapters import of_some_effect

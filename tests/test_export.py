@@ -15,9 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from apo import export, files
-from apo.data.checksums import file_digest
+from apo import export
 from apo.export import Adapter, ExportError, main, original_name
+from apo.io import files
+from apo.io.checksums import file_digest
 from apo.policies.adapter import FILES
 from tests.adapters import finished
 from tests.builds import SPECS, load, sample

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from apo import lineage
+from apo.adapter import lineage
 from apo.errors import UserError
-from apo.files import partial_name
+from apo.io.files import partial_name
 from apo.modules.checkpoints import PREVIOUS
 from apo.modules.loggers import MetricsCSV
 from apo.resume import clean, require_same_run

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from apo.validation import check_values
+from apo.config.validation import check_values
 from tests.clips import write_manifest
 from tests.commands import ROOT, short, train
 from tests.offline_wandb import offline_runs

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from apo.files import HOST
+from apo.io.files import HOST
 from tests.clips import write_manifest
 from tests.commands import ROOT, adapter, execute, metrics, short, train, wait_for_steps
 
@@ -151,7 +151,7 @@ def on_policy(command):
 def test_a_ranker_that_dies_stops_an_online_run_and_the_same_command_resumes_it(command, on_policy, stage, done):
     # an error rate and a moving reference, so that a resume has to repeat those too
     online = (f"stage={stage}", "ranker.error_rate=0.3", "module.reference_update_every_n_steps=3")
-    mortal = ("ranker._target_=tests.pairs.rankers.MortalOracle", f"+ranker.mark={command.home}/{stage}_mark", "+ranker.call=4")
+    mortal = ("ranker._target_=tests.sources.rankers.MortalOracle", f"+ranker.mark={command.home}/{stage}_mark", "+ranker.call=4")
     execute(on_policy(stage, *online))
     whole, killed = command.home / stage, command.home / f"mortal_{stage}"
     result = subprocess.run(on_policy(killed.name, *online, *mortal), cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apo.overrides import CONF
+from apo.config.overrides import CONF
 
 FOLDERS = (CONF, CONF.parent / "experiments")
 DEFAULT = re.compile(r"^  - ([\w/]+): (\w+)(?: # (.+))?$", re.M)

@@ -9,14 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from apo.config.numbers import Share, Text
 from apo.data.cached import CachedDataset, stacked
 from apo.data.cells import ImageFile, VideoFile
 from apo.data.manifest import Row
-from apo.data.pairs import PairDataset, PairSplit, UserRows, encoded, permuted
-from apo.data.video import Spec
+from apo.data.pairs import PairDataset, UserRows, encoded
+from apo.data.stream import Split, permuted
 from apo.errors import UserError
 from apo.interfaces import Condition, Policy
-from apo.numbers import Share, Text
+from apo.io.video import Spec
 
 POSITIVE, NEGATIVE = "positive", "negative"
 
@@ -105,8 +106,8 @@ class UserAnchors(UserRows):
         super().check(spec)
         self.mix.require([row.label for row in self.manifest().rows])
 
-    def prepare(self, policy: Policy) -> PairSplit:
+    def prepare(self, policy: Policy) -> Split:
         """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""
         rows = self.rows(policy.spec)
         (files, verify), length = encoded(self.path, rows, self.cache_dir, policy), policy.max_sequence_length
-        return PairSplit(AnchorDataset(files, [row.label for row in rows], length, verify), PairDataset([], length), self.mix)
+        return Split(AnchorDataset(files, [row.label for row in rows], length, verify), PairDataset([], length), self.mix)

@@ -9,8 +9,8 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from apo.data.checksums import named_by_content
 from apo.interfaces import Condition
+from apo.io.checksums import named_by_content
 
 
 class CachedDataset(Dataset):

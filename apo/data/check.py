@@ -15,13 +15,13 @@ from pathlib import Path
 import apo.quiet  # noqa: F401  isort: skip
 from apo.data.cells import ImageFile, VideoFile
 from apo.data.command import built, composed
-from apo.data.framing import Frame, draw, image_frame, video_frame
 from apo.data.manifest import Row
 from apo.data.pairs import UserRows
 from apo.data.rankings import UserRankings
 from apo.data.tables import place
-from apo.data.video import Spec
 from apo.errors import UserError, one_line
+from apo.io.framing import Frame, draw, image_frame, video_frame
+from apo.io.video import Spec
 from apo.terminal import progress
 
 SHOWN = 6  # sizes in the picture and in a line

@@ -5,10 +5,10 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from apo.config.overrides import overrides_checked
+from apo.config.validation import check_values
 from apo.errors import UserError
-from apo.overrides import overrides_checked
 from apo.policies.model import ROOT, WanModel
-from apo.validation import check_values
 
 
 def composed(overrides: list[str]) -> DictConfig:

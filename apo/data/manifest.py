@@ -15,8 +15,8 @@ from typing import get_args
 from apo.data.cells import Domain, ImageFile, Segment, VideoFile, shown
 from apo.data.columns import Columns
 from apo.data.tables import Unreadable, place, records, table_file
-from apo.data.video import Spec, VideoError, probe, read_image, require_length, require_within
 from apo.errors import UserError
+from apo.io.video import Spec, VideoError, probe, read_image, require_length, require_within
 from apo.terminal import progress
 
 

@@ -1,40 +1,24 @@
-"""What `data=` gives to a stage and in what order, and labelled pairs of the user's own (`data=pairs`)."""
+"""Labelled pairs of the user's own (`data=pairs`)."""
 
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
-import torch
 from filelock import FileLock
-from torch.utils.data import Dataset
 
-from apo.data.cache import LatentCache, Verified, fingerprint
+from apo.config.numbers import ProperShare, Seed, Text
+from apo.data.cache.store import LatentCache, Verified, fingerprint
 from apo.data.cached import CachedDataset, stacked
 from apo.data.manifest import Manifest, ManifestError, PairRow, Row, check, read
 from apo.data.repeats import notes
 from apo.data.shares import ALL, from_environment
-from apo.data.video import Spec
+from apo.data.stream import Split
 from apo.errors import UserError
 from apo.interfaces import Pair, Policy
-from apo.numbers import ProperShare, Seed, Text
-from apo.seeds import generator
-
-ORDER = 0x0DDE5  # keeps the order's random stream apart from others with the same seed
-
-
-def shuffled(dataset: Dataset, seed: int, position: int) -> int:
-    """The index at a position of an endless stream of epochs, each a permutation of the data set."""
-    return permuted(len(dataset), position, seed)
-
-
-def permuted(count: int, position: int, *key: int) -> int:
-    """The number in 0..count-1 at a position of the stream of permutations that `key` seeds."""
-    epoch, place = divmod(position, count)
-    return int(torch.randperm(count, generator=generator(ORDER, *key, epoch))[place])
+from apo.io.video import Spec
 
 
 class PairDataset(CachedDataset):
@@ -43,7 +27,7 @@ class PairDataset(CachedDataset):
     def collate(self, items: list[dict]) -> Pair:
         return Pair(stacked(items, "chosen"), stacked(items, "rejected"), self.condition(items))
 
-    def split(self, validation_fraction: float, seed: int) -> "PairSplit":
+    def split(self, validation_fraction: float, seed: int) -> Split:
         """Held-out conditions, drawn by content: no condition is on both sides, and the model doesn't matter.
 
         validation_fraction: of the pairs, in [0, 1); at least one condition if it is not 0. ValueError if nothing is
@@ -66,58 +50,7 @@ class PairDataset(CachedDataset):
                 f"validation_fraction={validation_fraction} of {len(self)} pairs of {len(drawn)} conditions leaves "
                 "none to train on: lower data.validation_fraction or add pairs"
             )
-        return PairSplit(*(PairDataset(side, self.max_sequence_length, self.verify) for side in sides))
-
-
-@dataclass
-class PairSplit:
-    """Data sets of one kind; `validation` holds labelled pairs, or nothing. train.identity: a hash of what it holds, for the lineage."""
-
-    train: Dataset
-    validation: PairDataset
-    order: Callable[[Dataset, int, int], int] = shuffled  # (data set, seed, position in the endless stream) -> index
-
-
-class PairData(Protocol):
-    """What `data=` gives to a stage. A stage names in `stage.data` which kind it trains on."""
-
-    gives: str  # "pairs", "prompts", "anchors": batches of Pair, Condition, Anchor
-
-    def check(self, spec: Spec) -> None:
-        """Raises on whatever is wrong with the settings and the user's files; takes seconds and needs no model."""
-
-    def prepare(self, policy: Policy) -> PairSplit:
-        """The data, encoded by the policy's frozen parts. Slow the first time, resumable; call it on every rank."""
-
-
-class StepBatches(Dataset):
-    """Item `step` is this rank's share of optimizer step `step`, a batch of batch_size pairs (or prompts, or anchors).
-
-    The order depends on the seed and the step alone, so a run resumed at a step goes on with the pairs it would have
-    had, and `world` ranks of batch_size pairs see together, in rank order, what one rank of world * batch_size does.
-    By default each epoch is a permutation of the dataset; a batch may span two. Load it with batch_size=None and no sampler that
-    spreads items over ranks.
-    """
-
-    def __init__(
-        self, pairs: Dataset, batch_size: int, steps: int, seed: int, rank: int = 0, world: int = 1, order=shuffled
-    ):
-        """order: see `PairSplit`."""
-        self.pairs, self.batch_size, self.steps, self.seed = pairs, batch_size, steps, seed
-        self.rank, self.world, self.order = rank, world, order
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, step: int) -> Pair:
-        if not 0 <= step < self.steps:
-            raise IndexError(step)
-        return self.pairs.collate([self.pairs[index] for index in self.indices(step)])
-
-    def indices(self, step: int) -> list[int]:
-        """Of this rank's pairs in the dataset."""
-        first = (step * self.world + self.rank) * self.batch_size
-        return [self.order(self.pairs, self.seed, position) for position in range(first, first + self.batch_size)]
+        return Split(*(PairDataset(side, self.max_sequence_length, self.verify) for side in sides))
 
 
 class UserRows:
@@ -167,7 +100,7 @@ class UserPairs(UserRows):
         if not 0 <= validation_fraction < 1:
             raise UserError(f"data.validation_fraction={validation_fraction}: give a number in [0, 1)")
 
-    def prepare(self, policy: Policy) -> PairSplit:
+    def prepare(self, policy: Policy) -> Split:
         """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""
         files, verify = encoded(self.path, self.rows(policy.spec), self.cache_dir, policy)
         return PairDataset(files, policy.max_sequence_length, verify).split(self.validation_fraction, self.seed)

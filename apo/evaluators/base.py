@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from apo.evaluators.intervals import Interval, mean_interval, wilson
+from apo.intervals import Interval, mean_interval, wilson
 
 
 class Proportion(Metric):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from apo.evaluators.intervals import Interval, wilson
+from apo.intervals import Interval, wilson
 from apo.rankers.answer import LABELS
 
 ALL = "all"

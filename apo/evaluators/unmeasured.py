@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from apo.evaluators.intervals import Interval
 from apo.interfaces import Asked, Condition
+from apo.intervals import Interval
 
 
 class Unmeasured:

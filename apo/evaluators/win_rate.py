@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from apo.evaluators.intervals import Interval, wilson
+from apo.intervals import Interval, wilson
 
 
 def quality(measurement) -> Tensor:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from apo.config.numbers import Finite, Share
 from apo.flow import to_sigma
 from apo.interfaces import Condition, Policy
-from apo.numbers import Finite, Share
 
 
 @dataclass

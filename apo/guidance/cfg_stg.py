@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from apo.config.numbers import Finite, Whole
 from apo.guidance.cfg import CFG, joined
 from apo.interfaces import Condition, Policy
-from apo.numbers import Finite, Whole
 from apo.policies.architecture import fitting
 from apo.policies.model import WanModel, check_blocks
 

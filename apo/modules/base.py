@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from apo.files import is_finite
+from apo.config.numbers import Count, Positive, Seed, Share, Whole
+from apo.distributed import all_gather, replica, share_pairs
 from apo.interfaces import Pair
+from apo.io.files import is_finite
 from apo.modules.checkpoints import require_same_tensors
 from apo.modules.optim import average_gradients, clipped_norm, require_same_experts
-from apo.numbers import Count, Positive, Seed, Share, Whole
 from apo.policies.lora import AVERAGE
 from apo.policies.wan import WanPolicy
-from apo.seeds import gathered, generator, replica, share_pairs
+from apo.random import generator
 from apo.timing import clock
 
 
@@ -140,7 +141,7 @@ class PolicyModule(L.LightningModule):
                     if isinstance(value, float) and not math.isfinite(value))  # fmt: skip
         losses = (f"{key} is not: give another run=NAME with model.dtype=float32, or another objective"
                   for key, values in self.meters.items() if not torch.stack(values).isfinite().all())  # fmt: skip
-        found = gathered(next(chain(weights, watched, settings, losses), None))
+        found = all_gather(next(chain(weights, watched, settings, losses), None))
         return next((said for said in found if said), None)
 
     def record(self, metrics: dict[str, Tensor]) -> None:
@@ -149,7 +150,7 @@ class PolicyModule(L.LightningModule):
         Not by self.log, which writes a value again at each later step that has none of its own.
         """
         values = torch.stack([value.detach().float().to(self.device) for value in metrics.values()]).tolist()
-        every = gathered(dict(zip(metrics, values)))  # a row may be of the high regime on one rank, of the low one on another
+        every = all_gather(dict(zip(metrics, values)))  # a row may be of the high regime on one rank, of the low one on another
         keys = dict.fromkeys(key for values in every for key in values)
         averaged = {key: fmean(values[key] for values in every if key in values) for key in keys}
         for logger in self.loggers:

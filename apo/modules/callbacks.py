@@ -11,19 +11,20 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import Dataset
 
 from apo.data.pairs import PairDataset
-from apo.data.pictures import contact_sheet
-from apo.data.video import write_video
-from apo.files import naming, partial_name, stray_if_killed, sync
-from apo.generate import SAMPLES, generate, initial_noise
+from apo.distributed import gather_to_rank_0, is_leader, replica, replicas
 from apo.interfaces import Condition, Guidance
+from apo.io.files import naming, partial_name, stray_if_killed, sync
+from apo.io.pictures import contact_sheet
+from apo.io.video import write_video
 from apo.modules.checkpoints import LAST, PREVIOUS
 from apo.modules.distillation import DistillationModule
 from apo.modules.preference import PreferenceModule
 from apo.modules.sharded import ShardedStrategy
-from apo.pairs.online import RankerFailed
-from apo.pairs.rollout import evaluating, rows
 from apo.policies.wan import WanPolicy
-from apo.seeds import collected, generator, leads, replica, replicas
+from apo.random import generator
+from apo.solvers.ode import SAMPLES, generate, initial_noise
+from apo.sources.online import RankerFailed
+from apo.sources.rollout import evaluating, rows
 from apo.terminal import progress
 
 HELD_OUT = 64  # pairs, each time
@@ -115,9 +116,9 @@ class SampleVideos(Callback):
             for turn in range(0, count, replicas()):
                 place = turn + replica()
                 video = self.video(module.policy, cond, place % count)
-                if place < count and leads():  # else it only keeps the others company
+                if place < count and is_leader():  # else it only keeps the others company
                     mine[place] = video
-        if (every := collected(mine)) is not None:
+        if (every := gather_to_rank_0(mine)) is not None:
             videos = {place: video for share in every for place, video in share.items()}
             self.write(trainer, module, torch.cat([videos[place] for place in range(count)]), cond.prompt)
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from apo.data.checksums import file_digest
 from apo.errors import UserError
-from apo.files import naming, sync
 from apo.interfaces import Condition
+from apo.io.checksums import file_digest
+from apo.io.files import naming, sync
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 WHOLE = {"global_step": int, "loops": dict, "lr_schedulers": list, "pytorch-lightning_version": str}  # key -> type, of every checkpoint

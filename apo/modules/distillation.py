@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from apo.distill.guidance_distillation import GuidanceDistillation
+from apo.config.numbers import Share, Size, Whole
 from apo.flow import noised
 from apo.guidance.cfg import joined
+from apo.guidance.teacher import GuidanceDistillation
 from apo.interfaces import Condition, Pair, PairSource, T, TimestepSampler
 from apo.modules.base import PolicyModule
-from apo.numbers import Share, Size, Whole
 
 
 class DistillationModule(PolicyModule):

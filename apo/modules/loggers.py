@@ -7,8 +7,8 @@ from pathlib import Path
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from apo.files import naming, replacing
-from apo.recorded import metrics
+from apo.config.recorded import metrics
+from apo.io.files import naming, replacing
 
 
 class MetricsCSV(Logger):

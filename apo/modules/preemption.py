@@ -9,8 +9,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
-from apo import lock
 from apo.errors import INTERRUPTED, say_interrupted
+from apo.io import lock
 from apo.modules.callbacks import WholeCheckpoint
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)

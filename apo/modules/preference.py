@@ -5,11 +5,11 @@ from typing import Annotated, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from apo.config.numbers import Count, Null, Share, Size
 from apo.flow import noised, velocity
 from apo.guidance.cfg import joined
 from apo.interfaces import Pair, PairSource, PreferenceObjective, T, TimestepSampler
 from apo.modules.base import PolicyModule
-from apo.numbers import Count, Null, Share, Size
 from apo.objectives.diffusion_dpo import preference_margin
 from apo.policies.lora import REFERENCE
 

@@ -7,10 +7,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from apo.data.rankings import Ranking, RankingDataset
+from apo.distributed import rank, world_size
 from apo.evaluators.ranking import RankingMetrics
 from apo.modules.base import PolicyModule
 from apo.rankers.answer import order_averaged, swapped, verdict
-from apo.seeds import rank, world_size
 
 
 class RankerModule(PolicyModule):

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from apo import lineage
+from apo.adapter import lineage
 
 RECIPES = ("ablation", "curriculum", "cheaper", "paper", "method", "recipe", "study")  # groups whose choices tell runs apart
 INTERVAL = {"value": "", "low": "_low", "high": "_high"}  # of a metric: key in a report -> end of its name here

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from apo.numbers import Positive
+from apo.config.numbers import Positive
 
 
 def preference_margin(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor) -> Tensor:

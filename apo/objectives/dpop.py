@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from apo.numbers import NonNegative, Positive
+from apo.config.numbers import NonNegative, Positive
 from apo.objectives.diffusion_dpo import preference_margin
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from apo.numbers import Positive
+from apo.config.numbers import Positive
 from apo.objectives.diffusion_dpo import preference_margin
 
 

@@ -12,8 +12,8 @@ import apo.quiet  # noqa: F401  isort: skip
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from apo.config.overrides import overrides_checked
 from apo.errors import one_line, refused
-from apo.overrides import overrides_checked
 from apo.plan.report import Plan, planned, report
 from apo.policies.model import ROOT
 

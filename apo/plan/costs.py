@@ -10,13 +10,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from apo.generate import SAMPLES
 from apo.interfaces import Condition, Guidance, T
 from apo.modules.cluster import group_size
 from apo.plan.counting import Passes
 from apo.plan.frozen import Frozen
 from apo.policies.architecture import Architecture
 from apo.policies.model import VideoSpec
+from apo.solvers.ode import SAMPLES
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from apo.config.validation import check_values
 from apo.guidance.cfg_stg import CFGSTG
 from apo.plan import costs
 from apo.plan.costs import Layout, Step
@@ -17,7 +18,6 @@ from apo.plan.frozen import Frozen, frozen
 from apo.policies.architecture import Architecture, architecture_of, check_targets
 from apo.policies.context import require_divisible
 from apo.policies.model import VideoSpec
-from apo.validation import check_values
 
 GIB, PFLOP, HOUR = 2**30, 1e15, 3600
 PAPER_HOURS = 64_000  # Sec. 4.1: H200 hours of the five stages

@@ -7,7 +7,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from apo.errors import UserError
-from apo.files import is_finite
+from apo.io.files import is_finite
 from apo.policies.folder import REMEDY, check_weights
 
 STORED = ("transformer", "transformer_2", "vae")  # their parameters have the files' names; other libraries tie and rename some

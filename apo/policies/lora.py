@@ -10,11 +10,11 @@ from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from apo.distributed import rank
 from apo.errors import UserError
-from apo.files import read_tensors, write_tensors
+from apo.io.files import read_tensors, write_tensors
 from apo.policies.adapter import AGAIN, FILES
 from apo.policies.sharding import seemingly_on_cpu, whole
-from apo.seeds import rank
 
 POLICY, REFERENCE, AVERAGE = "policy", "reference", "average"
 

@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, TypedDict
 
+from apo.config.numbers import Filled, Finite, Null, Positive, Range, Rank, Rows, Share, Size, Text, Whole
 from apo.errors import UserError
-from apo.numbers import Filled, Finite, Null, Positive, Range, Rank, Rows, Share, Size, Text, Whole
 from apo.policies.folder import check_folder, check_weights
 
 ROOT = Path(__file__).parents[2]  # of the repository: relative model paths may start here

@@ -21,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from apo.errors import UserError
-from apo.files import is_finite
+from apo.io.files import is_finite
 from apo.policies.folder import REMEDY
 
 INDEX, WEIGHTS = "diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.safetensors"

@@ -19,9 +19,9 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from apo.config.numbers import Seed, Whole
 from apo.flow import denoising_error, to_sigma
 from apo.interfaces import Condition, T
-from apo.numbers import Seed, Whole
 from apo.policies import context, sharding
 from apo.policies import lora as adapters
 from apo.policies.adapter import FILES

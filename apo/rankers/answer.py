@@ -4,7 +4,6 @@ The videos come first, as `Video 1` and `Video 2`, then the domain's text; the a
 """
 
 import re
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,26 +14,6 @@ from apo.interfaces import Verdict
 LABELS = ("1", "2", "3", "4")  # 1, 2: first or second video is less distorted; 3, 4: similar, first or second moves more
 SWAP = (1, 0, 3, 2)  # place of each label when the two videos are exchanged
 FRAMES = 40  # Appendix C.2: both videos are standardised to it
-PROMPTS = Path(__file__).parent / "prompts"
-
-
-def prompt_text(domain: str, folder: str | None = None) -> str:
-    """The hierarchical evaluation prompt of a domain: <domain>.txt of `folder`, or of apo/rankers/prompts if that is None.
-
-    Domains come with data, from anyone: one is looked up among the names of the folder's own files and is never a path.
-    UserError names an unknown domain and the known ones.
-    """
-    place = PROMPTS if folder is None else Path(folder)
-    if not place.is_dir():
-        raise UserError(f"domains.prompts={folder}: there is no such folder; give one with a DOMAIN.txt for each domain")
-    there = {file.stem: file for file in sorted(place.glob("*.txt")) if file.is_file() and file.resolve().parent == place.resolve()}
-    if domain not in there:
-        known = ", ".join(there) or "none"
-        raise UserError(
-            f"domain={domain!r}: there is no ranking prompt for it in {folder or 'apo/rankers/prompts'}, which has {known}; use one of "
-            "these, or give a folder of your own with a DOMAIN.txt for each as domains.prompts"
-        )
-    return there[domain].read_text(encoding="utf-8").strip()
 
 
 def frame_places(frames: int, count: int = FRAMES) -> Tensor:

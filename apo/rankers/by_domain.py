@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from apo.data.domains import DomainRule
 from apo.errors import UserError
 from apo.interfaces import Asked, Condition, Ranker, Verdict
-from apo.rankers.domains import DomainRule
 
 
 class ByDomainRanker:

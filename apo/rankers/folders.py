@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from apo import lineage
+from apo.adapter import lineage
 from apo.errors import UserError
 from apo.policies.model import ROOT, fingerprint
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from apo.data.video import rate
+from apo.io.video import rate
 
 MOST = 20  # alternatives of a token, as in the protocol
 MP4 = "data:video/mp4;base64,"

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from apo.config.numbers import Size, Text
+from apo.data.domains import DomainRule
 from apo.interfaces import Asked, Condition, Verdict
-from apo.numbers import Size, Text
 from apo.policies.model import Dtype, Rate
 from apo.rankers.answer import order_averaged, verdict
-from apo.rankers.domains import DomainRule
 from apo.rankers.folders import ROOT, check_device, check_paths, local_folder
 from apo.world.conditions import require_world
 

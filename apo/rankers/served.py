@@ -20,13 +20,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from apo.data.video import write_video
+from apo.config.numbers import Range, Size, Text
+from apo.data.domains import DomainRule
 from apo.errors import UserError
 from apo.interfaces import Asked, Condition, Verdict
-from apo.numbers import Range, Size, Text
+from apo.io.video import write_video
 from apo.policies.model import Rate
 from apo.rankers.answer import order_averaged, standard_frames, verdict
-from apo.rankers.domains import DomainRule
 from apo.rankers.reply import label_probabilities
 
 LONGEST_REPLY = 2**24  # bytes

@@ -13,15 +13,16 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from torch import Tensor, nn
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
+from apo.config.numbers import Seed, Size, Text
+from apo.data.domains import prompt_text
+from apo.distributed import rank
 from apo.errors import UserError
-from apo.files import read_tensors, write_tensors
-from apo.numbers import Seed, Size, Text
+from apo.io.files import read_tensors, write_tensors
 from apo.policies.adapter import AGAIN
 from apo.policies.lora import add_lora, tuner_layers, using
 from apo.policies.model import Dtype, LoRA, Rate, fingerprint
-from apo.rankers.answer import LABELS, frame_places, prompt_text
+from apo.rankers.answer import LABELS, frame_places
 from apo.rankers.folders import PREFIX, SETTINGS, WEIGHTS, local_folder, lora_settings, model_folder, require_finite
-from apo.seeds import rank
 
 LEAST = 1e-3  # probability of all four labels together
 TRAINED = "trained"  # the adapter that stage=ranker trains
@@ -32,7 +33,7 @@ class RankingVLM(nn.Module):
 
     path: a folder that Qwen3VLForConditionalGeneration.from_pretrained loads, or a hub id. frames: what both videos
     are standardised to. fps: of the videos that are ranked; the model reads it as time stamps. prompts: folder of ranking
-    prompts, see `apo.rankers.answer.prompt_text`. UserError for a damaged folder, or if a label is not one token.
+    prompts, see `apo.data.domains.prompt_text`. UserError for a damaged folder, or if a label is not one token.
     """
 
     def __init__(self, path: str, dtype: str, frames: int, fps: float, prompts: str | None = None):

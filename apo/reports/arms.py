@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from apo.config.recorded import curve, settings
 from apo.errors import UserError
-from apo.evaluators.intervals import Interval, wilson
+from apo.evaluators import results
+from apo.intervals import Interval, wilson
 from apo.plan.costs import Step, step_of
-from apo.recorded import curve, settings
-from apo.reports import results
 
 PASSES = 4  # of a window row over 2B latents: reference forward 1, policy forward 1, backward 2
 

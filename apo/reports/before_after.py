@@ -5,9 +5,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from apo.data.pictures import Caption, contact_sheet, looped, side_by_side
-from apo.data.video import write_video
-from apo.data.written import Written
+from apo.io.pictures import Caption, contact_sheet, looped, side_by_side
+from apo.io.video import write_video
+from apo.io.written import Written
 
 
 def pick(results: Sequence[dict], key: str, count: int) -> list[int]:

@@ -25,10 +25,11 @@ from hydra.utils import instantiate
 from safetensors import safe_open
 from torch import nn
 
-from apo.data.pairs import PairDataset, PairSplit
-from apo.evaluators.intervals import Interval
+from apo.data.pairs import PairDataset
+from apo.data.stream import Split
 from apo.flow import noised
 from apo.interfaces import Pair, TimestepSampler
+from apo.intervals import Interval
 from apo.policies.model import ROOT, VideoSpec
 from apo.policies.wan import WanPolicy
 
@@ -53,8 +54,8 @@ class BenchPairs:
 
     def check(self, spec: VideoSpec) -> None: ...
 
-    def prepare(self, policy: WanPolicy) -> PairSplit:
-        return PairSplit(Interleaved(policy, self), PairDataset([], policy.max_sequence_length))
+    def prepare(self, policy: WanPolicy) -> Split:
+        return Split(Interleaved(policy, self), PairDataset([], policy.max_sequence_length))
 
 
 class Interleaved(PairDataset):

@@ -8,11 +8,11 @@ import apo.quiet  # noqa: F401  isort: skip
 import numpy as np
 from hydra import compose, initialize_config_dir
 
+from apo.config.recorded import curve, settings
 from apo.errors import one_line
+from apo.evaluators import results
 from apo.plan.costs import Step, step_of
 from apo.policies.model import ROOT
-from apo.recorded import curve, settings
-from apo.reports import results
 from apo.reports.arms import bootstrap, forwards, points, spread
 from apo.reports.curriculum import GUIDED, PLAIN
 

@@ -12,9 +12,9 @@ import apo.quiet  # noqa: F401  isort: skip
 import pandas as pd
 
 from apo.errors import one_line
-from apo.evaluators.intervals import wilson
+from apo.evaluators.results import videos
+from apo.intervals import wilson
 from apo.reports.arms import percent, spread
-from apo.reports.results import videos
 
 GUIDED, PLAIN = "eval_guided", "eval"  # folders of results under the teacher's guidance, and under none
 

@@ -11,9 +11,9 @@ import pandas as pd
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 
+from apo.config.recorded import curve, settings
 from apo.errors import UserError
 from apo.policies.model import ROOT
-from apo.recorded import curve, settings
 
 PANELS = {  # title -> metric keys of metrics.csv, the second one dashed
     "loss": ["train/loss"],

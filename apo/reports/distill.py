@@ -16,18 +16,18 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from apo import lineage
+from apo.adapter import lineage
 from apo.evaluation import Judge
-from apo.evaluators.intervals import mean_interval
-from apo.files import write_json, write_text
+from apo.evaluators.results import shown
 from apo.flow import noised
-from apo.generate import generate, initial_noise
 from apo.guidance.none import NoGuidance
+from apo.intervals import mean_interval
+from apo.io.files import write_json, write_text
 from apo.policies.model import ROOT
+from apo.random import generator
 from apo.reports.bench import bootstrap_median
-from apo.reports.results import shown
 from apo.runs import BASELINE, Arm, find
-from apo.seeds import generator
+from apo.solvers.ode import generate, initial_noise
 from apo.terminal import progress
 from apo.timing import clock
 

@@ -7,7 +7,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 
 from apo.errors import one_line
-from apo.evaluators.intervals import wilson
+from apo.intervals import wilson
 from apo.reports.arms import Arm, collect, percent, spread
 
 RUNS = {  # run folder -> its title, and what its arms are compared with

@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 from hydra import compose, initialize_config_dir
 
-from apo.data.pictures import contact_sheet
 from apo.evaluation import Judge
-from apo.evaluators.intervals import wilson
+from apo.intervals import wilson
+from apo.io.pictures import contact_sheet
 from apo.policies.model import ROOT
+from apo.random import generator
 from apo.runs import BASELINE, find
-from apo.seeds import generator
 from apo.world.oracle import CAUSES, THRESHOLDS, Thresholds, excess, first_cause, tracks
 
 LABELS = ROOT / "docs" / "oracle_audit.csv"

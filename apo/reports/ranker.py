@@ -16,9 +16,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from apo.evaluators.intervals import Interval, wilson
 from apo.evaluators.ranking import RankingMetrics
 from apo.interfaces import Ranker
+from apo.intervals import Interval, wilson
 from apo.rankers.answer import swapped
 from apo.terminal import progress
 from apo.world.rankings import WorldRankingDataset

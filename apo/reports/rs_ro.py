@@ -10,10 +10,10 @@ from pathlib import Path
 import apo.quiet  # noqa: F401  isort: skip
 import numpy as np
 
-from apo.evaluators.intervals import Interval
+from apo.evaluators.results import videos
+from apo.intervals import Interval
 from apo.reports.arms import bootstrap, points, spread
 from apo.reports.curriculum import GUIDED, PLAIN
-from apo.reports.results import videos
 
 ARMS = {"apo": "with RS & RO", "wo_rs_ro": "without"}
 NOTES = """

@@ -17,7 +17,7 @@ from pathlib import Path
 import apo.quiet  # noqa: F401  isort: skip
 from hydra import compose, initialize_config_dir
 
-from apo.evaluators.intervals import wilson
+from apo.intervals import wilson
 
 ARMS = ("apo", "diffusion_dpo", "wo_rs_ro", "uniform_window", "no_window", "high_only", "low_only")
 COORDINATES = {

@@ -11,8 +11,8 @@ from pathlib import Path
 import apo.quiet  # noqa: F401  isort: skip
 import torch
 
-from apo.data.pictures import contact_sheet
 from apo.evaluation import Judge
+from apo.io.pictures import contact_sheet
 from apo.reports.before_after import colour, pick
 from apo.reports.distill import Two, prepare
 from apo.runs import BASELINE, Arm, find

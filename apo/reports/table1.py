@@ -11,7 +11,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 
 from apo.errors import one_line
-from apo.evaluators.intervals import wilson
+from apo.intervals import wilson
 from apo.reports.arms import PASSES, Arm, percent, spread
 from apo.reports.arms import collect as arms_of
 

@@ -8,10 +8,11 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from apo.config.numbers import NonNegative, Positive, Range, Rows, Seed, Share
+from apo.distributed import replica, replicas
 from apo.flow import inference_sigmas, to_timestep
 from apo.interfaces import T
-from apo.numbers import NonNegative, Positive, Range, Rows, Seed, Share
-from apo.seeds import generator, replica, replicas
+from apo.random import generator
 
 
 @dataclass

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from apo.numbers import Finite, Positive
+from apo.config.numbers import Finite, Positive
 from apo.timesteps.quantile import QuantileSampler
 
 

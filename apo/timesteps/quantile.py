@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from apo.config.numbers import Rows, Seed, Share
+from apo.distributed import replica, replicas
 from apo.interfaces import T
-from apo.numbers import Rows, Seed, Share
-from apo.seeds import generator, replica, replicas
+from apo.random import generator
 
 
 @dataclass

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from apo.data.video import write_video
+from apo.io.video import write_video
 from apo.world import flaws, render
 from apo.world.grammar import describe
 

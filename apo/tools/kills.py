@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from apo.files import write_json
+from apo.io.files import write_json
 from apo.tools.inputs import KINDS, ROOT, working_tree, write_manifests
 from apo.tools.kill_targets import INTERVAL, Target, targets
 from apo.tools.leftovers import done_twice, files, rows

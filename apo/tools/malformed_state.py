@@ -90,7 +90,7 @@ def weights(pattern: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Cal
 
 def relineage(path: Path) -> None:
     """Lets the lineage name the spoiled file, so that its hash is not what gives it away."""
-    from apo.data.checksums import file_digest
+    from apo.io.checksums import file_digest
 
     if (lineage := path.with_name("lineage.json")).exists():
         content = json.loads(lineage.read_text())

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apo.config.numbers import Count, Seed
 from apo.errors import UserError
 from apo.interfaces import Asked
-from apo.numbers import Count, Seed
 from apo.world.grammar import describe, parse
 from apo.world.render import FRAMES, SIZE, SPLITS, Clip, random_clip, render
 
-Split = Literal["train", "validation", "test"]
+SplitName = Literal["train", "validation", "test"]
 STREAMS = {name: 100 + index for index, name in enumerate(SPLITS)}
 
 
@@ -22,7 +22,7 @@ STREAMS = {name: 100 + index for index, name in enumerate(SPLITS)}
 class WorldConditions:
     """Condition i of a split depends on (split, seed, i) alone. Glyphs of a split are in no other split."""
 
-    split: Split
+    split: SplitName
     count: Count
     seed: Seed
     rows = ()

@@ -4,11 +4,12 @@ import hashlib
 
 from torch.utils.data import Dataset
 
+from apo.config.numbers import Seed
 from apo.data.cached import stacked
-from apo.data.pairs import PairDataset, PairSplit
+from apo.data.pairs import PairDataset
+from apo.data.stream import Split
 from apo.interfaces import Condition, Policy
-from apo.numbers import Seed
-from apo.world.conditions import Split, WorldConditions, require_world
+from apo.world.conditions import SplitName, WorldConditions, require_world
 from apo.world.grammar import parse
 
 ENDLESS = 10**9
@@ -19,15 +20,15 @@ class WorldPrompts:
 
     gives = "prompts"
 
-    def __init__(self, split: Split, seed: Seed):
+    def __init__(self, split: SplitName, seed: Seed):
         self.conditions = WorldConditions(split, ENDLESS, seed)
 
     def check(self, spec) -> None:
         """ValueError unless the model's videos are of the world's size."""
         require_world(spec, "data=world_prompts", "data=prompts data.path=MANIFEST")
 
-    def prepare(self, policy: Policy) -> PairSplit:
-        return PairSplit(WorldPromptDataset(self.conditions, policy), PairDataset([], policy.max_sequence_length), in_turn)
+    def prepare(self, policy: Policy) -> Split:
+        return Split(WorldPromptDataset(self.conditions, policy), PairDataset([], policy.max_sequence_length), in_turn)
 
 
 class WorldPromptDataset(Dataset):

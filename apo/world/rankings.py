@@ -17,21 +17,21 @@ from filelock import FileLock
 from safetensors import safe_open
 from torch import Tensor
 
-from apo.data.cache import flaw, remembered
-from apo.data.checksums import Checksums
-from apo.data.pairs import PairSplit
+from apo.config.numbers import Count, Range, Seed, Share, Size, Text, Whole
+from apo.data.cache.store import flaw, remembered
 from apo.data.rankings import RankingDataset
-from apo.files import sweep, write_tensors
-from apo.generate import generate, initial_noise
+from apo.data.stream import Split
 from apo.interfaces import Condition, Guidance
-from apo.numbers import Count, Range, Seed, Share, Size, Text, Whole
+from apo.io.checksums import Checksums
+from apo.io.files import sweep, write_tensors
 from apo.policies.model import VideoSpec, WanModel, fingerprint
-from apo.rankers.oracle import OracleRanker
+from apo.solvers.ode import generate, initial_noise
 from apo.terminal import progress
 from apo.world.candidates import DOMAINS, clip_of, rendered, rng_of, slowed
 from apo.world.conditions import require_world
 from apo.world.grammar import describe
 from apo.world.oracle import measure
+from apo.world.ranker import OracleRanker
 from apo.world.render import render
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ class WorldRankings:
     def check(self, spec: VideoSpec) -> None:
         require_world(spec, "data=world_rankings", "data=rankings data.path=MANIFEST")
 
-    def prepare(self, policy) -> PairSplit:
+    def prepare(self, policy) -> Split:
         """Generates and labels what the cache lacks, whatever model is to be trained; call it on every rank."""
-        return PairSplit(self.dataset("train", self.count), self.dataset("validation", self.validation_count))
+        return Split(self.dataset("train", self.count), self.dataset("validation", self.validation_count))
 
     def dataset(self, split: str, count: int) -> "WorldRankingDataset":
         """`count` rankings of a split, in the shares that the settings say."""

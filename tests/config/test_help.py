@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from apo.config.help import FOLDERS, first_comment, groups, listed, options, text
-from apo.overrides import CONF
+from apo.config.overrides import CONF
 
 ROOT = CONF.parent
 COMMANDS = {"train.py": CONF / "train.yaml", "evaluate.py": CONF / "evaluate.yaml"}

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from apo.data.anchors import Mixed, UserAnchors
 from apo.data.manifest import ManifestError
-from apo.data.pairs import StepBatches
+from apo.data.stream import StepBatches
 from tests.data.clips import FakePolicy, Spec, counted, numbers, write_jsonl
 
 ROOT = Path(__file__).parents[2]

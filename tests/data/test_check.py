@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from apo.data.check import check
-from apo.data.framing import CAPTION, HEIGHT
 from apo.errors import UserError
+from apo.io.framing import CAPTION, HEIGHT
 from tests.data.clips import counted, write_jsonl
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from apo.data import check, real, slow_motion
-from apo.data.video import write_video
+from apo.io.video import write_video
 from tests.data.clips import write_jsonl
 
 
@@ -26,7 +26,7 @@ def home(tmp_path, monkeypatch):
     def full(source, target):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
 
-    monkeypatch.setattr("apo.files.os.replace", full)
+    monkeypatch.setattr("apo.io.files.os.replace", full)
     return tmp_path
 
 

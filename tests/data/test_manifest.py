@@ -12,8 +12,8 @@ from PIL import Image
 from apo.data.cells import ImageFile, VideoFile
 from apo.data.manifest import ManifestError, PairRow, Problem, Row, load, read
 from apo.data.rankings import RankingRow
-from apo.data.video import write_video
 from apo.errors import UserError
+from apo.io.video import write_video
 from tests.data.clips import Spec, counted, write_jsonl
 
 

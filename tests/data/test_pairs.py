@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 import apo.data.pairs
 from apo.data.manifest import ManifestError
-from apo.data.pairs import StepBatches, UserPairs
+from apo.data.pairs import UserPairs
+from apo.data.stream import StepBatches
 from tests.data.clips import FakePolicy, Spec, counted, write_jsonl
 
 

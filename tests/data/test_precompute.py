@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from apo.data import precompute
-from apo.data.checksums import Checksums, Digests, file_digest
+from apo.data.cache import __main__ as precompute
 from apo.data.shares import Share, from_environment
 from apo.errors import INTERRUPTED
+from apo.io.checksums import Checksums, Digests, file_digest
 from tests.clips import write_manifest
 from tests.data.clips import contents
 
@@ -149,7 +149,7 @@ def test_checksums_take_either_writers_bytes_and_no_half_line(tmp_path):
 def test_a_files_digest_is_computed_again_only_when_it_has_changed(tmp_path, monkeypatch):
     file, read = tmp_path / "video.mp4", []
     file.write_bytes(b"one")
-    monkeypatch.setattr("apo.data.checksums.file_digest", lambda path: read.append(path) or file_digest(path))
+    monkeypatch.setattr("apo.io.checksums.file_digest", lambda path: read.append(path) or file_digest(path))
     first = Digests(tmp_path, "0of2")
     assert first(file) == first(file) == hashlib.sha256(b"one").hexdigest() and len(read) == 1
     with first.list.open("a") as half:

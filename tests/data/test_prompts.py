@@ -11,8 +11,8 @@ from PIL import Image
 from torch.testing import assert_close
 
 from apo.data.manifest import ManifestError
-from apo.data.pairs import StepBatches
 from apo.data.prompts import PromptConditions, UserPrompts
+from apo.data.stream import StepBatches
 from apo.interfaces import Condition
 from apo.world.prompts import WorldPrompts
 from tests.data.clips import SIZES, FakePolicy, Spec, write_jsonl

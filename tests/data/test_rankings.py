@@ -4,9 +4,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from apo.data.domains import DomainRule
 from apo.data.manifest import ManifestError
 from apo.data.rankings import UserRankings
-from apo.rankers.domains import DomainRule
 from tests.data.clips import SIZES, Spec, counted, numbers, write_jsonl
 
 RULE = DomainRule({"landscape": "non_human"}, "human", None)

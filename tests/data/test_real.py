@@ -10,8 +10,8 @@ import torch
 
 from apo.data.manifest import PairRow, load
 from apo.data.real import CLIPS, FLAWS, SCENES, Scene, ghost, make, repeat_frames, shuffle_segments
-from apo.data.video import open_stream, read_video, write_video
-from apo.seeds import generator
+from apo.io.video import open_stream, read_video, write_video
+from apo.random import generator
 from tests.data.clips import Spec, counted, numbers
 
 ROOT = Path(__file__).parents[2]

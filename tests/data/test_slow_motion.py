@@ -11,7 +11,7 @@ import torch.nn.functional as nnf
 
 from apo.data.manifest import ManifestError, load
 from apo.data.slow_motion import VideoRow, column_of, gray_levels, make, measured, whole_number
-from apo.data.video import open_stream, read_video, timed_frames, write_video
+from apo.io.video import open_stream, read_video, timed_frames, write_video
 from tests.data.clips import Spec, write_jsonl
 
 FRAMES, FPS = 24, 12

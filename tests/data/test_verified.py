@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from apo.data.checksums import file_digest
 from apo.data.pairs import UserPairs
 from apo.errors import UserError
+from apo.io.checksums import file_digest
 from tests.data.clips import FakePolicy
 
 
@@ -74,7 +74,7 @@ def test_what_is_damaged_after_the_start_is_encoded_anew_at_its_first_use(tmp_pa
 def test_a_file_is_read_whole_once_and_by_its_first_use(tmp_path, manifest, monkeypatch):
     prepared(tmp_path, manifest)
     read = []
-    monkeypatch.setattr("apo.data.checksums.file_digest", lambda path: read.append(path) or file_digest(path))
+    monkeypatch.setattr("apo.io.checksums.file_digest", lambda path: read.append(path) or file_digest(path))
     data = prepared(tmp_path, manifest)
     assert read == []
     for _ in range(3):

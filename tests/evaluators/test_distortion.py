@@ -1,5 +1,5 @@
 from apo.evaluators.distortion import DistortionRate
-from apo.evaluators.intervals import wilson
+from apo.intervals import wilson
 
 
 def test_the_rate_counts_every_cause_once(measured, code):

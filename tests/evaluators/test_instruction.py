@@ -1,7 +1,7 @@
 import pytest
 
 from apo.evaluators.instruction import DirectionFollowing, InstructionFollowing, SpeedFollowing
-from apo.evaluators.intervals import wilson
+from apo.intervals import wilson
 
 
 @pytest.mark.parametrize("metric, hits", [(InstructionFollowing(), 1), (DirectionFollowing(), 3), (SpeedFollowing(), 2)])

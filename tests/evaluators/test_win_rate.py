@@ -1,7 +1,7 @@
 import torch
 
-from apo.evaluators.intervals import wilson
 from apo.evaluators.win_rate import WinRate, quality
+from apo.intervals import wilson
 
 
 def test_higher_scores_win_and_equal_scores_tie():

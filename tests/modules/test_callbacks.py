@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from apo import terminal
-from apo.generate import generate, initial_noise
 from apo.guidance.cfg import CFG
 from apo.interfaces import Condition
 from apo.modules import callbacks
 from apo.modules.callbacks import HELD_OUT, HeldOutPairs, SampleVideos, StepProgress, WholeCheckpoint
 from apo.modules.optim import NonFiniteGradient
 from apo.modules.preemption import StopWhenTold
-from apo.pairs.online import RankerFailed
+from apo.solvers.ode import generate, initial_noise
+from apo.sources.online import RankerFailed
 from tests.policies.test_wan import STYLES, inputs, make
 
 

@@ -10,13 +10,13 @@ from omegaconf import DictConfig
 from torch.testing import assert_close
 
 from apo.checks import ConfigError, check
-from apo.distill.guidance_distillation import GuidanceDistillation
 from apo.flow import noised
 from apo.guidance.cfg import CFG
 from apo.guidance.cfg_stg import CFGSTG
+from apo.guidance.teacher import GuidanceDistillation
 from apo.modules.distillation import DistillationModule
-from apo.pairs.offline import OfflinePairs
 from apo.run import train
+from apo.sources.offline import OfflinePairs
 from apo.timesteps.apo import APOSampler
 from tests.clips import write_manifest
 from tests.dying import dies_and_resumes

@@ -16,8 +16,8 @@ from apo.modules.sft import SFTModule
 from apo.objectives.diffusion_dpo import DiffusionDPO
 from apo.objectives.dpop import DPOPositive
 from apo.objectives.ipo import IPO
-from apo.pairs.offline import OfflinePairs
 from apo.policies.lora import AVERAGE, POLICY
+from apo.sources.offline import OfflinePairs
 from apo.timesteps.apo import APOSampler
 from apo.timesteps.uniform import UniformSampler
 from tests.policies.test_wan import frame, make, perturbed

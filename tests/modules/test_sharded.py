@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed import distributed_c10d
 
 from apo.data.anchors import Anchor
+from apo.distributed import rank, replica
 from apo.guidance.none import NoGuidance
 from apo.interfaces import Pair
 from apo.modules.base import PolicyModule
@@ -17,20 +18,19 @@ from apo.modules.cluster import group_size
 from apo.modules.loggers import MetricsCSV
 from apo.modules.sft import SFTModule
 from apo.modules.sharded import PATIENCE, ShardedStrategy
-from apo.pairs.ahead import AheadPairs
-from apo.pairs.half_online import HalfOnlinePairs
-from apo.pairs.offline import OfflinePairs
-from apo.pairs.online import OnlinePairs
-from apo.pairs.rollout import Rollout, rows
 from apo.policies import sharding
-from apo.seeds import rank, replica
+from apo.sources.ahead import AheadPairs
+from apo.sources.half_online import HalfOnlinePairs
+from apo.sources.offline import OfflinePairs
+from apo.sources.online import OnlinePairs
+from apo.sources.rollout import Rollout, rows
 from apo.timesteps.uniform import UniformSampler
 from tests import ranks
 from tests.modules import test_distillation, test_preference
 from tests.modules.test_preference import pair_of
-from tests.pairs.rankers import BrighterWins
 from tests.policies.test_sharding import asking
 from tests.policies.test_wan import make
+from tests.sources.rankers import BrighterWins
 
 KINDS, STEPS, PAIRS = ("online", "ahead", "half online", "distill", "sft", "all weights"), 3, 4
 

@@ -8,14 +8,12 @@ import torch
 from hydra.utils import instantiate
 from lightning import Trainer
 
-from apo.generate import generate, initial_noise
 from apo.guidance.cfg import CFG
 from apo.guidance.cfg_stg import CFGSTG
 from apo.guidance.none import NoGuidance
 from apo.interfaces import Pair
 from apo.modules.preference import PreferenceModule
 from apo.objectives.diffusion_dpo import DiffusionDPO
-from apo.pairs.offline import OfflinePairs
 from apo.plan import costs
 from apo.plan.__main__ import composed, curriculum, main
 from apo.plan.counting import counted, measured, passes
@@ -23,6 +21,8 @@ from apo.plan.frozen import frozen
 from apo.plan.report import planned
 from apo.policies.architecture import PUBLISHED, architecture_of
 from apo.policies.model import VideoSpec
+from apo.solvers.ode import generate, initial_noise
+from apo.sources.offline import OfflinePairs
 from tests.builds import SPECS
 from tests.plan.shapes import OFFLINE, ONE, PAIRS, ROWS, SMALL, gradients, with_gradients
 from tests.policies.test_wan import LORA, STYLES, inputs

@@ -6,7 +6,6 @@ import pytest
 import torch
 from lightning import Trainer
 
-from apo.generate import generate, initial_noise
 from apo.guidance.cfg import CFG
 from apo.guidance.cfg_stg import CFGSTG
 from apo.guidance.none import NoGuidance
@@ -17,6 +16,7 @@ from apo.plan.frozen import Frozen, frozen
 from apo.plan.report import planned, verdict
 from apo.policies.architecture import read
 from apo.policies.model import VideoSpec
+from apo.solvers.ode import generate, initial_noise
 from tests.modules.test_distillation import module as distillation
 from tests.modules.test_preference import pair_of
 from tests.plan.shapes import OFFLINE, ONE, PAIRS, SMALL, with_gradients

@@ -8,11 +8,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from apo.generate import initial_noise
 from apo.plan.counting import Live
 from apo.policies.codec import PARTS, WanCodec
 from apo.policies.encoder import WanEncoder
 from apo.policies.model import ROOT
+from apo.solvers.ode import initial_noise
 from apo.world.conditions import WorldConditions
 from tests.builds import PROMPT
 from tests.policies.test_wan import STYLES, frame, make

@@ -8,16 +8,16 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.testing import assert_close
 
-from apo.generate import generate, initial_noise
+from apo.distributed import all_gather, rank, replica, replicas, share_pairs
 from apo.guidance.cfg_stg import CFGSTG
 from apo.guidance.none import NoGuidance
 from apo.interfaces import Condition, Verdict
-from apo.pairs.ahead import AheadPairs
-from apo.pairs.online import OnlinePairs, RankerFailed
-from apo.pairs.rollout import Rollout
 from apo.policies.context import require_divisible
 from apo.policies.wan import WanPolicy
-from apo.seeds import gathered, rank, replica, replicas, share_pairs
+from apo.solvers.ode import generate, initial_noise
+from apo.sources.ahead import AheadPairs
+from apo.sources.online import OnlinePairs, RankerFailed
+from apo.sources.rollout import Rollout
 from tests import ranks
 from tests.policies.test_sharding import CLOSE, asking, both
 from tests.policies.test_wan import inputs, make, perturbed
@@ -97,7 +97,7 @@ def generated(folder: Path) -> None:
         pairs = kind(ranker=ranker, **settings)
         pair = pairs(cond, policy, 4)
         assert ranker.calls == (1 if rank() == 0 else 0)
-        one, other = gathered((pair.chosen, pair.rejected))
+        one, other = all_gather((pair.chosen, pair.rejected))
         assert all(torch.equal(a, b) for a, b in zip(one, other))
         for candidate, made in enumerate((pair.chosen, pair.rejected)):  # the first wins
             alone = Rollout(NoGuidance())(plain, cond, [(0, 4, place, candidate, 0) for place in range(2)])
@@ -106,7 +106,7 @@ def generated(folder: Path) -> None:
     assert (waiting is None) == (rank() > 0)  # rank 0 writes it for all
     if rank() == 0:
         assert waiting[0].shape[1] == len(waiting[1].prompt) == 2
-    (waiting, _) = gathered(waiting)  # as all read the file
+    (waiting, _) = all_gather(waiting)  # as all read the file
     pairs.load(waiting)
     pairs.waiting = None
     assert torch.equal(pairs.left[0], waiting[0])

@@ -10,13 +10,13 @@ from diffusers import WanTransformer3DModel
 from torch.distributed.device_mesh import init_device_mesh
 from torch.testing import assert_close
 
-from apo.generate import generate, initial_noise
+from apo.distributed import all_gather, replica, share_pairs
 from apo.guidance.none import NoGuidance
 from apo.modules.optim import MismatchedExperts, average_gradients
-from apo.pairs.rollout import Rollout
 from apo.policies.sharding import without_data
 from apo.policies.wan import WanPolicy
-from apo.seeds import gathered, replica, share_pairs
+from apo.solvers.ode import generate, initial_noise
+from apo.sources.rollout import Rollout
 from tests import ranks
 from tests.modules.test_preference import module
 from tests.policies.test_wan import STYLES, inputs, make, perturbed
@@ -123,10 +123,10 @@ def cache(folder: Path) -> None:
         return settings(model, cond, noise), float(settings.meters["generate/blocks"])
 
     assert_close(rollout(policy, 1e-9)[0], rollout(plain, None)[0], **CLOSE["float32"])
-    alone = {threshold: gathered(rollout(plain, threshold)[1]) for threshold in torch.logspace(-2, 1, 25).tolist()}
+    alone = {threshold: all_gather(rollout(plain, threshold)[1]) for threshold in torch.logspace(-2, 1, 25).tolist()}
     apart = [threshold for threshold, shares in alone.items() if shares[0] != shares[1]]
     for threshold in apart[:3]:
-        one, other = gathered(rollout(policy, threshold)[1])
+        one, other = all_gather(rollout(policy, threshold)[1])
         assert one == other >= max(alone[threshold]), threshold
     assert apart and rollout(policy, 1e9)[1] < 1
 

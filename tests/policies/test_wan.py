@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from apo.generate import generate, initial_noise
 from apo.guidance.cfg import CFG
 from apo.guidance.none import NoGuidance
 from apo.interfaces import Condition
 from apo.policies.model import VideoSpec, WanModel
 from apo.policies.wan import WanPolicy
+from apo.solvers.ode import generate, initial_noise
 from tests.builds import PROMPT, SPECS, first_frame, load, sample
 
 LORA = {"rank": 4, "alpha": 4, "targets": ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]}

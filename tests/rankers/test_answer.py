@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from apo.data.domains import PROMPTS, DomainRule, prompt_text
 from apo.errors import UserError
 from apo.interfaces import Condition, Verdict
-from apo.rankers.answer import PROMPTS, SWAP, order_averaged, parse_label, prompt_text, require_verdict, standard_frames, swapped, verdict
-from apo.rankers.domains import DomainRule
+from apo.rankers.answer import SWAP, order_averaged, parse_label, require_verdict, standard_frames, swapped, verdict
 
 
 def probabilities(*rows: list[float]) -> torch.Tensor:

@@ -8,8 +8,8 @@ from peft import PeftModel
 from torch.testing import assert_close
 from transformers import Qwen3VLForConditionalGeneration
 
+from apo.data.domains import DomainRule
 from apo.rankers.by_domain import ByDomainRanker
-from apo.rankers.domains import DomainRule
 from apo.rankers.vlm import TRAINED, RankingVLM, TrainableVLM, shared
 from tests.rankers.tiny import LORA, RULE, WORLD, ranker, tiny_adapter, tiny_base, world_pairs
 

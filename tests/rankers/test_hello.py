@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from apo.data.domains import DomainRule
 from apo.errors import UserError
-from apo.rankers.domains import DomainRule
 from apo.rankers.served import ServedRanker, ServerGone
 from apo.resume import differences
 from tests.rankers.answering import completion, server, token

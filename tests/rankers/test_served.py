@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from apo.checks import ConfigError, check
+from apo.data.domains import DomainRule, prompt_text
 from apo.interfaces import Condition
 from apo.rankers import question
-from apo.rankers.answer import LABELS, SWAP, prompt_text, standard_frames, swapped
-from apo.rankers.domains import DomainRule
+from apo.rankers.answer import LABELS, SWAP, standard_frames, swapped
 from apo.rankers.question import Deadline
 from apo.rankers.qwen3_vl import Qwen3VLRanker
 from apo.rankers.reply import label_probabilities

@@ -3,8 +3,8 @@
 import pytest
 
 from apo.checks import ConfigError, check
+from apo.data.domains import DomainRule
 from apo.errors import UserError
-from apo.rankers.domains import DomainRule
 from tests.test_configs import composed
 
 WRONG = {

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apo.data.domains import DomainRule
 from apo.interfaces import Condition
 from apo.policies.model import VideoSpec
-from apo.rankers.domains import DomainRule
 from apo.rankers.qwen3_vl import Qwen3VLRanker
 from apo.rankers.vlm import TrainableVLM
 from apo.world.build.vlm import build_vlm

@@ -11,7 +11,7 @@ from apo.reports.arms import forwards
 from tests.reports import runs
 
 PAIRS = {"stage": {"name": "online", "data": "prompts", "needs_reference": True}, "module": {"pairs": {"candidates": 2}}}
-DISTILL = {"module": {"rejected": True, "distill": {"_target_": "apo.distill.guidance_distillation.GuidanceDistillation", "omega": None,
+DISTILL = {"module": {"rejected": True, "distill": {"_target_": "apo.guidance.teacher.GuidanceDistillation", "omega": None,
            "lambda_": None, "seed": 0, "guidance": {"_target_": "apo.guidance.cfg.CFG", "omega_high": 1.0, "omega_low": 1.0,
                                                     "boundary": 0.9}}}}  # fmt: skip
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from apo.errors import UserError
-from apo.evaluators.intervals import wilson
+from apo.intervals import wilson
 from apo.reports import table1
 from tests.reports import runs
 

@@ -8,7 +8,7 @@ import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_info
 from torch import nn
 
-from apo.files import replacing
+from apo.io.files import replacing
 from apo.terminal import progress
 
 

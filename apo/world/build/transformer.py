@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from apo.files import write_tensors
 from apo.flow import noised, shift_sigma, velocity
 from apo.interfaces import T
+from apo.io.files import write_tensors
 from apo.terminal import progress
 from apo.world import flaws, render
 from apo.world.build.loop import muon_and_adamw, train

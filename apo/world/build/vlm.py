@@ -16,7 +16,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from apo.rankers.answer import PROMPTS
+from apo.data.domains import PROMPTS
 
 SEED = 21
 PATCH, MERGE, TEMPORAL = 8, 2, 2  # a token of the language model sees 16 x 16 pixels of two frames

@@ -1,0 +1,150 @@
+"""The config's own keys, where no `_target_` takes them: what conf/train.yaml, conf/evaluate.yaml and conf/plan say."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypedDict
+
+from apo.config.numbers import Count, NonNegative, Null, Positive, Processes, ProperShare, Range, Seed, Share, Size, Text, Whole
+
+Threads = Annotated[Annotated[int, Range(1, 4096)] | None, Null("for torch's own choice")]
+
+
+class Part:
+    """A group that is built: it has a `_target_`."""
+
+
+class Optimizer(TypedDict, total=False):
+    """What torch leaves open of its optimizers' numbers, or says only once a model is there."""
+
+    lr: NonNegative
+    betas: tuple[ProperShare, ProperShare]
+    eps: NonNegative
+    momentum: NonNegative
+    weight_decay: NonNegative
+
+
+@dataclass
+class Stage:
+    name: Text
+    data: Text  # the kind of data that it trains on
+    needs_reference: bool
+    after: list[str] = ()
+    not_after: list[str] = ()
+    sample_guidance: Part | None = None
+
+
+@dataclass
+class Trainer:
+    accelerator: Literal["cpu", "gpu", "cuda", "auto"]
+    devices: Processes
+    nodes: Processes
+    strategy: Literal["auto", "ddp", "fsdp"]
+    backend: Literal["gloo", "nccl"] | None
+    threads: Threads
+    gradient_checkpointing: bool
+    split_backward: bool
+    shard: int | str | None
+    context_parallel: Whole
+    offload: bool
+
+
+@dataclass
+class Logger:
+    wandb: Part | None
+    tensorboard: Part | None = None
+
+
+@dataclass
+class Training:
+    """Of train.py, and of what takes its overrides."""
+
+    run: Text | int
+    seed: Seed
+    adapter: Text | None
+    max_steps: Count
+    batch_size: Size
+    warmup_steps: Whole
+    decay_steps: Annotated[Count | None, Null("for a rate that stays")]
+    max_grad_norm: Positive
+    ema_decay: Annotated[Share | None, Null("for the adapter itself")]
+    sample_every_n_steps: Whole
+    checkpoint_every_n_steps: Count
+    validate_every_n_steps: Count
+    policy: Part
+    optimizer: Optimizer
+    sampler: Part
+    guidance: Part
+    data: Part
+    model: Part
+    stage: Stage
+    trainer: Trainer
+    logger: Logger
+    module: Part
+    objective: Part | None = None
+    ranker: Part | None = None
+    distill: Part | None = None
+    vlm: Part | None = None
+    learning_rate: NonNegative = 0.0  # these two act through optimizer.lr and max_steps
+    stage_steps: Count = 0
+
+
+class Gpu(TypedDict):
+    name: Text
+    memory_gib: Positive
+    flops: Positive
+
+
+class Bandwidth(TypedDict):
+    node: Positive
+    network: Positive
+
+
+class JudgedBy(TypedDict):
+    """Of the ranking model that is planned for."""
+
+    parameters: Positive
+    frames: Size
+    pixels_per_token: Positive
+    orders: Annotated[int, Range(1, 2)]
+
+
+@dataclass
+class Assumptions:
+    """Of conf/plan."""
+
+    gpu: Gpu
+    utilisation: Annotated[float, Range(0, 1, above=True)]
+    reserve_gib: NonNegative
+    bandwidth: Bandwidth
+    shard: int | str | None
+    context_parallel: Whole
+    split_backward: bool
+    ranker: JudgedBy
+
+
+@dataclass
+class Planning(Training):
+    """Of `python -m apo.plan`."""
+
+    plan: Assumptions
+
+
+@dataclass
+class Evaluating:
+    """Of evaluate.py."""
+
+    run: Text | int
+    arm: Text | int | None
+    against: Text | int | None
+    results: Text | int | None
+    seed: Seed
+    batch_size: Size
+    videos: Annotated[int, Range(0, 10_000)]
+    guidance: Part
+    model: Part
+    conditions: Part
+    evaluator: Part
+    trainer: Trainer
+    logger: Logger
+    learning_rate: NonNegative = 0.0  # these three are of conf/scale, which a model selects
+    stage_steps: Count = 0
+    checkpoint_every_n_steps: Count = 0
