@@ -22,7 +22,11 @@ def main(cfg: DictConfig) -> None:
     def job() -> None:
         from apo.io.lock import holding  # torch takes seconds: help and shell completion do without
 
-        with one_line("config"), holding(folder, "wait for it, stop it, or give another run=NAME"), recorded(folder / "train.log"):
+        with (
+            one_line("config"),
+            holding(folder, "wait for it, stop it, or give another run=NAME"),
+            recorded(folder / "train.log"),
+        ):
             from apo.checks import check
 
             check(cfg, folder)

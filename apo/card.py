@@ -10,9 +10,9 @@ from apo.policies.adapter import FILES
 
 LOADING = {
     "high_noise.safetensors": 'pipe.load_lora_weights(".", weight_name="high_noise.safetensors", adapter_name="apo")',
-    "low_noise.safetensors":
-        'pipe.load_lora_weights(".", weight_name="low_noise.safetensors", adapter_name="apo_low", load_into_transformer_2=True)',
-}  # fmt: skip
+    "low_noise.safetensors": 'pipe.load_lora_weights(".", weight_name="low_noise.safetensors", adapter_name="apo_low", '
+    "load_into_transformer_2=True)",
+}
 
 
 MEASURED = "## Measured"
@@ -41,10 +41,20 @@ def report_of(adapter: Path) -> Path:
 def card(adapter: Path, lineage: dict) -> str:
     config = lineage["config"]
     lines = [*front_matter(lineage), f"# {config['run']}: {lineage['stage']}", ""]
-    lines += ["A LoRA adapter trained with [Diffusion-APO](https://arxiv.org/abs/2605.07503) by this repository's", "`train.py`.", ""]
+    lines += [
+        "A LoRA adapter trained with [Diffusion-APO](https://arxiv.org/abs/2605.07503) by this repository's",
+        "`train.py`.",
+        "",
+    ]
     lines += ["## Base and data", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in origin(lineage).items()]
-    lines += ["", "## Stages", "", "| stage | steps | batch per rank | learning rate | β | timesteps | seed |", "|---" * 7 + "|"]
+    lines += [
+        "",
+        "## Stages",
+        "",
+        "| stage | steps | batch per rank | learning rate | β | timesteps | seed |",
+        "|---" * 7 + "|",
+    ]
     lines += [stage_row(stage) for stage in stages(lineage)]
     lines += ["", "## Loading", "", *loading(lineage), "", MEASURED, "", *measured(report_of(adapter))]
     lines += ["", "## Files", "", *(f"- `{name}`: sha256 `{digest}`" for name, digest in lineage["files"].items()), ""]
@@ -57,9 +67,15 @@ def front_matter(lineage: dict) -> list[str]:
     named = path.count("/") == 1 and not Path(path).exists()
     tags = ["lora", "preference-ranking"] if ranker else ["lora", "dpo", "image-to-video"]
     return [
-        "---", *([f"base_model: {path}"] if named else []), f"library_name: {'peft' if ranker else 'diffusers'}",
-        *([] if ranker else ["pipeline_tag: image-to-video"]), "tags:", *(f"- {tag}" for tag in tags), "---", "",
-    ]  # fmt: skip
+        "---",
+        *([f"base_model: {path}"] if named else []),
+        f"library_name: {'peft' if ranker else 'diffusers'}",
+        *([] if ranker else ["pipeline_tag: image-to-video"]),
+        "tags:",
+        *(f"- {tag}" for tag in tags),
+        "---",
+        "",
+    ]
 
 
 def origin(lineage: dict) -> dict[str, str]:
@@ -68,7 +84,9 @@ def origin(lineage: dict) -> dict[str, str]:
     spec, data = config["model"]["spec"], config["data"]
     return {
         "base model": f"`{base['path']}`, fingerprint `{base['hash']}`",
-        "adapter": "all weights" if lora is None else f"rank {lora['rank']}, alpha {lora['alpha']}, on {', '.join(lora['targets'])}"
+        "adapter": "all weights"
+        if lora is None
+        else f"rank {lora['rank']}, alpha {lora['alpha']}, on {', '.join(lora['targets'])}"
         + (f", the moving average of decay {config['ema_decay']:g}" if config.get("ema_decay") else ""),
         "videos": f"{spec['height']} x {spec['width']}, {spec['frames']} frames, {spec['fps']:g} per second",
         "data": f"`{data['_target_']}` {Path(data.get('path') or '').name}, digest `{lineage['data'][:16]}`",
@@ -94,7 +112,10 @@ def stages(lineage: dict) -> list[dict]:
 
 def stage_row(lineage: dict) -> str:
     config = lineage["config"]
-    sampler, beta = config.get("sampler", {}).get("_target_", "").split(".")[-1], config.get("objective", {}).get("beta")
+    sampler, beta = (
+        config.get("sampler", {}).get("_target_", "").split(".")[-1],
+        config.get("objective", {}).get("beta"),
+    )
     ours = not is_ranker(lineage) and lineage["stage"] != "sft"
     cells = [lineage["stage"], config["max_steps"], config["batch_size"], f"{config['optimizer']['lr']:g}"]
     cells += [f"{beta:g}" if ours and beta is not None else "", "" if is_ranker(lineage) else sampler, config["seed"]]
@@ -117,9 +138,13 @@ def loading(lineage: dict) -> list[str]:
         "```",
         "",
         f"Sampled with shift {model['shift']:g}, {model['num_inference_steps']} steps"
-        + (f"; `transformer` is the high-noise expert, at t >= {1000 * model['boundary']:g}." if model["boundary"] else "."),
+        + (
+            f"; `transformer` is the high-noise expert, at t >= {1000 * model['boundary']:g}."
+            if model["boundary"]
+            else "."
+        ),
         "Other programs: `python -m apo.export <this folder> --out exported` writes the layout of ComfyUI and of the original Wan code.",
-    ]  # fmt: skip
+    ]
 
 
 def measured(report: Path) -> list[str]:
@@ -129,7 +154,11 @@ def measured(report: Path) -> list[str]:
     rows = ["| metric | value | 95 % interval |", "|---|---|---|"]
     rows += [f"| {name} | {' | '.join(results.numbers(metric))} |" for name, metric in found["metrics"].items()]
     against = found.get("against")
-    won = [] if against is None or "win" not in against else ["", "Against {run}: {win} won, {tie} tied, {loss} lost.".format(**against)]
+    won = (
+        []
+        if against is None or "win" not in against
+        else ["", "Against {run}: {win} won, {tie} tied, {loss} lost.".format(**against)]
+    )
     return [f"On {found['n']} held-out conditions:", "", *rows, *won]
 
 

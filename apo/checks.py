@@ -65,7 +65,9 @@ def check(cfg: DictConfig, folder: Path) -> None:
         check_windows(cfg)
         require_same_run(cfg, folder)
     if cfg.policy.lora is None and cfg.stage.needs_reference:
-        raise ConfigError("policy.lora=null trains all weights and leaves no frozen reference: preference stages need LoRA")
+        raise ConfigError(
+            "policy.lora=null trains all weights and leaves no frozen reference: preference stages need LoRA"
+        )
     if cfg.ema_decay is not None and (not 0 < cfg.ema_decay < 1 or cfg.policy.lora is None or "vlm" in cfg):
         raise ConfigError(
             f"ema_decay={cfg.ema_decay}: give a number in (0, 1), for the adapter of a stage that trains Wan; or leave it null"
@@ -109,7 +111,9 @@ def check_trainer(cfg: DictConfig) -> None:
                 "which share a video's tokens in groups of so many; 1 for none"
             )
         if "vlm" in cfg:
-            raise ValueError("trainer=fsdp shards Wan's transformers, and stage=ranker trains a ranking model: use trainer=ddp")
+            raise ValueError(
+                "trainer=fsdp shards Wan's transformers, and stage=ranker trains a ranking model: use trainer=ddp"
+            )
         if shared > 1 and (threshold := OmegaConf.select(cfg, "module.pairs.rollout.cache_threshold")) is not None:
             raise ValueError(
                 f"module.pairs.rollout.cache_threshold={threshold}: what the first block changes is not known whole where "
@@ -139,13 +143,17 @@ def check_windows(cfg: DictConfig) -> None:
     for name in ("max_steps", "checkpoint_every_n_steps", "sample_every_n_steps", "validate_every_n_steps"):
         if cfg[name] % windows:
             whole = cfg[name] // windows * windows or windows
-            raise ValueError(f"{name}={cfg[name]} is no multiple of module.windows_per_pair={windows}: give {name}={whole}")
+            raise ValueError(
+                f"{name}={cfg[name]} is no multiple of module.windows_per_pair={windows}: give {name}={whole}"
+            )
 
 
 def check_vlm(cfg: DictConfig) -> None:
     """ValueError for what is wrong with the ranking model that is to be trained."""
     check_paths("vlm", cfg.vlm.path, cfg.vlm.adapter)
     if cfg.vlm.lora is None and cfg.vlm.adapter is not None:
-        raise ValueError("vlm.lora=null trains all weights and has no adapter to start: unset adapter, or give vlm.lora.rank")
+        raise ValueError(
+            "vlm.lora=null trains all weights and has no adapter to start: unset adapter, or give vlm.lora.rank"
+        )
     if cfg.sample_every_n_steps:
         raise ValueError(f"sample_every_n_steps={cfg.sample_every_n_steps}: a ranker generates no videos; leave it 0")

@@ -40,7 +40,11 @@ def next_command(cfg: DictConfig, folder: Path) -> str:
     """What evaluates the run, or lets the trained ranker judge."""
     adapter = quoted(shown(folder / "adapter"))
     if "vlm" in cfg:
-        given = [f"ranker.path={adapter}"] if cfg.vlm.lora is None else [f"ranker.path={quoted(cfg.vlm.path)}", f"ranker.adapter={adapter}"]
+        given = (
+            [f"ranker.path={adapter}"]
+            if cfg.vlm.lora is None
+            else [f"ranker.path={quoted(cfg.vlm.path)}", f"ranker.adapter={adapter}"]
+        )
         return script("train.py", "stage=online", "ranker=qwen3_vl", *given)
     run = OUTPUTS / str(cfg.run)
     inside = folder.absolute().is_relative_to(run.absolute())
@@ -49,7 +53,9 @@ def next_command(cfg: DictConfig, folder: Path) -> str:
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     given += [override for override in overrides if CARRIED.fullmatch(override)]
     if not cfg.data["_target_"].startswith(WORLD):
-        prompts = cfg.data.path if cfg.stage.data == "prompts" else "PROMPTS.jsonl"  # pairs show no first frame of what is to be generated
+        prompts = (
+            cfg.data.path if cfg.stage.data == "prompts" else "PROMPTS.jsonl"
+        )  # pairs show no first frame of what is to be generated
         given += ["conditions=prompts", f"conditions.path={quoted(prompts)}", "evaluator=none"]
     return script("evaluate.py", *given)
 

@@ -75,7 +75,9 @@ def one_line(command: str) -> Iterator[None]:
             sys.exit(f"{command}: {cause}")
         if not isinstance(error, OSError) or error.errno not in DISK:
             raise
-        sys.exit(f"{command}: {error.filename or 'a file'}: {error.strerror}; {DISK[error.errno]}, then run the same command again")
+        sys.exit(
+            f"{command}: {error.filename or 'a file'}: {error.strerror}; {DISK[error.errno]}, then run the same command again"
+        )
 
 
 def say_interrupted() -> None:

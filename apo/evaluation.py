@@ -83,7 +83,9 @@ def report_on(judge: "Judge", ours: Arm, theirs: Arm | None) -> dict:
         print(f"contact sheet: {folder / 'contact_sheet.png'}\nside by side:  {folder / 'videos'}/*.mp4")
     if older := [path for path in folder.glob("latents-*") if path.name != f"latents-{report['key']}"]:
         size = sum(file.stat().st_size for path in older for file in path.glob("*.safetensors"))
-        print(f"older latents: {size / 2**20:.1f} MiB of other settings, which may be deleted: {', '.join(map(str, older))}")
+        print(
+            f"older latents: {size / 2**20:.1f} MiB of other settings, which may be deleted: {', '.join(map(str, older))}"
+        )
     from apo.modules.trackers import log_report  # Lightning takes seconds
 
     log_report(judge.cfg, ours.folder, report, judge.subfolder)
@@ -108,7 +110,9 @@ class Judge:
     def __init__(self, cfg: DictConfig):
         self.cfg, self.guidance, self.conditions = cfg, instantiate(cfg.guidance), instantiate(cfg.conditions)
         split = cfg.conditions.get("split", "prompts")
-        self.subfolder = results_name(cfg.results if cfg.results is not None else "eval" if split == "test" else f"eval_{split}")
+        self.subfolder = results_name(
+            cfg.results if cfg.results is not None else "eval" if split == "test" else f"eval_{split}"
+        )
         self.policy, self.settings, self.loaded = None, None, None
 
     def check(self, arms: list[Arm]) -> None:
@@ -161,11 +165,15 @@ class Judge:
         spare = self.settings or {"rank": 1, "alpha": 1, "targets": ["to_q"]}  # the baseline runs without its adapter
         settings = adapter_settings(arm.adapter) if arm.adapter else spare
         if settings != self.settings:
-            self.policy = WanPolicy(instantiate(self.cfg.model), settings, None, 0, False, offload=self.cfg.trainer.offload).eval()
+            self.policy = WanPolicy(
+                instantiate(self.cfg.model), settings, None, 0, False, offload=self.cfg.trainer.offload
+            ).eval()
             self.policy.to(device(self.cfg.trainer.accelerator, 0))
             self.settings = settings
         if arm.adapter:
-            lineage.require_base(arm.adapter, self.policy.model.path, self.policy.base_hash)  # again: a model of the hub is here only now
+            lineage.require_base(
+                arm.adapter, self.policy.model.path, self.policy.base_hash
+            )  # again: a model of the hub is here only now
             self.policy.load_adapter(arm.adapter)
         self.loaded = arm
         return self.policy
@@ -180,7 +188,9 @@ class Judge:
         metrics = {name: asdict(interval) for name, interval in evaluator.compute().items()}
         result = results.plain(head | {"metrics": metrics, "rows": evaluator.rows})
         text = json.dumps(result)
-        Written(arm.folder / self.subfolder).put("rows.json", lambda path: path.write_text(text, encoding="utf-8"), always=True)
+        Written(arm.folder / self.subfolder).put(
+            "rows.json", lambda path: path.write_text(text, encoding="utf-8"), always=True
+        )
         return result
 
     def saved(self, arm: Arm) -> dict | None:
@@ -188,7 +198,9 @@ class Judge:
         folder, head = arm.folder / self.subfolder, self.head(arm)
         found = results.read(folder / "rows.json")
         whole = found is not None and found.get("key") == head["key"] and found["n"] == head["n"]
-        return found | head if whole and not Written(folder).changed("rows.json") else None  # perhaps copied from another arm
+        return (
+            found | head if whole and not Written(folder).changed("rows.json") else None
+        )  # perhaps copied from another arm
 
     def is_unfinished(self, arm: Arm) -> bool:
         """Whether an arm has no saved scores, or was left in the middle by a process that was killed."""

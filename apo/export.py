@@ -43,7 +43,9 @@ def original_name(module: str) -> str:
     """A transformer's linear layer in the original Wan code's words; ExportError if the adapter can't go there."""
     name = original.module_name(module)
     if name is None or not module.startswith("blocks."):
-        raise ExportError(f"{module}: only attention and feed-forward layers of the blocks are exported; train without this target")
+        raise ExportError(
+            f"{module}: only attention and feed-forward layers of the blocks are exported; train without this target"
+        )
     return name
 
 
@@ -72,7 +74,9 @@ class Adapter:
         if not (self.folder / lineage.FILE).is_file():
             raise ExportError(f"{self.folder}: no lineage.json there; give the adapter/ folder of a finished run")
         if not self.experts:
-            raise ExportError(f"{self.folder}: none of {', '.join(FILES.values())} there; a ranker's adapter has no such layout")
+            raise ExportError(
+                f"{self.folder}: none of {', '.join(FILES.values())} there; a ranker's adapter has no such layout"
+            )
         try:
             lineage.require_whole(self.folder)
         except ValueError as error:
@@ -116,7 +120,9 @@ class Adapter:
         """The pipeline folder that it was trained on (or `path`); ExportError if its weights are others."""
         settings, known = self.lineage["config"].get("model"), {each.name for each in fields(WanModel)}
         try:  # not instantiated: whoever wrote lineage.json would choose what is called
-            model = WanModel(**{key: value for key, value in settings.items() if key in known} | ({"path": path} if path else {}))
+            model = WanModel(
+                **{key: value for key, value in settings.items() if key in known} | ({"path": path} if path else {})
+            )
             model.check()
         except (TypeError, AttributeError) as error:
             raise ExportError(f"{self.folder}: {lineage.FILE} is damaged (its model: {error}); {AGAIN}") from None
@@ -134,13 +140,17 @@ class Adapter:
 def origin(adapter: Adapter, experts: list[str], layout: str) -> str:
     """What an export is made of: equal text, equal export."""
     lineage = adapter.lineage
-    return json.dumps({"layout": layout, "experts": experts, "adapter": lineage["files"], "base": lineage["base"]["hash"]}, indent=1)
+    return json.dumps(
+        {"layout": layout, "experts": experts, "adapter": lineage["files"], "base": lineage["base"]["hash"]}, indent=1
+    )
 
 
 def write_comfy(adapter: Adapter, out: Path, experts: list[str]) -> list[Path]:
     """One file per expert for ComfyUI's `LoraLoaderModelOnly`; <run>_<stage>.safetensors if the model has one expert."""
     settings = adapter_settings(adapter.folder)
-    states = {adapter.file_name(key): comfy_state(adapter.state(key), settings["rank"], settings["alpha"]) for key in experts}
+    states = {
+        adapter.file_name(key): comfy_state(adapter.state(key), settings["rank"], settings["alpha"]) for key in experts
+    }
     delivery = Delivery(out, list(states), origin(adapter, experts, "comfy"))
     if delivery.is_complete():
         print("complete already:")
@@ -179,7 +189,9 @@ class Fusion:
         for expert in experts:
             there = {key for file in (self.base / expert).glob("*.safetensors") for key in names(file)}
             if lacking := sorted(self.adapter.deltas(expert).keys() - there):
-                raise ExportError(f"{self.base / expert} has no {lacking[0]}: the adapter was made for another architecture")
+                raise ExportError(
+                    f"{self.base / expert} has no {lacking[0]}: the adapter was made for another architecture"
+                )
             found |= there
         return found
 
@@ -228,7 +240,9 @@ def write_original(fusion: Fusion, out: Path, experts: list[str]) -> list[Path]:
         return delivery.paths()
     with delivery.folder() as folder:
         for key, file in files.items():
-            weights = {original.weight_name(name): value for _, part in fusion.weights(key) for name, value in part.items()}
+            weights = {
+                original.weight_name(name): value for _, part in fusion.weights(key) for name, value in part.items()
+            }
             write_tensors(folder / file, weights, {ORIGIN: delivery.origin})
     return delivery.paths()
 
@@ -245,11 +259,19 @@ def names(file: Path) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="apo.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="apo.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("adapter", type=Path, help="the adapter/ folder of a finished run")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--expert", choices=list(NAMES), help="one expert alone; both otherwise")
-    parser.add_argument("--fuse", nargs="?", const=DIFFUSERS, choices=[DIFFUSERS, ORIGINAL], help="full weights with the adapter in them")
+    parser.add_argument(
+        "--fuse",
+        nargs="?",
+        const=DIFFUSERS,
+        choices=[DIFFUSERS, ORIGINAL],
+        help="full weights with the adapter in them",
+    )
     parser.add_argument("--base", help="the pipeline to fuse into, if it has moved since the training")
     given = parser.parse_args(arguments)
     with one_line("export"):
@@ -266,7 +288,9 @@ def export(given: argparse.Namespace) -> None:
     adapter = Adapter(given.adapter)
     experts = [NAMES[given.expert]] if given.expert else adapter.experts
     if not set(experts) <= set(adapter.experts):
-        raise ExportError(f"--expert {given.expert}: {given.adapter} has only {', '.join(adapter.experts)}; leave it out")
+        raise ExportError(
+            f"--expert {given.expert}: {given.adapter} has only {', '.join(adapter.experts)}; leave it out"
+        )
     if given.out.exists() and not given.out.is_dir():
         raise ExportError(f"--out {given.out} is a file: give a folder")
     for folder in (given.out, given.out.resolve().parent):  # of exports that were killed

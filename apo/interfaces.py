@@ -25,7 +25,9 @@ class Condition:
 
     prompt: list[str]
     text: Tensor  # (B, L, D) text encoder output, zero beyond the prompt's tokens
-    image: Tensor  # (B, 4 + C, F, H, W) first-frame mask (4 channels), then the encoded first frame, zero-padded in time
+    image: (
+        Tensor  # (B, 4 + C, F, H, W) first-frame mask (4 channels), then the encoded first frame, zero-padded in time
+    )
     image_embeds: Tensor | None = None  # (B, tokens, D') CLIP features of the first frame (Wan2.1)
     frame: Tensor | None = None  # (B, 3, height, width) uint8, the first frame in pixels
     domain: list[str] | None = None  # of each condition, where the data says; what `ranker=by_domain` routes by
@@ -141,7 +143,9 @@ class Conditions(Protocol):
 
 
 class Evaluator(Protocol):
-    rows: list[dict]  # one of each video, in order: its prompt, and whatever was found; `distorted` and `followed` are compared
+    rows: list[
+        dict
+    ]  # one of each video, in order: its prompt, and whatever was found; `distorted` and `followed` are compared
 
     def check(self, spec, asked: Sequence[Asked] = ()) -> None:
         """As of `Ranker`."""

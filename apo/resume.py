@@ -12,10 +12,30 @@ from apo.modules import checkpoints
 from apo.modules.checkpoints import Checkpoint
 
 # may change between start and resume, here and in `module`; pairs per step may not, whatever the number of processes
-FREE = ("run", "trainer", "logger", "sample_every_n_steps", "checkpoint_every_n_steps", "batch_size", "split_backward",
-        "policy.gradient_checkpointing", "policy.shard", "policy.context_parallel", "policy.offload", "vlm.gradient_checkpointing",
-        "stage_steps", "learning_rate")  # fmt: skip  (these two act through max_steps and optimizer.lr)
-SERVER = ("base_url", "api_key_env", "timeout_s", "hello_timeout_s", "retries", "max_concurrency")  # where a ranker is, not what it says
+FREE = (
+    "run",
+    "trainer",
+    "logger",
+    "sample_every_n_steps",
+    "checkpoint_every_n_steps",
+    "batch_size",
+    "split_backward",
+    "policy.gradient_checkpointing",
+    "policy.shard",
+    "policy.context_parallel",
+    "policy.offload",
+    "vlm.gradient_checkpointing",
+    "stage_steps",
+    "learning_rate",
+)  # (these two act through max_steps and optimizer.lr)
+SERVER = (
+    "base_url",
+    "api_key_env",
+    "timeout_s",
+    "hello_timeout_s",
+    "retries",
+    "max_concurrency",
+)  # where a ranker is, not what it says
 
 
 def is_finished(folder: Path) -> bool:
@@ -70,7 +90,9 @@ def require_same_settings(before: dict, now: dict, path: Path) -> None:
     try:
         changed = differences(pairs_per_step(before), pairs_per_step(now), counted)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged (no pairs per step: {error}): restore it, or give another run=NAME") from None
+        raise UserError(
+            f"{path} is damaged (no pairs per step: {error}): restore it, or give another run=NAME"
+        ) from None
     if changed := changed + [line for key in kept for line in differences(before.get(key), now[key], key)]:
         folder = path.parent if path.suffix == ".yaml" else path.parent.parent
         longer = now["max_steps"] > before["max_steps"]
@@ -86,7 +108,11 @@ def require_same_kind(found: Checkpoint, now: dict) -> None:
     if found.is_sharded != (shard is not None):
         raise UserError(
             f"trainer.shard={shard}: {found.path} is of "
-            + ("sharded weights: continue with trainer=fsdp" if found.is_sharded else "whole weights: continue without trainer=fsdp")
+            + (
+                "sharded weights: continue with trainer=fsdp"
+                if found.is_sharded
+                else "whole weights: continue without trainer=fsdp"
+            )
             + ", on any number of processes"
         )
 

@@ -41,7 +41,9 @@ def train(cfg: DictConfig, folder: Path) -> None:
     quiet.silence()
     begins = require_same_run(cfg, folder)
     if is_finished(folder):
-        print(f"finished already: {folder / 'adapter'} (delete {folder} to train it again)\nnext:     {closing.next_command(cfg, folder)}")
+        print(
+            f"finished already: {folder / 'adapter'} (delete {folder} to train it again)\nnext:     {closing.next_command(cfg, folder)}"
+        )
         return
     if is_first_process():
         clean(folder)
@@ -62,7 +64,9 @@ def train(cfg: DictConfig, folder: Path) -> None:
         module.policy.codec.to(device(cfg.trainer.accelerator, int(local)))
     split = data.prepare(module.policy)
     if (folder / "config.yaml").read_text(encoding="utf-8") != written:
-        raise ConfigError(f"{folder}: while this run got ready, another began there with other settings; give another run=NAME")
+        raise ConfigError(
+            f"{folder}: while this run got ready, another began there with other settings; give another run=NAME"
+        )
     trainer = build_trainer(cfg, folder, split, begins)
     with finished():
         trainer.fit(module, StepData(split, cfg), ckpt_path=begins and begins.path, weights_only=True)
@@ -71,7 +75,9 @@ def train(cfg: DictConfig, folder: Path) -> None:
             print(closing.stopped(trainer.global_step, cfg.max_steps, folder), file=sys.stderr)
         if trainer.is_global_zero and STOPPED in os.environ and stop.status == REQUEUE:
             Path(os.environ[STOPPED]).touch()
-        raise SystemExit(stop.status if trainer.is_global_zero else 0)  # Lightning kills rank 0 if another rank fails first
+        raise SystemExit(
+            stop.status if trainer.is_global_zero else 0
+        )  # Lightning kills rank 0 if another rank fails first
     if trainer.global_step < cfg.max_steps:
         raise SystemExit(f"stopped at step {trainer.global_step} of {cfg.max_steps}; the same command continues")
     with replacing_folder(folder / "adapter") if trainer.is_global_zero else nullcontext(folder / "adapter") as adapter:
@@ -89,7 +95,9 @@ def draw_card(adapter: Path, made: dict) -> None:
     try:
         card.write(adapter, made)
     except Exception as error:  # it reads other folders, which others may have changed
-        print(f"warning: no model card in {adapter.parent / 'adapter'} ({type(error).__name__}: {error})", file=sys.stderr)
+        print(
+            f"warning: no model card in {adapter.parent / 'adapter'} ({type(error).__name__}: {error})", file=sys.stderr
+        )
 
 
 def build_trainer(cfg: DictConfig, folder: Path, split: Split, begins: Checkpoint | None) -> L.Trainer:
@@ -112,10 +120,21 @@ def build_trainer(cfg: DictConfig, folder: Path, split: Split, begins: Checkpoin
         shard = group_size(cfg.trainer.shard, cfg.trainer.nodes, cfg.trainer.devices)
         strategy = ShardedStrategy(shard, cfg.trainer.nodes * cfg.trainer.devices, cfg.trainer.backend)
     return L.Trainer(
-        accelerator=cfg.trainer.accelerator, devices=cfg.trainer.devices, num_nodes=cfg.trainer.nodes, strategy=strategy,
-        max_steps=cfg.max_steps, max_epochs=-1, log_every_n_steps=1, default_root_dir=folder, callbacks=callbacks,
-        logger=[MetricsCSV(folder), *trackers(cfg, folder, **labels(cfg))], enable_checkpointing=False, enable_model_summary=False,
-        use_distributed_sampler=False, enable_progress_bar=False, plugins=None if cfg.trainer.strategy == "fsdp" else [WholeFiles()],
+        accelerator=cfg.trainer.accelerator,
+        devices=cfg.trainer.devices,
+        num_nodes=cfg.trainer.nodes,
+        strategy=strategy,
+        max_steps=cfg.max_steps,
+        max_epochs=-1,
+        log_every_n_steps=1,
+        default_root_dir=folder,
+        callbacks=callbacks,
+        logger=[MetricsCSV(folder), *trackers(cfg, folder, **labels(cfg))],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        plugins=None if cfg.trainer.strategy == "fsdp" else [WholeFiles()],
     )
 
 
@@ -142,6 +161,8 @@ class StepData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         self.trainer.loggers[0].rewind(self.trainer.global_step)
         place = replica(), replicas()
-        steps = StepBatches(self.split.train, self.cfg.batch_size, self.cfg.max_steps, self.cfg.seed, *place, self.split.order)
+        steps = StepBatches(
+            self.split.train, self.cfg.batch_size, self.cfg.max_steps, self.cfg.seed, *place, self.split.order
+        )
         sampler = StepSampler(self.trainer, self.cfg.max_steps, windows_per_pair(self.cfg))
         return DataLoader(steps, batch_size=None, sampler=sampler)

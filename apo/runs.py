@@ -38,7 +38,9 @@ def find(cfg: DictConfig, name: str | None, key: str = "stage") -> Arm:
     if folder is None:
         raise EvaluationError(f"{key}={name}: {run}/{name} is not there; {finished(run)}")
     if not is_finished(folder) and (holder := holder_of(folder)) is not None:
-        raise EvaluationError(f"{folder} has no finished adapter yet, and is in use by {holder}: evaluate it after its end")
+        raise EvaluationError(
+            f"{folder} has no finished adapter yet, and is in use by {holder}: evaluate it after its end"
+        )
     if not is_finished(folder):
         raise EvaluationError(f"{folder} has no finished adapter: run its train.py command again, it continues")
     return Arm(folder.name, folder, folder / "adapter")

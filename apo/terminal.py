@@ -19,24 +19,39 @@ INTERVAL = 15.0  # seconds between the plain lines of something that takes long
 
 
 def progress(
-    iterable: Iterable | None = None, desc: str = "", total: int | None = None, initial: int = 0, delay: float = 0, leave: bool = True,
+    iterable: Iterable | None = None,
+    desc: str = "",
+    total: int | None = None,
+    initial: int = 0,
+    delay: float = 0,
+    leave: bool = True,
     disable: bool = False,
-) -> "tqdm | Lines":  # fmt: skip
+) -> "tqdm | Lines":
     """tqdm's bar where stdout is a terminal; elsewhere a whole line every INTERVAL seconds, and one at the end unless leave=False.
 
     The arguments are tqdm's.
     """
     columns, rows = get_terminal_size()  # tqdm's own draws nothing on terminals that do not know their size
     kind, options = (tqdm, dict(ncols=columns, nrows=rows)) if sys.stdout.isatty() else (Lines, {})
-    return kind(iterable, desc, total, initial=initial, delay=delay, leave=leave, disable=disable, file=sys.stdout, **options)
+    return kind(
+        iterable, desc, total, initial=initial, delay=delay, leave=leave, disable=disable, file=sys.stdout, **options
+    )
 
 
 class Lines:
     """The part of tqdm that is used here, for files and pipes: `world pairs: 40 of 160, 0:32 gone, 1:36 left`."""
 
     def __init__(
-        self, iterable: Iterable | None, desc: str, total: int | None, initial: int, delay: float, leave: bool, disable: bool, file: TextIO
-    ):  # fmt: skip
+        self,
+        iterable: Iterable | None,
+        desc: str,
+        total: int | None,
+        initial: int,
+        delay: float,
+        leave: bool,
+        disable: bool,
+        file: TextIO,
+    ):
         self.iterable, self.desc, self.n, self.initial, self.file = iterable, desc, initial, initial, file
         self.total = total if total is not None or iterable is None else len(iterable)
         self.delay, self.leave, self.disable, self.postfix = delay, leave, disable, ""

@@ -40,4 +40,8 @@ def of_some_effect(policy: WanPolicy) -> WanPolicy:
 def plain(model) -> dict:
     """What conf/model would say of a WanModel."""
     fields = {key: value for key, value in vars(replace(model)).items()}
-    return fields | {"_target_": "apo.policies.model.WanModel", "spec": vars(model.spec), "lora_targets": list(model.lora_targets)}
+    return fields | {
+        "_target_": "apo.policies.model.WanModel",
+        "spec": vars(model.spec),
+        "lora_targets": list(model.lora_targets),
+    }

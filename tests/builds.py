@@ -41,7 +41,14 @@ def load(folder: Path) -> WanImageToVideoPipeline:
 def sample(pipeline: WanImageToVideoPipeline, spec: Spec, **changes) -> torch.Tensor:
     """Latents (1, C, F, H, W) of plain diffusers after four steps at guidance scale 3, of a fixed seed."""
     arguments = dict(
-        image=first_frame(spec), prompt=PROMPT, height=spec.height, width=spec.width, num_frames=spec.frames,
-        num_inference_steps=4, guidance_scale=3.0, generator=seeded(1), output_type="latent",
+        image=first_frame(spec),
+        prompt=PROMPT,
+        height=spec.height,
+        width=spec.width,
+        num_frames=spec.frames,
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        generator=seeded(1),
+        output_type="latent",
     )
     return pipeline(**(arguments | changes)).frames

@@ -9,7 +9,10 @@ from apo.modules import checkpoints
 
 def content(step: int, **more) -> dict:
     """The least that a checkpoint holds."""
-    weights = {"state_dict": {"policy.lora_A.weight": torch.full((2, 3), float(step))}, "optimizer_states": [{"state": {}}]}
+    weights = {
+        "state_dict": {"policy.lora_A.weight": torch.full((2, 3), float(step))},
+        "optimizer_states": [{"state": {}}],
+    }
     return {"global_step": step, "loops": {}, "lr_schedulers": [], "pytorch-lightning_version": "2.6"} | weights | more
 
 

@@ -13,11 +13,21 @@ ROOT = Path(__file__).parents[1]
 def short(home: Path, pipeline: Path, manifest: Path, run: str) -> list[str]:
     """train.py's overrides for an offline run of 24 steps on a manifest, its folder below `home`."""
     return [
-        f"run={run}", f"hydra.run.dir={home}/{run}", f"model.path={pipeline}",
-        "model.spec={height: 32, width: 48, frames: 9, fps: 8}", "model.num_inference_steps=4", "data=pairs",
-        f"data.path={manifest}", f"data.cache_dir={home}/cache", "max_steps=24", "checkpoint_every_n_steps=4",
-        "sample_every_n_steps=0", "batch_size=2", "policy.lora.rank=2", "trainer.threads=1",
-    ]  # fmt: skip
+        f"run={run}",
+        f"hydra.run.dir={home}/{run}",
+        f"model.path={pipeline}",
+        "model.spec={height: 32, width: 48, frames: 9, fps: 8}",
+        "model.num_inference_steps=4",
+        "data=pairs",
+        f"data.path={manifest}",
+        f"data.cache_dir={home}/cache",
+        "max_steps=24",
+        "checkpoint_every_n_steps=4",
+        "sample_every_n_steps=0",
+        "batch_size=2",
+        "policy.lora.rank=2",
+        "trainer.threads=1",
+    ]
 
 
 def train(*overrides: str) -> list[str]:

@@ -22,7 +22,9 @@ def start(world: int, log: Path, function: Callable, *arguments) -> list[BasePro
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = [SERVER.Process(target=_enter, args=(rank, world, port, log, function, arguments)) for rank in range(world)]
+    started = [
+        SERVER.Process(target=_enter, args=(rank, world, port, log, function, arguments)) for rank in range(world)
+    ]
     for process in started:
         process.start()
     return started
@@ -56,8 +58,16 @@ def _enter(rank: int, world: int, port: int, log: Path, function: Callable, argu
     file = os.open(f"{log}.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(file, stream)
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0,
-             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}  # fmt: skip
+    place = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": world,
+        "LOCAL_WORLD_SIZE": world,
+        "GROUP_RANK": 0,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "TORCHELASTIC_RUN_ID": "test",
+    }
     os.environ |= {key: str(value) for key, value in place.items()}
     os.chdir(ROOT)
     import torch

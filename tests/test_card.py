@@ -23,7 +23,9 @@ def lineage_of(adapter: Path) -> dict:
 def test_a_card_is_written_with_the_lineage_and_tells_it(adapter):
     text, lineage = (adapter / "README.md").read_text(), lineage_of(adapter)
     front = yaml.safe_load(text.split("---")[1])
-    assert front["library_name"] == "diffusers" and "lora" in front["tags"] and "base_model" not in front  # a local folder
+    assert (
+        front["library_name"] == "diffusers" and "lora" in front["tags"] and "base_model" not in front
+    )  # a local folder
     assert lineage["base"]["hash"] in text and all(digest in text for digest in lineage["files"].values())
     assert "| online | 7 | 8 | 0.0008 | 500 | APOSampler | 0 |" in text
     assert "rank 4, alpha 4" in text and "at t >= 900" in text and "Not evaluated yet" in text
@@ -33,22 +35,36 @@ def test_a_card_is_written_with_the_lineage_and_tells_it(adapter):
 def test_the_loading_lines_load(adapter, request):
     text = (adapter / "README.md").read_text()
     scope = {}
-    exec(text.split("```python\n")[1].split("```")[0].replace('(".", ', f'({str(adapter)!r}, '), scope)
-    assert [list(t.peft_config) for t in (scope["pipe"].transformer, scope["pipe"].transformer_2)] == [["apo"], ["apo_low"]]
+    exec(text.split("```python\n")[1].split("```")[0].replace('(".", ', f"({str(adapter)!r}, "), scope)
+    assert [list(t.peft_config) for t in (scope["pipe"].transformer, scope["pipe"].transformer_2)] == [
+        ["apo"],
+        ["apo_low"],
+    ]
 
 
 def test_the_next_stages_card_has_both_stages(adapter, request, tmp_path):
     policy = perturbed(make(request, "wan22", adapter=str(adapter)))
     second = finished(tmp_path / "second", policy, LORA, f"adapter={adapter}", "stage=half_online")
-    rows = [line.split(" | ")[0] for line in (second / "README.md").read_text().splitlines() if line.endswith("| APOSampler | 0 |")]
+    rows = [
+        line.split(" | ")[0]
+        for line in (second / "README.md").read_text().splitlines()
+        if line.endswith("| APOSampler | 0 |")
+    ]
     assert rows == ["| online", "| half_online"]
-    (adapter / "lineage.json").write_text(json.dumps(lineage_of(adapter) | {"files": {}}))  # trained anew since: not where this came from
+    (adapter / "lineage.json").write_text(
+        json.dumps(lineage_of(adapter) | {"files": {}})
+    )  # trained anew since: not where this came from
     assert [stage["stage"] for stage in card.stages(lineage_of(second))] == ["half_online"]
 
 
 def test_an_evaluation_adds_its_table(adapter):
-    report = {"run": "trial", "stage": "first", "n": 400, "metrics": {"distortion_rate": {"value": 0.2, "low": 0.18, "high": 0.225}},
-              "against": {"run": "baseline", "win": 3, "tie": 2, "loss": 1, "win_rate": {}}}  # fmt: skip
+    report = {
+        "run": "trial",
+        "stage": "first",
+        "n": 400,
+        "metrics": {"distortion_rate": {"value": 0.2, "low": 0.18, "high": 0.225}},
+        "against": {"run": "baseline", "win": 3, "tie": 2, "loss": 1, "win_rate": {}},
+    }
     (adapter.parent / "eval").mkdir()
     (adapter.parent / "eval" / "report.json").write_text(json.dumps(report))
     notes = "\nWhat we think of it.\n"
@@ -68,4 +84,6 @@ def test_a_hub_base_is_named_and_a_ranker_is_loaded_by_us(adapter):
     lineage["base"]["path"] = "Wan-AI/Wan2.2-I2V-A14B-Diffusers"
     assert yaml.safe_load(card.card(adapter, lineage).split("---")[1])["base_model"] == lineage["base"]["path"]
     lineage["config"]["vlm"] = {"lora": LORA}
-    assert "ranker=qwen3_vl ranker.adapter=" in card.card(adapter, lineage) and "load_lora" not in card.card(adapter, lineage)
+    assert "ranker=qwen3_vl ranker.adapter=" in card.card(adapter, lineage) and "load_lora" not in card.card(
+        adapter, lineage
+    )

@@ -34,5 +34,7 @@ def test_the_next_command_evaluates_the_run():
 
 def test_a_run_that_is_to_be_longer_is_told_where_to_go_on(tmp_path):
     before = {"max_steps": 100, "batch_size": 8, "trainer": {"devices": 1, "nodes": 1}}
-    with pytest.raises(UserError, match=f"to train on from its end, give adapter={tmp_path}/adapter and another run=NAME"):
+    with pytest.raises(
+        UserError, match=f"to train on from its end, give adapter={tmp_path}/adapter and another run=NAME"
+    ):
         require_same_settings(before, before | {"max_steps": 200}, tmp_path / "config.yaml")

@@ -21,7 +21,18 @@ from tests.data.clips import write_jsonl
 ROOT = Path(__file__).parents[1]
 GROUPS = {
     group: sorted(p.stem for p in (ROOT / "conf" / group).glob("*.yaml"))
-    for group in ("stage", "sampler", "objective", "guidance", "data", "model", "trainer", "logger", "ranker", "distill")
+    for group in (
+        "stage",
+        "sampler",
+        "objective",
+        "guidance",
+        "data",
+        "model",
+        "trainer",
+        "logger",
+        "ranker",
+        "distill",
+    )
 }
 ABLATIONS = sorted(p.stem for p in (ROOT / "experiments" / "ablation").glob("*.yaml"))
 CURRICULUM = ["1_online", "2_half_online", "3_offline", "4_distill", "5_distill_dpo"]
@@ -41,7 +52,9 @@ def targets(node) -> list[str]:
 
 OPTIONS = [f"{group}={option}" for group, options in GROUPS.items() for option in options]
 OPTIONS += [f"ablation={name}" for name in ABLATIONS]
-OPTIONS += [f"{group}={p.stem}" for group in ("paper", "cheaper") for p in sorted((ROOT / "experiments" / group).glob("*.yaml"))]
+OPTIONS += [
+    f"{group}={p.stem}" for group in ("paper", "cheaper") for p in sorted((ROOT / "experiments" / group).glob("*.yaml"))
+]
 OPTIONS += [f"curriculum={folder}{name}" for folder in ("", "quick/") for name in CURRICULUM]
 
 
@@ -54,11 +67,16 @@ def test_every_option_composes_and_names_real_classes(override):
     assert sample.shape[1] == 3 and sample.min() >= 0 and sample.max() <= 1000
 
 
-@pytest.mark.parametrize("more, folder", [
-    (["paper=table1", "ablation=apo"], "ablation_apo-seed_1"), (["paper=cheaper", "cheaper=cache"], "cheaper_cache-seed_1"),
-    (["paper=online", "ranker.error_rate=0.1"], "ranker.error_rate_0.1-seed_1"), (["paper=half_online"], "seed_1"),
-    (["paper=rs_ro_distilled", "arm=wo_rs_ro"], "arm_wo_rs_ro-seed_1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "more, folder",
+    [
+        (["paper=table1", "ablation=apo"], "ablation_apo-seed_1"),
+        (["paper=cheaper", "cheaper=cache"], "cheaper_cache-seed_1"),
+        (["paper=online", "ranker.error_rate=0.1"], "ranker.error_rate_0.1-seed_1"),
+        (["paper=half_online"], "seed_1"),
+        (["paper=rs_ro_distilled", "arm=wo_rs_ro"], "arm_wo_rs_ro-seed_1"),
+    ],
+)
 def test_folders_of_the_papers_runs_are_those_that_the_makefile_evaluates(more, folder):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", [*more, "seed=1", "max_steps=7"], return_hydra_config=True)
@@ -66,31 +84,50 @@ def test_folders_of_the_papers_runs_are_those_that_the_makefile_evaluates(more, 
         assert cfg.hydra.sweep.subdir == folder
 
 
-@pytest.mark.parametrize("name, blocks", [("tiny", [1]), ("wan22_i2v_a14b", [8]), ("wan21_i2v_14b", [8]), ("wan22_ti2v_5b", [8])])
+@pytest.mark.parametrize(
+    "name, blocks", [("tiny", [1]), ("wan22_i2v_a14b", [8]), ("wan21_i2v_14b", [8]), ("wan22_ti2v_5b", [8])]
+)
 def test_each_model_is_distilled_from_its_own_guidance(name, blocks):
     teacher = composed("stage=distill", f"model={name}").module.distill.guidance
     assert list(teacher.blocks) == blocks and teacher.batched == (name == "tiny")
 
 
-@pytest.mark.parametrize("wrong, said", [
-    ("optimizer.lr=-1", "optimizer.lr=-1: give a number of at least 0"), ("max_grad_norm=0", "max_grad_norm=0: give a number above 0"),
-    ("optimizer.lr=abc", "optimizer.lr=abc"), ("warmup_steps=null", "warmup_steps=null: give a whole number of at least 0"),
-    ("objective.beta=-5", "objective.beta=-5"), ("policy.lora.alpha=abc", "policy.lora.alpha=abc"), ("data.count=0", "data.count=0"),
-    ("model.boundary=1.5", "model.boundary=1.5: give a share, from 0 to 1, or null for a model with one expert"),
-    ("model.shift=0", "model.shift=0"), ("model.spec.fps=-1", "model.spec.fps=-1"), ("model.spec.frames=-3", "model.spec.frames=-3"),
-    ("sampler.stride=-1", "sampler.stride=-1"), ("sampler.high_rows=-1", "sampler.high_rows=-1"), ("sampler.shifts=3", "sampler.shifts=3"),
-    ("sampler.shifts=[]", r"sampler.shifts=\[\]: give a list"), ("sampler.offset_variance=-1", "offset_variance=-1: give a number"),
-    ("trainer.threads=-1", "trainer.threads=-1: .* or null for torch's own"),
-    ("trainer=gpu", r"torch sees 0 GPU\(s\) here; give trainer=cpu"),
-    ("trainer.accelerator=tpu", "trainer.accelerator=tpu: give one of cpu, gpu"), ("trainer.strategy=ddpp", "give one of auto, ddp, fsdp"),
-    ("trainer.split_backward=maybe", "trainer.split_backward=maybe: give true or false"),
-    ("checkpoint_every_n_steps=0", "checkpoint_every_n_steps=0: give a whole number of at least 1"),
-    ("decay_steps=0", "or null for a rate that stays"), ("trainer.devices=auto", "trainer.devices=auto: give a whole number"),
-    ("policy.lora.rank=0", "policy.lora.rank=0"), ("seed=-1", "seed=-1: give a whole number of at least 0"),
-    ("model.num_inference_steps=2", "no step lies below 0.8 T"), ("model.dtype=bf16", "model.dtype=bf16: give one of float32"),
-    ("model.spec.height=60", "model.spec.height=60: must be a multiple of 16; the nearest is 64"),
-    ("model.boundary=null", "set a boundary"), ("model.decode_tile=30", "model.decode_tile=30: give a multiple of 32"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ("optimizer.lr=-1", "optimizer.lr=-1: give a number of at least 0"),
+        ("max_grad_norm=0", "max_grad_norm=0: give a number above 0"),
+        ("optimizer.lr=abc", "optimizer.lr=abc"),
+        ("warmup_steps=null", "warmup_steps=null: give a whole number of at least 0"),
+        ("objective.beta=-5", "objective.beta=-5"),
+        ("policy.lora.alpha=abc", "policy.lora.alpha=abc"),
+        ("data.count=0", "data.count=0"),
+        ("model.boundary=1.5", "model.boundary=1.5: give a share, from 0 to 1, or null for a model with one expert"),
+        ("model.shift=0", "model.shift=0"),
+        ("model.spec.fps=-1", "model.spec.fps=-1"),
+        ("model.spec.frames=-3", "model.spec.frames=-3"),
+        ("sampler.stride=-1", "sampler.stride=-1"),
+        ("sampler.high_rows=-1", "sampler.high_rows=-1"),
+        ("sampler.shifts=3", "sampler.shifts=3"),
+        ("sampler.shifts=[]", r"sampler.shifts=\[\]: give a list"),
+        ("sampler.offset_variance=-1", "offset_variance=-1: give a number"),
+        ("trainer.threads=-1", "trainer.threads=-1: .* or null for torch's own"),
+        ("trainer=gpu", r"torch sees 0 GPU\(s\) here; give trainer=cpu"),
+        ("trainer.accelerator=tpu", "trainer.accelerator=tpu: give one of cpu, gpu"),
+        ("trainer.strategy=ddpp", "give one of auto, ddp, fsdp"),
+        ("trainer.split_backward=maybe", "trainer.split_backward=maybe: give true or false"),
+        ("checkpoint_every_n_steps=0", "checkpoint_every_n_steps=0: give a whole number of at least 1"),
+        ("decay_steps=0", "or null for a rate that stays"),
+        ("trainer.devices=auto", "trainer.devices=auto: give a whole number"),
+        ("policy.lora.rank=0", "policy.lora.rank=0"),
+        ("seed=-1", "seed=-1: give a whole number of at least 0"),
+        ("model.num_inference_steps=2", "no step lies below 0.8 T"),
+        ("model.dtype=bf16", "model.dtype=bf16: give one of float32"),
+        ("model.spec.height=60", "model.spec.height=60: must be a multiple of 16; the nearest is 64"),
+        ("model.boundary=null", "set a boundary"),
+        ("model.decode_tile=30", "model.decode_tile=30: give a multiple of 32"),
+    ],
+)
 def test_numbers_that_can_not_be_are_refused_before_anything_is_loaded(wrong, said, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(ConfigError, match=said):
@@ -133,9 +170,14 @@ def test_every_stage_of_the_curriculum_starts_where_the_one_before_ends(pace, fo
 
 
 def test_students_need_no_guidance_and_teachers_have_it():
-    student, teacher = composed("stage=distill_dpo", "model=wan22_i2v_a14b"), composed("stage=distill", "model=wan22_i2v_a14b")
+    student, teacher = (
+        composed("stage=distill_dpo", "model=wan22_i2v_a14b"),
+        composed("stage=distill", "model=wan22_i2v_a14b"),
+    )
     assert student.guidance._target_ == teacher.stage.sample_guidance._target_ == teacher.data.guidance._target_
-    assert teacher.module.distill.guidance._target_.endswith("CFGSTG") and student.guidance._target_.endswith("NoGuidance")
+    assert teacher.module.distill.guidance._target_.endswith("CFGSTG") and student.guidance._target_.endswith(
+        "NoGuidance"
+    )
     assert student.data.generator == "start"  # the student's own videos
     assert composed("stage=distill", "guidance=cfg").distill.guidance._target_.endswith("cfg.CFG")
     offline = composed("stage=distill_dpo", "data=pairs", "data.path=a.jsonl")
@@ -150,47 +192,105 @@ def test_arms_cost_the_same():
     assert set(pairs.values()) == {4000}
 
 
-@pytest.mark.parametrize("overrides, said", [
-    (["data=pairs"], "data.path"),
-    (["model.path=./nowhere"], "model.path=./nowhere"),
-    (["adapter=outputs/nowhere"], "adapter=outputs/nowhere"),
-    (["policy.lora=null"], "policy.lora=null"),
-    (["sampler.high_rows=0", "sampler.low_rows=0"], "sampler.high_rows"),
-    (["data=pairs", "data.path=nowhere.jsonl"], "nowhere.jsonl"),
-    (["model=tiny_wan21"], "data=world_pairs"),
-    (["data=world_prompts"], "stage=offline trains on pairs, and this data= gives prompts: use data=world_pairs, or data=pairs"),
-    (["stage=online", "data=world_pairs"], "stage=online trains on prompts, and this data= gives pairs: use data=world_prompts"),
-    (["stage=half_online", "data=world_prompts"], "stage=half_online trains on anchors.*use data=world_anchors"),
-    (["stage=sft", "data=world_anchors"], "stage=sft trains on pairs"),
-    (["stage=online", "data=prompts"], "data.path"),
-    (["stage=online", "model=tiny_wan21"], "data=world_prompts needs videos of the world"),
-    (["stage=online", "model=tiny_wan21", "data=prompts", "data.path={manifest}"], "ranker=oracle needs videos of the world"),
-    (["stage=online", "ranker.error_rate=0.7"], "ranker.error_rate=0.7"),
-    (["stage=online", "policy.lora=null"], "policy.lora=null"),
-    (["stage=online", "ranker=by_domain", "ranker.domains.default=people"], "domain='people'"),
-    (["stage=online", "module.pairs.candidates=1"], "module.pairs.candidates=1"),
-    (["stage=online", "module.pairs.rollout.cache_threshold=-1"], "rollout.cache_threshold=-1"),
-    (["stage=online", "module.windows_per_pair=4"], "checkpoint_every_n_steps=10 is no multiple of module.windows_per_pair=4: give .*=8"),
-    (["ema_decay=1.0"], "ema_decay=1.0: give a number in"),
-    (["stage=sft", "policy.lora=null", "ema_decay=0.9"], "ema_decay=0.9"),
-    (["stage=sft", "policy.lora=null"], "policy.lora=null trains all weights, and a run leaves an adapter: give policy.lora.rank"),
-    (["trainer=fsdp", "trainer.shard=3", "trainer.devices=8"], "trainer.shard=3: give node, all or a divisor of the 1 x 8 processes"),
-    (["trainer=fsdp", "trainer.shard=nodes"], "trainer.shard=nodes: give node, all or a divisor of the 1 x 2 processes"),
-    (["trainer=fsdp", "trainer.shard=null"], "trainer.shard=None: trainer.strategy=fsdp needs node, all or a number"),
-    (["trainer.devices=2"], "trainer.strategy=auto is for one process, and there are 1 x 2: give trainer=fsdp, or trainer=ddp"),
-    (["trainer.shard=node"], "trainer.shard=node: trainer.strategy=auto needs null; or give trainer=fsdp"),
-    (["trainer.context_parallel=2"], "trainer.context_parallel=2: trainer.strategy=auto gives every process pairs of its own; .*fsdp"),
-    (["trainer=ddp", "trainer.context_parallel=2"], "trainer.context_parallel=2: trainer.strategy=ddp"),
-    (["trainer=fsdp", "trainer.context_parallel=3", "trainer.devices=4"], "context_parallel=3: give a divisor of the 1 x 4 processes"),
-    (["trainer=fsdp", "trainer.context_parallel=0"], "trainer.context_parallel=0: give a divisor"),
-    (["trainer=fsdp", "trainer.context_parallel=4", "trainer.devices=4"], "=4: the model has 2 attention heads .* one of 1, 2, or"),
-    (["trainer=fsdp", "trainer.context_parallel=8", "trainer.devices=8", "model=wan22_i2v_a14b", "data=pairs", "data.path={manifest}"],
-     "trainer.context_parallel=8: the model has 40 attention heads and a video 83,700 tokens.*one of 1, 2, 4, 5, 10, 20"),
-    (["trainer=fsdp", "trainer.context_parallel=2", "guidance=cfg_stg", "guidance.blocks=[0, 1]"], r"guidance.blocks=\[0, 1\]: .*block 0"),
-    (["trainer=fsdp", "trainer.context_parallel=2", "stage=half_online", "module.pairs.rollout.cache_threshold=0.1"],
-     "cache_threshold=0.1: what the first block changes is not known whole where trainer.context_parallel=2"),
-    (["trainer=fsdp", "stage=ranker"], "trainer=fsdp shards Wan's transformers"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides, said",
+    [
+        (["data=pairs"], "data.path"),
+        (["model.path=./nowhere"], "model.path=./nowhere"),
+        (["adapter=outputs/nowhere"], "adapter=outputs/nowhere"),
+        (["policy.lora=null"], "policy.lora=null"),
+        (["sampler.high_rows=0", "sampler.low_rows=0"], "sampler.high_rows"),
+        (["data=pairs", "data.path=nowhere.jsonl"], "nowhere.jsonl"),
+        (["model=tiny_wan21"], "data=world_pairs"),
+        (
+            ["data=world_prompts"],
+            "stage=offline trains on pairs, and this data= gives prompts: use data=world_pairs, or data=pairs",
+        ),
+        (
+            ["stage=online", "data=world_pairs"],
+            "stage=online trains on prompts, and this data= gives pairs: use data=world_prompts",
+        ),
+        (["stage=half_online", "data=world_prompts"], "stage=half_online trains on anchors.*use data=world_anchors"),
+        (["stage=sft", "data=world_anchors"], "stage=sft trains on pairs"),
+        (["stage=online", "data=prompts"], "data.path"),
+        (["stage=online", "model=tiny_wan21"], "data=world_prompts needs videos of the world"),
+        (
+            ["stage=online", "model=tiny_wan21", "data=prompts", "data.path={manifest}"],
+            "ranker=oracle needs videos of the world",
+        ),
+        (["stage=online", "ranker.error_rate=0.7"], "ranker.error_rate=0.7"),
+        (["stage=online", "policy.lora=null"], "policy.lora=null"),
+        (["stage=online", "ranker=by_domain", "ranker.domains.default=people"], "domain='people'"),
+        (["stage=online", "module.pairs.candidates=1"], "module.pairs.candidates=1"),
+        (["stage=online", "module.pairs.rollout.cache_threshold=-1"], "rollout.cache_threshold=-1"),
+        (
+            ["stage=online", "module.windows_per_pair=4"],
+            "checkpoint_every_n_steps=10 is no multiple of module.windows_per_pair=4: give .*=8",
+        ),
+        (["ema_decay=1.0"], "ema_decay=1.0: give a number in"),
+        (["stage=sft", "policy.lora=null", "ema_decay=0.9"], "ema_decay=0.9"),
+        (
+            ["stage=sft", "policy.lora=null"],
+            "policy.lora=null trains all weights, and a run leaves an adapter: give policy.lora.rank",
+        ),
+        (
+            ["trainer=fsdp", "trainer.shard=3", "trainer.devices=8"],
+            "trainer.shard=3: give node, all or a divisor of the 1 x 8 processes",
+        ),
+        (
+            ["trainer=fsdp", "trainer.shard=nodes"],
+            "trainer.shard=nodes: give node, all or a divisor of the 1 x 2 processes",
+        ),
+        (
+            ["trainer=fsdp", "trainer.shard=null"],
+            "trainer.shard=None: trainer.strategy=fsdp needs node, all or a number",
+        ),
+        (
+            ["trainer.devices=2"],
+            "trainer.strategy=auto is for one process, and there are 1 x 2: give trainer=fsdp, or trainer=ddp",
+        ),
+        (["trainer.shard=node"], "trainer.shard=node: trainer.strategy=auto needs null; or give trainer=fsdp"),
+        (
+            ["trainer.context_parallel=2"],
+            "trainer.context_parallel=2: trainer.strategy=auto gives every process pairs of its own; .*fsdp",
+        ),
+        (["trainer=ddp", "trainer.context_parallel=2"], "trainer.context_parallel=2: trainer.strategy=ddp"),
+        (
+            ["trainer=fsdp", "trainer.context_parallel=3", "trainer.devices=4"],
+            "context_parallel=3: give a divisor of the 1 x 4 processes",
+        ),
+        (["trainer=fsdp", "trainer.context_parallel=0"], "trainer.context_parallel=0: give a divisor"),
+        (
+            ["trainer=fsdp", "trainer.context_parallel=4", "trainer.devices=4"],
+            "=4: the model has 2 attention heads .* one of 1, 2, or",
+        ),
+        (
+            [
+                "trainer=fsdp",
+                "trainer.context_parallel=8",
+                "trainer.devices=8",
+                "model=wan22_i2v_a14b",
+                "data=pairs",
+                "data.path={manifest}",
+            ],
+            "trainer.context_parallel=8: the model has 40 attention heads and a video 83,700 tokens.*one of 1, 2, 4, 5, 10, 20",
+        ),
+        (
+            ["trainer=fsdp", "trainer.context_parallel=2", "guidance=cfg_stg", "guidance.blocks=[0, 1]"],
+            r"guidance.blocks=\[0, 1\]: .*block 0",
+        ),
+        (
+            [
+                "trainer=fsdp",
+                "trainer.context_parallel=2",
+                "stage=half_online",
+                "module.pairs.rollout.cache_threshold=0.1",
+            ],
+            "cache_threshold=0.1: what the first block changes is not known whole where trainer.context_parallel=2",
+        ),
+        (["trainer=fsdp", "stage=ranker"], "trainer=fsdp shards Wan's transformers"),
+    ],
+)
 def test_mistakes_are_found_without_a_model(overrides, said, tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     manifest = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "a thing", "image": "a.png"}])
@@ -234,7 +334,9 @@ def test_a_run_may_go_on_with_other_processes_but_not_with_other_pairs_or_the_ot
     check(composed("batch_size=8"), tmp_path)
     check(composed("trainer=fsdp", "trainer.context_parallel=2", "batch_size=8"), tmp_path)
     check(composed("trainer=fsdp", "trainer.devices=8", "trainer.context_parallel=2", "batch_size=2"), tmp_path)
-    with pytest.raises(ConfigError, match="batch_size x trainer.devices x trainer.nodes / trainer.context_parallel: 8 -> 16"):
+    with pytest.raises(
+        ConfigError, match="batch_size x trainer.devices x trainer.nodes / trainer.context_parallel: 8 -> 16"
+    ):
         check(composed("trainer=fsdp", "trainer.devices=4", "batch_size=4"), tmp_path)
     with pytest.raises(ConfigError, match="trainer.context_parallel: 8 -> 4"):
         check(composed(*two, "trainer.context_parallel=2"), tmp_path)

@@ -26,12 +26,30 @@ def stopped(home, overrides):  # noqa: F811
     return home / "stopped"
 
 
-@pytest.mark.parametrize("processes, settings", [
-    (2, SHARED), (1, ()), (4, ("trainer.context_parallel=2", "batch_size=2", "trainer.shard=2")),
-], ids=["as-before", "alone", "two-groups-over-two-copies"])  # fmt: skip
-def test_sharing_tokens_changes_nothing_and_neither_does_going_on_in_another_number(home, overrides, one, stopped, processes, settings):  # noqa: F811
+@pytest.mark.parametrize(
+    "processes, settings",
+    [
+        (2, SHARED),
+        (1, ()),
+        (4, ("trainer.context_parallel=2", "batch_size=2", "trainer.shard=2")),
+    ],
+    ids=["as-before", "alone", "two-groups-over-two-copies"],
+)
+def test_sharing_tokens_changes_nothing_and_neither_does_going_on_in_another_number(
+    home,  # noqa: F811
+    overrides,  # noqa: F811
+    one,  # noqa: F811
+    stopped,
+    processes,
+    settings,
+):
     """Offline: a window of five rows in both experts, with checkpointing, chosen and rejected in turn."""
     folder = home / f"on_{processes}"
     shutil.copytree(stopped, folder)
-    ranks.together(processes, home / f"{folder.name}.log", ranks.train, *overrides(folder.name, processes, "run=stopped", *settings))
+    ranks.together(
+        processes,
+        home / f"{folder.name}.log",
+        ranks.train,
+        *overrides(folder.name, processes, "run=stopped", *settings),
+    )
     assert_same_run(folder, one)

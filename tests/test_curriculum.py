@@ -13,17 +13,30 @@ from apo.run import train
 
 ROOT = Path(__file__).parents[1]
 STAGES = {
-    "1_online": [], "2_half_online": ["data.count=5", "data.batch_size=8"], "3_offline": ["data.count=2", "data.batch_size=8"],
-    "4_distill": ["data.count=2", "data.batch_size=8"], "5_distill_dpo": ["data.count=2", "data.batch_size=8"],
-}  # fmt: skip
+    "1_online": [],
+    "2_half_online": ["data.count=5", "data.batch_size=8"],
+    "3_offline": ["data.count=2", "data.batch_size=8"],
+    "4_distill": ["data.count=2", "data.batch_size=8"],
+    "5_distill_dpo": ["data.count=2", "data.batch_size=8"],
+}
 
 
 def config(name: str, *more: str) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("train", [
-            f"curriculum=quick/{name}", "model.num_inference_steps=6", "max_steps=1", "batch_size=2", "policy.lora.rank=2",
-            "trainer.threads=1", "logger=csv", *STAGES[name], *more,
-        ])  # fmt: skip
+        return compose(
+            "train",
+            [
+                f"curriculum=quick/{name}",
+                "model.num_inference_steps=6",
+                "max_steps=1",
+                "batch_size=2",
+                "policy.lora.rank=2",
+                "trainer.threads=1",
+                "logger=csv",
+                *STAGES[name],
+                *more,
+            ],
+        )
 
 
 def folder_of(cfg: DictConfig) -> Path:
@@ -51,5 +64,7 @@ def test_every_stage_follows_the_one_before_and_is_done_once(tmp_path, monkeypat
     # a stage that is trained again is not what the next one started from
     shutil.rmtree(folder_of(again))
     train(again, folder_of(again))
-    with pytest.raises(ConfigError, match="half_online began with high_noise.safetensors .*: delete the folder to train it again"):
+    with pytest.raises(
+        ConfigError, match="half_online began with high_noise.safetensors .*: delete the folder to train it again"
+    ):
         check(half_online, folder_of(half_online))

@@ -44,7 +44,13 @@ def command(tmp_path_factory, wan22_folder):
     manifest = write_manifest(home / "data", 4)
 
     def build(run: str, *overrides: str) -> list[str]:
-        return [*short(home, wan22_folder, manifest, run), "max_steps=6", "checkpoint_every_n_steps=2", "logger=csv", *overrides]
+        return [
+            *short(home, wan22_folder, manifest, run),
+            "max_steps=6",
+            "checkpoint_every_n_steps=2",
+            "logger=csv",
+            *overrides,
+        ]
 
     build.home = home
     return build
@@ -58,15 +64,23 @@ def whole(command) -> Path:
 
 def changed(code: str, overrides: list[str]) -> subprocess.CompletedProcess:
     """train.py in a process that runs `code` before it."""
-    return subprocess.run([sys.executable, "-c", code + START, "train.py", *overrides], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", code + START, "train.py", *overrides], cwd=ROOT, capture_output=True, text=True
+    )
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on_bit_for_bit(command, whole):
     folder = command.home / "full"
     done = changed(FULL_DISK, command("full"))
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith(f"config: {folder}/checkpoints/last.ckpt: No space left on device; make room")
-    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.ckpt"] and not (folder / "adapter").exists()
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .startswith(f"config: {folder}/checkpoints/last.ckpt: No space left on device; make room")
+    )
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.ckpt"] and not (
+        folder / "adapter"
+    ).exists()
     assert "continuing at step 2 of 6" in execute(train(*command("full"))).stdout
     assert metrics(folder) == metrics(whole) and adapter(folder) == adapter(whole)
 
@@ -78,4 +92,7 @@ def test_a_training_closes_without_its_predecessor_and_without_a_card(command, w
     done = changed(LOST, command("closed", f"adapter={before}", "max_steps=1"))
     assert done.returncode == 0 and "warning: no model card in " in done.stderr, done.stderr
     found = json.loads((command.home / "closed" / "adapter" / "lineage.json").read_text())
-    assert found["stages"] == ["offline", "offline"] and set(found["preceding"]) == {"high_noise.safetensors", "low_noise.safetensors"}
+    assert found["stages"] == ["offline", "offline"] and set(found["preceding"]) == {
+        "high_noise.safetensors",
+        "low_noise.safetensors",
+    }

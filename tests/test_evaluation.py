@@ -31,9 +31,13 @@ from tests.adapters import of_some_effect
 
 ROOT = Path(__file__).parents[1]
 KEYS = {
-    "distortion_rate", "dynamic_degree", "instruction_following", "subject_consistency", "background_consistency",
+    "distortion_rate",
+    "dynamic_degree",
+    "instruction_following",
+    "subject_consistency",
+    "background_consistency",
     "motion_smoothness",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +136,9 @@ def test_several_arms_end_with_one_table(cfg, tmp_path, quick, capsys):
     shutil.copytree(tmp_path / "outputs/r/offline", tmp_path / "outputs/r/next")
     cfg.arm, cfg.against = "next", "offline"
     assert evaluate(cfg)[0]["against"]["run"] == "offline"
-    assert (tmp_path / "outputs/r/offline/eval/report.json").read_text() == saved  # being compared with leaves its own comparison
+    assert (
+        tmp_path / "outputs/r/offline/eval/report.json"
+    ).read_text() == saved  # being compared with leaves its own comparison
     cfg.arm, cfg.against = "*", "baseline"
     capsys.readouterr()
     evaluate(cfg)
@@ -152,8 +158,19 @@ def test_an_arm_is_not_compared_with_itself_and_two_of_one_name_are_told_apart(c
     cfg.against = "offline"
     assert "against" not in evaluate(cfg)[0]
     cfg.against, cfg.arm = "outputs/s/offline", "off*"
-    assert evaluate(cfg)[0]["against"] | {"win_rate": 0} == {"run": "offline", "win": 0, "tie": 4, "loss": 0, "win_rate": 0,
-        "instruction_following": {"win": 0, "tie": 4, "loss": 0, "win_rate": {"value": None, "low": None, "high": None}}}  # fmt: skip
+    assert evaluate(cfg)[0]["against"] | {"win_rate": 0} == {
+        "run": "offline",
+        "win": 0,
+        "tie": 4,
+        "loss": 0,
+        "win_rate": 0,
+        "instruction_following": {
+            "win": 0,
+            "tie": 4,
+            "loss": 0,
+            "win_rate": {"value": None, "low": None, "high": None},
+        },
+    }
     json.loads((tmp_path / "outputs/r/offline/eval/report.json").read_text(), parse_constant=pytest.fail)
     cfg.seed, cfg.against = 1, None
     evaluate(cfg)
@@ -173,19 +190,36 @@ def test_what_is_damaged_is_made_anew_and_said(cfg, tmp_path, quick, capsys):
         capsys.readouterr()
         assert evaluate(cfg) == [report] and (folder / "rows.json").read_bytes() == rows and len(quick) == 1
         said = [line for line in capsys.readouterr().err.splitlines() if "made anew" in line]
-        assert [line.split(": ")[1] for line in said] == ["outputs/r/baseline/eval/rows.json", "outputs/r/baseline/eval/report.json"]
+        assert [line.split(": ")[1] for line in said] == [
+            "outputs/r/baseline/eval/rows.json",
+            "outputs/r/baseline/eval/report.json",
+        ]
     nan = save({"latents": torch.full_like(latents, torch.nan)})
-    for damaged in (whole[:-100], b"", nan, save({"others": latents}), save({"latents": latents[:1]}), save({"latents": latents + 1})):
+    for damaged in (
+        whole[:-100],
+        b"",
+        nan,
+        save({"others": latents}),
+        save({"latents": latents[:1]}),
+        save({"latents": latents + 1}),
+    ):
         part.write_bytes(damaged)
         (folder / "rows.json").unlink()
-        assert evaluate(cfg) == [report] and f"damaged, made anew: {part.relative_to(tmp_path)}" in capsys.readouterr().err
+        assert (
+            evaluate(cfg) == [report] and f"damaged, made anew: {part.relative_to(tmp_path)}" in capsys.readouterr().err
+        )
         assert load_file(part)["latents"].equal(latents)
 
 
 def test_files_of_the_user_stay(cfg, tmp_path, quick):
     cfg.arm, cfg.against = None, None
     folder = tmp_path / "outputs/r/baseline/eval"
-    mine = {folder / "videos" / "002.mp4", folder / "videos" / "talk.mp4", folder / "contact_sheet.png", folder / "report.md"}
+    mine = {
+        folder / "videos" / "002.mp4",
+        folder / "videos" / "talk.mp4",
+        folder / "contact_sheet.png",
+        folder / "report.md",
+    }
     for path in mine:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")
@@ -260,12 +294,19 @@ def test_stray_files_of_killed_evaluations_are_swept(cfg, tmp_path, quick):
     for path in strays:
         path.touch()
     evaluate(cfg)
-    assert not any(path.exists() for path in strays) and not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob(".lock"))
+    assert (
+        not any(path.exists() for path in strays)
+        and not list(tmp_path.rglob("*.tmp"))
+        and not list(tmp_path.rglob(".lock"))
+    )
 
 
 def test_one_process_at_a_time_writes_an_arms_results(cfg, tmp_path, quick):
     for folder in ("offline", "baseline"):  # the latter only as long as it is generated
-        with holding(tmp_path / "outputs/r" / folder / "eval", ""), pytest.raises(InUse, match=f"{folder}/eval is in use by process"):
+        with (
+            holding(tmp_path / "outputs/r" / folder / "eval", ""),
+            pytest.raises(InUse, match=f"{folder}/eval is in use by process"),
+        ):
             evaluate(cfg)
     evaluate(cfg)
     with holding(tmp_path / "outputs/r/baseline/eval", ""):
@@ -276,7 +317,9 @@ def test_a_run_that_is_being_trained_says_so(cfg, tmp_path):
     (tmp_path / "outputs/r/offline/adapter/lineage.json").unlink()
     with pytest.raises(EvaluationError, match="offline has no finished adapter: run its train.py command again"):
         evaluate(cfg)
-    said = f"offline has no finished adapter yet, and is in use by process {os.getpid()} on .*: evaluate it after its end"
+    said = (
+        f"offline has no finished adapter yet, and is in use by process {os.getpid()} on .*: evaluate it after its end"
+    )
     with holding(tmp_path / "outputs/r/offline", ""), pytest.raises(EvaluationError, match=said):
         evaluate(cfg)
 
@@ -287,16 +330,28 @@ def test_what_is_missing_is_named_with_what_is_there(cfg):
         evaluate(cfg)
 
 
-@pytest.mark.parametrize("wrong, said", [
-    (["conditions.count=null"], "give a whole number"),
-    (["conditions.count=0"], "conditions.count=0: give a whole number of at least 1"), (["videos=-3"], "videos=-3"),
-    (["trainer.accelerator=gpu"], "torch sees 0 GPU"), (["trainer.accelerator=tpu"], "trainer.accelerator=tpu: give one of cpu"),
-    (["model.path=/nope"], "model.path=/nope: no model_index.json there"), (["conditions.split=foo"], "split=foo: give one of"),
-    (["model.spec.height=128"], "conditions=world needs videos of the world.* use model=tiny, or conditions=prompts"),
-    (["guidance=cfg_stg", "guidance.blocks=[9]"], "there is no block 9"),
-    ([f"model.path={ROOT}/apo/world/checkpoints/wan21", "model.boundary=null"], "was trained over .*wan22 .* and this run's .*wan21"),
-    (["conditions=prompts", "conditions.path=/nope.jsonl"], "/nope.jsonl: no such manifest"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (["conditions.count=null"], "give a whole number"),
+        (["conditions.count=0"], "conditions.count=0: give a whole number of at least 1"),
+        (["videos=-3"], "videos=-3"),
+        (["trainer.accelerator=gpu"], "torch sees 0 GPU"),
+        (["trainer.accelerator=tpu"], "trainer.accelerator=tpu: give one of cpu"),
+        (["model.path=/nope"], "model.path=/nope: no model_index.json there"),
+        (["conditions.split=foo"], "split=foo: give one of"),
+        (
+            ["model.spec.height=128"],
+            "conditions=world needs videos of the world.* use model=tiny, or conditions=prompts",
+        ),
+        (["guidance=cfg_stg", "guidance.blocks=[9]"], "there is no block 9"),
+        (
+            [f"model.path={ROOT}/apo/world/checkpoints/wan21", "model.boundary=null"],
+            "was trained over .*wan22 .* and this run's .*wan21",
+        ),
+        (["conditions=prompts", "conditions.path=/nope.jsonl"], "/nope.jsonl: no such manifest"),
+    ],
+)
 def test_mistakes_are_found_before_anything_is_loaded(composed, monkeypatch, wrong, said):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(wan, "WanPolicy", lambda *_: pytest.fail("loaded"))
@@ -318,8 +373,15 @@ STRANGE = ["a red thing", "猫が走る 🐈\u202e", "very " * 500, "one line\na
 def test_conditions_of_the_users_own_are_shown_unmeasured(composed, tmp_path, monkeypatch, wan22_folder):
     """Any prompts, first frames and sizes, as a user of Wan has them; what their images show is part of the result's key."""
     write_rows(tmp_path, "red")
-    own = ["conditions=prompts", f"conditions.path={tmp_path}/prompts.jsonl", "evaluator=none", "model.num_inference_steps=2",
-           f"model.path={wan22_folder}", "model.spec={height: 32, width: 48, frames: 9, fps: 8}", "arm=null"]  # fmt: skip
+    own = [
+        "conditions=prompts",
+        f"conditions.path={tmp_path}/prompts.jsonl",
+        "evaluator=none",
+        "model.num_inference_steps=2",
+        f"model.path={wan22_folder}",
+        "model.spec={height: 32, width: 48, frames: 9, fps: 8}",
+        "arm=null",
+    ]
     own = composed("videos=3", "batch_size=2", *own)
     (report,) = evaluate(own)
     folder = tmp_path / "outputs/r/baseline/eval_prompts"

@@ -45,11 +45,21 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in b)
 
 
-@pytest.mark.parametrize("style, lora, names", [
-    ("wan22", LORA, {"transformer": "trial_offline_high_noise.safetensors", "transformer_2": "trial_offline_low_noise.safetensors"}),
-    ("wan21", WITH_IMAGE, {"transformer": "trial_offline.safetensors"}),
-    ("ti2v", LORA, {"transformer": "trial_offline.safetensors"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "style, lora, names",
+    [
+        (
+            "wan22",
+            LORA,
+            {
+                "transformer": "trial_offline_high_noise.safetensors",
+                "transformer_2": "trial_offline_low_noise.safetensors",
+            },
+        ),
+        ("wan21", WITH_IMAGE, {"transformer": "trial_offline.safetensors"}),
+        ("ti2v", LORA, {"transformer": "trial_offline.safetensors"}),
+    ],
+)
 def test_diffusers_reads_the_comfy_layout_back_bit_for_bit(adapter, tmp_path, style, lora, names):
     folder = adapter(style, lora)
     main([str(folder), "--out", str(tmp_path / "out")])
@@ -67,7 +77,9 @@ def test_another_alpha_goes_along_and_scales_what_diffusers_reads(adapter, tmp_p
     theirs, ours = load_file(file), load_file(folder / FILES["transformer_2"])
     name = "blocks.1.cross_attn.v"
     assert theirs[f"diffusion_model.{name}.alpha"] == 8
-    assert torch.equal(theirs[f"diffusion_model.{name}.lora_B.weight"], ours["transformer.blocks.1.attn2.to_v.lora_B.weight"])
+    assert torch.equal(
+        theirs[f"diffusion_model.{name}.lora_B.weight"], ours["transformer.blocks.1.attn2.to_v.lora_B.weight"]
+    )
     read = read_by_diffusers(file)  # folds alpha / rank = 2 into the matrices: exact, as a power of two
     for module, made in Adapter(folder).deltas("transformer_2").items():
         a, b = (read[f"transformer.{module.removesuffix('.weight')}.lora_{part}.weight"] for part in "AB")
@@ -102,23 +114,40 @@ def test_a_fused_pipeline_is_the_base_with_the_adapter(adapter, request, tmp_pat
     fused, base = load(tmp_path / "fused"), load(request.getfixturevalue(f"{style}_folder"))
     base.load_lora_weights(folder, weight_name="high_noise.safetensors", adapter_name="apo")
     if style == "wan22":
-        base.load_lora_weights(folder, weight_name="low_noise.safetensors", adapter_name="low", load_into_transformer_2=True)
+        base.load_lora_weights(
+            folder, weight_name="low_noise.safetensors", adapter_name="low", load_into_transformer_2=True
+        )
     assert_close(sample(fused, SPECS[style]), sample(base, SPECS[style]), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("style, lora, alone", [("wan21", WITH_IMAGE, True), ("wan22", LORA, False), ("ti2v", LORA, True)])
-def test_fused_weights_in_the_original_layout_are_those_that_diffusers_converts_back(adapter, tmp_path, style, lora, alone):
+@pytest.mark.parametrize(
+    "style, lora, alone", [("wan21", WITH_IMAGE, True), ("wan22", LORA, False), ("ti2v", LORA, True)]
+)
+def test_fused_weights_in_the_original_layout_are_those_that_diffusers_converts_back(
+    adapter, tmp_path, style, lora, alone
+):
     folder = adapter(style, lora)
     main([str(folder), "--out", str(tmp_path / "pipeline"), "--fuse"])
     main([str(folder), "--out", str(tmp_path / "original"), "--fuse", "original"])
-    names = {"transformer": "fused_trial_offline.safetensors"} if alone else {
-        key: f"fused_trial_offline_{name}" for key, name in FILES.items()
-    }  # fmt: skip
+    names = (
+        {"transformer": "fused_trial_offline.safetensors"}
+        if alone
+        else {key: f"fused_trial_offline_{name}" for key, name in FILES.items()}
+    )
     assert {path.name for path in (tmp_path / "original").iterdir()} == set(names.values())
     for expert, name in names.items():
         found = load_file(tmp_path / "original" / name)
-        assert {"head.modulation", "head.head.weight", "time_projection.1.bias", "blocks.0.norm3.weight"} <= found.keys()
-        assert ("img_emb.proj.4.weight" in found) == ("blocks.0.cross_attn.norm_k_img.weight" in found) == (style == "wan21")
+        assert {
+            "head.modulation",
+            "head.head.weight",
+            "time_projection.1.bias",
+            "blocks.0.norm3.weight",
+        } <= found.keys()
+        assert (
+            ("img_emb.proj.4.weight" in found)
+            == ("blocks.0.cross_attn.norm_k_img.weight" in found)
+            == (style == "wan21")
+        )
         fused = load_file(tmp_path / "pipeline" / expert / "diffusion_pytorch_model.safetensors")
         assert same(convert_wan_transformer_to_diffusers(found), fused)
 
@@ -128,9 +157,10 @@ def test_fusing_one_expert_leaves_every_other_byte(adapter, request, tmp_path, c
     main([str(folder), "--out", str(tmp_path / "fused"), "--fuse", "--expert", "low"])
     assert "rounding took 0.00%" in capsys.readouterr().out
     changed = {
-        str(file.relative_to(base)) for file in base.rglob("*")
+        str(file.relative_to(base))
+        for file in base.rglob("*")
         if file.is_file() and file.read_bytes() != (tmp_path / "fused" / file.relative_to(base)).read_bytes()
-    }  # fmt: skip
+    }
     assert changed == {"transformer_2/diffusion_pytorch_model.safetensors"}
     file = "transformer_2/diffusion_pytorch_model.safetensors"
     before, after = load_file(base / file), load_file(tmp_path / "fused" / file)
@@ -140,13 +170,22 @@ def test_fusing_one_expert_leaves_every_other_byte(adapter, request, tmp_path, c
         assert stream.metadata() == {"format": "pt"}
 
 
-@pytest.mark.parametrize("damage, said", [
-    (lambda folder: swap(*(folder / name for name in FILES.values())), "high_noise.safetensors is not the file that lineage.json names"),
-    (lambda folder: (folder / "low_noise.safetensors").unlink(), "low_noise.safetensors is not the file"),
-    (lambda folder: (folder / "low_noise.safetensors").write_bytes(b"half"), "low_noise.safetensors is not the file"),
-    (lambda folder: (folder / "lineage.json").write_text("{}"), "lineage.json is damaged"),
-    (lambda folder: (folder / "lineage.json").write_text("{"), "lineage.json is damaged"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (
+            lambda folder: swap(*(folder / name for name in FILES.values())),
+            "high_noise.safetensors is not the file that lineage.json names",
+        ),
+        (lambda folder: (folder / "low_noise.safetensors").unlink(), "low_noise.safetensors is not the file"),
+        (
+            lambda folder: (folder / "low_noise.safetensors").write_bytes(b"half"),
+            "low_noise.safetensors is not the file",
+        ),
+        (lambda folder: (folder / "lineage.json").write_text("{}"), "lineage.json is damaged"),
+        (lambda folder: (folder / "lineage.json").write_text("{"), "lineage.json is damaged"),
+    ],
+)
 def test_an_adapter_that_is_not_as_it_was_written_is_refused(adapter, tmp_path, damage, said):
     folder = adapter()
     damage(folder)
@@ -170,7 +209,9 @@ def test_runs_in_folders_are_exported_readably_and_only_once(request, tmp_path):
     (tmp_path / "plain").touch()
     assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode == (folder / FILES["transformer"]).stat().st_mode
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(SystemExit, match="is there already, of another adapter or damaged: delete it, or give another --out"):
+    with pytest.raises(
+        SystemExit, match="is there already, of another adapter or damaged: delete it, or give another --out"
+    ):
         main([str(folder), "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="plain is a file: give a folder"):
         main([str(folder), "--out", str(tmp_path / "plain")])
@@ -216,7 +257,9 @@ def test_mistakes_are_found_before_anything_is_written(adapter, request, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-LAYOUTS = pytest.mark.parametrize("more", [[], ["--fuse"], ["--fuse", "original"]], ids=["lora", "pipeline", "original"])
+LAYOUTS = pytest.mark.parametrize(
+    "more", [[], ["--fuse"], ["--fuse", "original"]], ids=["lora", "pipeline", "original"]
+)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -279,7 +322,14 @@ def test_nothing_in_a_lineage_is_called(adapter, tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "a secret")
     found = json.loads((folder / "lineage.json").read_text())
     call = {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": [str(mark)]}}
-    for model in (call, found["config"]["model"] | call | {"path": "${oc.env:SECRET}"}, {}, None, [], {"path": 1, "spec": call}):
+    for model in (
+        call,
+        found["config"]["model"] | call | {"path": "${oc.env:SECRET}"},
+        {},
+        None,
+        [],
+        {"path": 1, "spec": call},
+    ):
         (folder / "lineage.json").write_text(json.dumps(found | {"config": found["config"] | {"model": model}}))
         with pytest.raises(SystemExit, match="^export: .*") as caught:
             main([str(folder), "--out", str(tmp_path / "out"), "--fuse"])
@@ -298,5 +348,8 @@ def test_weights_that_are_no_numbers_are_named(adapter, tmp_path, value, said):
     found = json.loads((folder / "lineage.json").read_text())
     found["files"]["low_noise.safetensors"] = file_digest(folder / "low_noise.safetensors")
     (folder / "lineage.json").write_text(json.dumps(found))
-    with pytest.raises(SystemExit, match=f"export: .*low_noise.safetensors: {re.escape(key)}.* {said}.*: copy the adapter/ folder again"):
+    with pytest.raises(
+        SystemExit,
+        match=f"export: .*low_noise.safetensors: {re.escape(key)}.* {said}.*: copy the adapter/ folder again",
+    ):
         main([str(folder), "--out", str(tmp_path / "out")])

@@ -16,8 +16,15 @@ from tests.clips import write_manifest
 from tests.commands import adapter, execute, metrics, short, wait_for_steps
 
 # a large eps keeps Adam from blowing up the rounding of gradients near zero
-SAME = ("max_steps=10", "checkpoint_every_n_steps=2", "optimizer.lr=1", "+optimizer.eps=1.0", "max_grad_norm=0.6", "ema_decay=0.5",
-        "sample_every_n_steps=10")  # fmt: skip
+SAME = (
+    "max_steps=10",
+    "checkpoint_every_n_steps=2",
+    "optimizer.lr=1",
+    "+optimizer.eps=1.0",
+    "max_grad_norm=0.6",
+    "ema_decay=0.5",
+    "sample_every_n_steps=10",
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +72,9 @@ def test_two_processes_equal_one(one, two):
     assert_same_run(two, one)
     assert len(metrics(one)) == 10 and {row["train/loss_high"] != "" for row in metrics(one)} == {True}
     assert len(list((two / "checkpoints").glob("step_*"))) <= 2
-    sheets = [np.asarray(Image.open(run / "samples" / "step_000010" / "contact_sheet.png")).astype(int) for run in (one, two)]
+    sheets = [
+        np.asarray(Image.open(run / "samples" / "step_000010" / "contact_sheet.png")).astype(int) for run in (one, two)
+    ]
     assert abs(sheets[0] - sheets[1]).mean() < 0.5
 
 
@@ -81,7 +90,9 @@ def test_a_killed_rank_ends_the_run_and_others_continue_it_in_any_number(home, o
     assert 2 <= step < 10
     for processes in (1, 4):
         shutil.copytree(folder, home / f"on_{processes}")
-        ranks.together(processes, home / f"on_{processes}.log", ranks.train, *overrides(f"on_{processes}", processes, "run=killed"))
+        ranks.together(
+            processes, home / f"on_{processes}.log", ranks.train, *overrides(f"on_{processes}", processes, "run=killed")
+        )
         assert_same_run(home / f"on_{processes}", one)
     ranks.together(2, log, ranks.train, *overrides("killed", 2))
     assert metrics(folder) == metrics(two) and adapter(folder) == adapter(two)
@@ -90,10 +101,20 @@ def test_a_killed_rank_ends_the_run_and_others_continue_it_in_any_number(home, o
 def test_candidates_that_wait_for_the_ranker_survive_a_killed_rank(home):
     def overrides(run: str, processes: int) -> list[str]:
         return [
-            "run=ahead", f"hydra.run.dir={home}/{run}", "stage=online_ahead", "model.num_inference_steps=3", "max_steps=6",
-            "checkpoint_every_n_steps=2", "sample_every_n_steps=0", "policy.lora.rank=2", "trainer=fsdp", "optimizer.lr=1",
-            "+optimizer.eps=1.0", f"batch_size={4 // processes}", f"trainer.devices={processes}",
-        ]  # fmt: skip
+            "run=ahead",
+            f"hydra.run.dir={home}/{run}",
+            "stage=online_ahead",
+            "model.num_inference_steps=3",
+            "max_steps=6",
+            "checkpoint_every_n_steps=2",
+            "sample_every_n_steps=0",
+            "policy.lora.rank=2",
+            "trainer=fsdp",
+            "optimizer.lr=1",
+            "+optimizer.eps=1.0",
+            f"batch_size={4 // processes}",
+            f"trainer.devices={processes}",
+        ]
 
     ranks.together(2, home / "ahead.log", ranks.train, *overrides("ahead", 2))
     folder, log = home / "ahead_killed", home / "ahead_killed.log"

@@ -28,8 +28,15 @@ class Terminal:
 
     def __init__(self, command: list[str]):
         self.ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-                                        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)))  # fmt: skip
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),
+        )
         os.close(theirs)
         self.said = ""
 
@@ -56,7 +63,9 @@ class Terminal:
 def test_an_interrupt_among_the_imports_is_one_line(capsys):
     with pytest.raises(SystemExit) as ended:
         end_at_interrupt(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert ended.value.code == INTERRUPTED and capsys.readouterr().err.startswith("\ninterrupted; the same command continues:")
+    assert ended.value.code == INTERRUPTED and capsys.readouterr().err.startswith(
+        "\ninterrupted; the same command continues:"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +75,9 @@ def command(tmp_path_factory, wan22_folder):
     manifest = write_manifest(home / "data", 4)
 
     def build(run: str, *overrides: str) -> list[str]:
-        return train(*short(home, wan22_folder, manifest, run), f"max_steps={STEPS}", "checkpoint_every_n_steps=100", *overrides)
+        return train(
+            *short(home, wan22_folder, manifest, run), f"max_steps={STEPS}", "checkpoint_every_n_steps=100", *overrides
+        )
 
     build.home = home
     return build
@@ -80,11 +91,18 @@ def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(command):
     assert at.ended() == INTERRUPTED
     assert "Traceback" not in at.said and "interrupt again to end at once" in at.said
     saved = len(metrics(folder))
-    assert f"step {saved} of {STEPS} is saved in {folder}/checkpoints; to continue: {sys.executable} train.py run=interrupted" in at.said
+    assert (
+        f"step {saved} of {STEPS} is saved in {folder}/checkpoints; to continue: {sys.executable} train.py run=interrupted"
+        in at.said
+    )
     resumed = execute(command("interrupted")).stdout
     execute(command("whole"))
     assert metrics(folder) == metrics(command.home / "whole") and adapter(folder) == adapter(command.home / "whole")
-    assert f"continuing at step {saved} of {STEPS}" in resumed and "\r" not in resumed and f"steps: {STEPS} of {STEPS}, loss" in resumed
+    assert (
+        f"continuing at step {saved} of {STEPS}" in resumed
+        and "\r" not in resumed
+        and f"steps: {STEPS} of {STEPS}, loss" in resumed
+    )
     assert f"adapter:  {folder}/adapter" in resumed and "evaluate.py run=interrupted" in resumed
     log = (folder / "train.log").read_text()
     assert "told to stop: step" in log and resumed.strip() in log and "\r" not in log
@@ -97,8 +115,12 @@ def test_a_second_ctrl_c_ends_at_once_and_one_before_the_first_step_shows_no_tra
         time.sleep(0.01)
     at.press(CTRL_C)
     assert at.ended() == INTERRUPTED and "Traceback" not in at.said
-    assert "interrupted; the same command continues:" in at.said and not (command.home / "early" / "checkpoints").exists()
-    process = subprocess.Popen(command("twice", "max_steps=1000"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert (
+        "interrupted; the same command continues:" in at.said and not (command.home / "early" / "checkpoints").exists()
+    )
+    process = subprocess.Popen(
+        command("twice", "max_steps=1000"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     wait_for_steps(process, command.home / "twice", 1)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)

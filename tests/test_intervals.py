@@ -42,10 +42,14 @@ def test_a_mean_interval_agrees_with_scipys_bootstrap_and_with_students():
     percentile = bootstrap((x,), np.mean, random_state=0, n_resamples=4000, method="percentile").confidence_interval
     assert interval.value == pytest.approx(x.mean())
     assert (interval.low, interval.high) == pytest.approx(tuple(percentile), abs=0.02)
-    assert (interval.low, interval.high) == pytest.approx(student.interval(0.95, 399, x.mean(), x.std(ddof=1) / 20), abs=0.02)
+    assert (interval.low, interval.high) == pytest.approx(
+        student.interval(0.95, 399, x.mean(), x.std(ddof=1) / 20), abs=0.02
+    )
 
 
-@pytest.mark.parametrize("values", [[0.1, 0.9], [1.0] * 5, [0.7] * 7, [0.0, 1.0, 1.0], [0.999, 1.0, 1.0, 0.2], [0.1] * 3 + [0.3], [0.5]])
+@pytest.mark.parametrize(
+    "values", [[0.1, 0.9], [1.0] * 5, [0.7] * 7, [0.0, 1.0, 1.0], [0.999, 1.0, 1.0, 0.2], [0.1] * 3 + [0.3], [0.5]]
+)
 def test_a_mean_interval_stays_inside_the_range_and_around_the_value(values):
     interval = mean_interval(values, 0.0, 1.0)
     assert 0 <= interval.low <= interval.value <= interval.high <= 1
@@ -54,9 +58,15 @@ def test_a_mean_interval_stays_inside_the_range_and_around_the_value(values):
 
 
 def test_few_values_have_a_wide_interval():
-    assert vars(mean_interval([0.0, 2.0])) == {"value": 1.0, "low": 0.0, "high": 2.0}  # all that resampling two values can say
+    assert vars(mean_interval([0.0, 2.0])) == {
+        "value": 1.0,
+        "low": 0.0,
+        "high": 2.0,
+    }  # all that resampling two values can say
 
 
 def test_one_value_says_nothing_about_the_spread_and_none_says_nothing():
-    assert mean_interval([3.0], 0.0) == Interval(3.0, 0.0, inf) and mean_interval([0.3], 0.0, 1.0) == Interval(0.3, 0.0, 1.0)
+    assert mean_interval([3.0], 0.0) == Interval(3.0, 0.0, inf) and mean_interval([0.3], 0.0, 1.0) == Interval(
+        0.3, 0.0, 1.0
+    )
     assert all(isnan(x) for empty in (mean_interval([]), wilson(0, 0)) for x in vars(empty).values())

@@ -11,9 +11,17 @@ from apo.tools.warm import Done, Warm
 from tests.commands import adapter
 
 SMALL = (
-    "model.spec={height: 32, width: 48, frames: 9, fps: 8}", "model.num_inference_steps=4", "policy.lora.rank=2", "max_steps=2",
-    "sample_every_n_steps=0", "validate_every_n_steps=2", "batch_size=2", "logger=csv", "trainer.threads=1", "model.spec.fit=pad",
-)  # fmt: skip
+    "model.spec={height: 32, width: 48, frames: 9, fps: 8}",
+    "model.num_inference_steps=4",
+    "policy.lora.rank=2",
+    "max_steps=2",
+    "sample_every_n_steps=0",
+    "validate_every_n_steps=2",
+    "batch_size=2",
+    "logger=csv",
+    "trainer.threads=1",
+    "model.spec.fit=pad",
+)
 COLUMNS = "data.columns={prompt: caption, chosen: chosen_file_name, rejected: rejected_file_name}"
 
 
@@ -55,7 +63,9 @@ def test_a_table_with_other_columns_trains_and_a_damaged_cache_changes_nothing(t
         damaged[-7] ^= 1  # in a tensor: the header is sound
         file.write_bytes(damaged)
     again = train("second", folder, COLUMNS)
-    assert again.code == 0 and "its bytes are not those that were written; it is encoded anew" in again.output, again.output[-3000:]
+    assert again.code == 0 and "its bytes are not those that were written; it is encoded anew" in again.output, (
+        again.output[-3000:]
+    )
     first, second = (tree / run / "offline" for run in ("first", "second"))
     assert adapter(first) == adapter(second) and adapter(first)
     names = [json.loads((run / "adapter" / "lineage.json").read_text())["data"] for run in (first, second)]

@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-POINTERS = sorted({
-    pointer for file in ("docs/paper_map.md", "README.md") for pointer in re.findall(r"`([^`\s]+)`", (ROOT / file).read_text())
-    if "middle." not in pointer and re.match(r"(apo|tests|conf|experiments|notebooks|docs)/", pointer)
-})  # fmt: skip
+POINTERS = sorted(
+    {
+        pointer
+        for file in ("docs/paper_map.md", "README.md")
+        for pointer in re.findall(r"`([^`\s]+)`", (ROOT / file).read_text())
+        if "middle." not in pointer and re.match(r"(apo|tests|conf|experiments|notebooks|docs)/", pointer)
+    }
+)
 
 
 @cache
@@ -20,7 +24,9 @@ def symbols(path: Path) -> set[str]:
     found = set()
     for node in ast.parse(path.read_text()).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        found |= {node.name} if hasattr(node, "name") else {target.id for target in targets if isinstance(target, ast.Name)}
+        found |= (
+            {node.name} if hasattr(node, "name") else {target.id for target in targets if isinstance(target, ast.Name)}
+        )
         if isinstance(node, ast.ClassDef):
             found |= {f"{node.name}.{part.name}" for part in node.body if hasattr(part, "name")}
     return found

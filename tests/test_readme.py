@@ -12,9 +12,12 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GROUPS = ("model", "trainer", "ranker")  # whose options have very different evidence
 SITUATIONS = {
-    "I want to try it.": "make demo", "I have labelled pairs.": "stage=offline", "I have prompts and a ranker.": "stage=online",
-    "I want it fast.": "stage=distill", "I want the paper's curriculum.": "make curriculum",
-}  # fmt: skip
+    "I want to try it.": "make demo",
+    "I have labelled pairs.": "stage=offline",
+    "I have prompts and a ranker.": "stage=online",
+    "I want it fast.": "stage=distill",
+    "I want the paper's curriculum.": "make curriculum",
+}
 
 
 def section(title: str) -> str:
@@ -23,9 +26,20 @@ def section(title: str) -> str:
 
 def test_it_has_at_most_1300_words_and_no_paragraph_over_90():
     """Words as `wc -w` counts them, code and tables included; paragraphs are what blank lines separate, code and tables left out."""
-    assert int(subprocess.run(["wc", "-w", ROOT / "README.md"], capture_output=True, text=True, check=True).stdout.split()[0]) <= 1300
+    assert (
+        int(
+            subprocess.run(["wc", "-w", ROOT / "README.md"], capture_output=True, text=True, check=True).stdout.split()[
+                0
+            ]
+        )
+        <= 1300
+    )
     paragraphs = re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S).split("\n\n")
-    assert {text: n for text in paragraphs if not text.startswith("|") and (n := len(text.split())) > 90 and "<!--" not in text} == {}
+    assert {
+        text: n
+        for text in paragraphs
+        if not text.startswith("|") and (n := len(text.split())) > 90 and "<!--" not in text
+    } == {}
 
 
 def test_its_first_lines_say_what_is_in_the_box_and_what_no_gpu_has_run():
@@ -39,7 +53,10 @@ def test_it_shows_the_picture_the_clone_and_the_two_commands():
     assert "](docs/before_after.png)" in README and "git clone https://" in README
     assert re.search(r"^make demo .*\n^make test ", README, re.M)
     pinned = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().split())
-    assert f"torch=={pinned['torch']} torchvision=={pinned['torchvision']} --index-url https://download.pytorch.org/whl/cu" in README
+    assert (
+        f"torch=={pinned['torch']} torchvision=={pinned['torchvision']} --index-url https://download.pytorch.org/whl/cu"
+        in README
+    )
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
@@ -50,7 +67,10 @@ def test_each_situation_has_one_command_with_what_to_expect_and_when_to_stop(sit
 
 
 def test_every_number_of_its_results_stands_in_the_results_page():
-    page, table = (ROOT / "docs/results.md").read_text(encoding="utf-8"), re.findall(r"^\|.*\|$", section("Results in the world"), re.M)
+    page, table = (
+        (ROOT / "docs/results.md").read_text(encoding="utf-8"),
+        re.findall(r"^\|.*\|$", section("Results in the world"), re.M),
+    )
     numbers = [number for row in table for number in re.findall(r"\d+\.\d+(?: ± \d+\.\d+)?", row)]
     assert len(numbers) > 20 and [number for number in numbers if number not in page] == []
 

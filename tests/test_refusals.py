@@ -13,7 +13,10 @@ LIGHT = [  # a command that is refused, and how
     (["train.py", "trainer.shard=2"], "config: trainer.shard=2"),
     (["train.py", "stage=online", "ranker.error_rate=0.9"], "config: ranker.error_rate=0.9"),
     (["train.py", "stage=online", "ranker=qwen3_vl", "ranker.path=apo/nope"], "config: ranker.path=apo/nope"),
-    (["train.py", "stage=half_online", "sample_every_n_steps=3", "module.windows_per_pair=2"], "config: sample_every_n_steps=3"),
+    (
+        ["train.py", "stage=half_online", "sample_every_n_steps=3", "module.windows_per_pair=2"],
+        "config: sample_every_n_steps=3",
+    ),
     (["train.py", "stage=ranker", "vlm.path=apo/nope"], "config: vlm.path=apo/nope"),
     (["train.py", "stage=ranker", "data.candidates=1"], "config: data.candidates=1"),
     (["train.py", "stage=distill", "distill.omega=3"], "config: distill.omega=3"),
@@ -37,13 +40,19 @@ LIGHT = [  # a command that is refused, and how
     (["apo.plan", "policy.lora.targets=[nope]"], "plan: policy.lora.targets"),
     (["apo.data.cache", "data=pairs", "data.path=nope.jsonl"], "cache: nope.jsonl"),
     (["apo.export", "nope", "--out", "nowhere"], "export: nope"),
-]  # fmt: skip
+]
 
 
 def test_a_refusal_imports_no_library_that_takes_seconds(tmp_path):
-    commands = [[*command, f"hydra.run.dir={tmp_path}"] if command[0] == "train.py" else command for command, _ in LIGHT]
+    commands = [
+        [*command, f"hydra.run.dir={tmp_path}"] if command[0] == "train.py" else command for command, _ in LIGHT
+    ]
     result = subprocess.run(
-        [sys.executable, "-m", "tests.refusals", json.dumps(commands)], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "tests.refusals", json.dumps(commands)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     found = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(found) == len(LIGHT), result.stderr[-2000:]

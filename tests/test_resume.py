@@ -39,20 +39,39 @@ DAMAGE = [
     ("config.yaml", b"run: [", "config.yaml is damaged"),
     ("config.yaml", b"\xff\x00", "config.yaml is damaged"),
     ("config.yaml", b"- 1", "it lacks settings of a run"),
-    ("config.yaml", b"run: 1\nseed: 1\nmodel: 1\npolicy: 1\noptimizer: 1\n", "config.yaml is damaged .no pairs per step"),
-    ("config.yaml", b"run: !!python/object/apply:os.system [exit]\n", "config.yaml is damaged .*could not determine a constructor"),
+    (
+        "config.yaml",
+        b"run: 1\nseed: 1\nmodel: 1\npolicy: 1\noptimizer: 1\n",
+        "config.yaml is damaged .no pairs per step",
+    ),
+    (
+        "config.yaml",
+        b"run: !!python/object/apply:os.system [exit]\n",
+        "config.yaml is damaged .*could not determine a constructor",
+    ),
     ("config.yaml", b"a: &a [1]\nb: [*a, *a]\n", "config.yaml is damaged .it has YAML aliases"),
     ("start.json", b"", "start.json is damaged"),
     ("start.json", b"[1]", "start.json is damaged .it holds no names and hashes of files"),
-    ("start.json", b'{"high_noise.safetensors": "00"}', "began with high_noise.safetensors 00, and adapter=None now holds no adapter"),
+    (
+        "start.json",
+        b'{"high_noise.safetensors": "00"}',
+        "began with high_noise.safetensors 00, and adapter=None now holds no adapter",
+    ),
     ("metrics.csv", b"\x00\xff\n", "metrics.csv is damaged"),
     ("metrics.csv", b"step,train/loss\n0,0.5\nhello,0.5\n", "metrics.csv is damaged .line 3 is no row of numbers"),
     ("metrics.csv", b"step,train/loss\n0,0.5\n1,x\n", "metrics.csv is damaged .could not convert"),
     ("metrics.csv", b"step,train/loss\n0,0.5\n1\n", "metrics.csv is damaged .line 3"),
     ("metrics.csv", b"step,train/loss\n0,0.5\n0,0.5\n", "metrics.csv is damaged .line 3: step 0 follows step 0"),
-    ("metrics.csv", b"step,train/loss\n0,0.5\n2,0.5\n", "metrics.csv is damaged .no row of step 1, and the checkpoint is of step 3"),
+    (
+        "metrics.csv",
+        b"step,train/loss\n0,0.5\n2,0.5\n",
+        "metrics.csv is damaged .no row of step 1, and the checkpoint is of step 3",
+    ),
     ("metrics.csv", b"loss\n0.5\n", "metrics.csv is damaged"),
-    *(("metrics.csv", text, "metrics.csv is damaged .no row of step 0, and") for text in (b"", b"step,tr", b"moved to the archive\n")),
+    *(
+        ("metrics.csv", text, "metrics.csv is damaged .no row of step 0, and")
+        for text in (b"", b"step,tr", b"moved to the archive\n")
+    ),
 ]
 
 
@@ -98,11 +117,17 @@ def test_nothing_in_a_config_is_resolved_or_built(folder, cfg, monkeypatch):
 
 
 def test_a_start_cleans_up_after_killed_ones(folder):
-    strays = [partial_name(path) for path in (folder / "config.yaml", folder / "checkpoints" / "last.ckpt", folder / "adapter")]
+    strays = [
+        partial_name(path)
+        for path in (folder / "config.yaml", folder / "checkpoints" / "last.ckpt", folder / "adapter")
+    ]
     strays[2].mkdir()
     strays[0].touch()
     strays[1].touch()
     (folder / "adapter").mkdir()
     (folder / "adapter" / "high_noise.safetensors").touch()  # of a version that wrote it in place
     clean(folder)
-    assert not any(path.exists() for path in (*strays, folder / "adapter")) and (folder / "checkpoints" / "last.ckpt").exists()
+    assert (
+        not any(path.exists() for path in (*strays, folder / "adapter"))
+        and (folder / "checkpoints" / "last.ckpt").exists()
+    )

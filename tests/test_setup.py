@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def names(requirements: list[str]) -> set[str]:
-    return {re.split(r"[<>=!~\[ ]", line)[0].lower() for line in requirements if line and not line.startswith(("#", "-"))}
+    return {
+        re.split(r"[<>=!~\[ ]", line)[0].lower() for line in requirements if line and not line.startswith(("#", "-"))
+    }
 
 
 def test_every_dependency_is_pinned_for_the_environment():
@@ -58,5 +60,12 @@ def test_ci_runs_the_readmes_test_command():
 def test_evaluations_and_reports_are_told_what_the_model_is():
     command = ["make", "-n", "curriculum", "table1", "ARGS=max_steps=3 model.stg.lambda_=0.2"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    commands = [part for line in made.splitlines() for part in line.split(";") if "evaluate.py" in part or "reports.distill" in part]
-    assert len(commands) >= 6 and all("model.stg.lambda_=0.2" in command and "max_steps" not in command for command in commands)
+    commands = [
+        part
+        for line in made.splitlines()
+        for part in line.split(";")
+        if "evaluate.py" in part or "reports.distill" in part
+    ]
+    assert len(commands) >= 6 and all(
+        "model.stg.lambda_=0.2" in command and "max_steps" not in command for command in commands
+    )

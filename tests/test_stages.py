@@ -54,9 +54,18 @@ def test_a_stage_ends_with_an_adapter_of_its_data_that_the_next_one_takes(place,
 
 def test_the_last_adapter_is_evaluated_and_exported(place):
     place.lineage("distill_dpo")
-    own = (f"model.path={place.model}", *SMALL[:2], "conditions=prompts", f"conditions.path={place.manifests['prompts']}")
-    done = place.run("evaluate.py", "run=distill_dpo", "stage=run", "evaluator=none", "conditions.count=1", "videos=1", *own)
-    assert done.code == 0 and list((place.tree / "outputs/distill_dpo/run").glob("eval*/videos/*.mp4")), done.output[-3000:]
+    own = (
+        f"model.path={place.model}",
+        *SMALL[:2],
+        "conditions=prompts",
+        f"conditions.path={place.manifests['prompts']}",
+    )
+    done = place.run(
+        "evaluate.py", "run=distill_dpo", "stage=run", "evaluator=none", "conditions.count=1", "videos=1", *own
+    )
+    assert done.code == 0 and list((place.tree / "outputs/distill_dpo/run").glob("eval*/videos/*.mp4")), done.output[
+        -3000:
+    ]
     done = place.run("-m", "apo.export", adapter("distill_dpo"), "--out", "exported")
     assert done.code == 0 and len(list((place.tree / "exported").glob("*.safetensors"))) == 2, done.output[-3000:]
 

@@ -22,10 +22,24 @@ def sweep(tmp_path_factory, wan22_folder):
     manifest = write_manifest(home / "data", 4)
 
     def run(name: str, *launcher: str) -> Path:
-        base = [word for word in short(home, wan22_folder, manifest, name) if not word.startswith(("hydra.run.dir", "max_steps"))]
-        command = train("-m", *base, f"max_steps={STEPS}", f"hydra.sweep.dir={home}/{name}", "hydra.sweep.subdir=${hydra:job.num}",
-                        "ablation=apo,high_only", "seed=0,1", *launcher)  # fmt: skip
-        result = subprocess.run(command, cwd=ROOT, env=os.environ | {"WANDB_MODE": "offline"}, capture_output=True, text=True, timeout=300)
+        base = [
+            word
+            for word in short(home, wan22_folder, manifest, name)
+            if not word.startswith(("hydra.run.dir", "max_steps"))
+        ]
+        command = train(
+            "-m",
+            *base,
+            f"max_steps={STEPS}",
+            f"hydra.sweep.dir={home}/{name}",
+            "hydra.sweep.subdir=${hydra:job.num}",
+            "ablation=apo,high_only",
+            "seed=0,1",
+            *launcher,
+        )
+        result = subprocess.run(
+            command, cwd=ROOT, env=os.environ | {"WANDB_MODE": "offline"}, capture_output=True, text=True, timeout=300
+        )
         assert result.returncode == 0, result.stderr[-3000:]
         assert "anonymous" not in result.stderr and "wandb" not in result.stderr.lower(), result.stderr
         return home / name
@@ -33,7 +47,9 @@ def sweep(tmp_path_factory, wan22_folder):
     return run
 
 
-@pytest.mark.parametrize("launcher", [(), ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")], ids=["basic", "joblib"])
+@pytest.mark.parametrize(
+    "launcher", [(), ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")], ids=["basic", "joblib"]
+)
 def test_each_job_of_a_sweep_has_a_run_of_its_own_with_each_step_once(sweep, launcher):
     folder = sweep("joblib" if launcher else "basic", *launcher)
     runs = offline_runs(folder)
@@ -52,7 +68,10 @@ def test_an_evaluation_joins_the_run_of_its_training(tmp_path, monkeypatch):
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder, cfg = tmp_path / "main" / "offline", OmegaConf.load(ROOT / "conf/logger/wandb.yaml")
-    report = {"metrics": {"distortion_rate": {"value": 0.25, "low": 0.1, "high": 0.5}}, "against": {"run": "baseline", "win": 3}}
+    report = {
+        "metrics": {"distortion_rate": {"value": 0.25, "low": 0.1, "high": 0.5}},
+        "against": {"run": "baseline", "win": 3},
+    }
     for name in ("eval", "eval_guided"):
         log_report(OmegaConf.create({"run": "main", "logger": cfg}), folder, report, name)
     first, second = offline_runs(folder)

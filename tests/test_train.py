@@ -72,7 +72,9 @@ def test_a_second_process_is_refused_and_a_damaged_checkpoint_costs_only_the_ste
     assert f"config: {folder} is in use by process {process.pid} on " in second.stderr
     last = folder / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:-100])
-    last.with_name(f".last.ckpt.{HOST}-{process.pid}-01234567.tmp").touch()  # what a kill in the middle of a save leaves
+    last.with_name(
+        f".last.ckpt.{HOST}-{process.pid}-01234567.tmp"
+    ).touch()  # what a kill in the middle of a save leaves
     assert "last.ckpt is damaged" in execute(command("damaged")).stderr
     assert metrics(folder) == metrics(whole) and adapter(folder) == adapter(whole)
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
@@ -90,20 +92,28 @@ def test_parts_that_stay_in_cpu_memory_change_nothing(command, whole):
 def test_told_to_stop_it_saves_the_step_and_asks_to_be_requeued(command, whole):
     folder, rare = command.home / "told", "checkpoint_every_n_steps=100"
     marked = {"env": os.environ | {"APO_STOPPED": str(command.home / "mark")}}  # for experiments/slurm/train.sbatch
-    process = subprocess.Popen(command("told", rare), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **marked)
+    process = subprocess.Popen(
+        command("told", rare), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **marked
+    )
     wait_for_steps(process, folder, 3)
     process.send_signal(signal.SIGUSR1)
     error = process.communicate(timeout=240)[1]
     assert process.returncode == 75 and "told to stop" in error and "Traceback" not in error
     steps = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    assert (command.home / "mark").exists() and 3 <= steps == len(metrics(folder)) < 24 and not (folder / "adapter").exists()
+    assert (
+        (command.home / "mark").exists()
+        and 3 <= steps == len(metrics(folder)) < 24
+        and not (folder / "adapter").exists()
+    )
     execute(command("told", rare))
     assert metrics(folder) == metrics(whole) and adapter(folder) == adapter(whole)
 
 
 def test_one_rank_told_stops_all(command):
     folder, two = command.home / "told_two", ("trainer=ddp", "max_steps=200", "checkpoint_every_n_steps=1000")
-    process = subprocess.Popen(command("told_two", *two), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command("told_two", *two), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     wait_for_steps(process, folder, 2)
     process.send_signal(signal.SIGTERM)
     error = process.communicate(timeout=240)[1]  # ends once all that hold the pipe have ended
@@ -114,7 +124,13 @@ def test_one_rank_told_stops_all(command):
 
 def test_two_processes_equal_one_with_twice_the_batch(command):
     # SGD, so that the adapters are as far apart as the gradients: Adam blows up the rounding of gradients near zero
-    same = ("max_steps=3", "max_grad_norm=1e9", "optimizer._target_=torch.optim.SGD", "~optimizer.betas", "optimizer.lr=1e-3")
+    same = (
+        "max_steps=3",
+        "max_grad_norm=1e9",
+        "optimizer._target_=torch.optim.SGD",
+        "~optimizer.betas",
+        "optimizer.lr=1e-3",
+    )
     execute(command("one", "batch_size=4", *same))
     execute(command("two", "batch_size=2", *same, "trainer=ddp"))
     one, two = metrics(command.home / "one"), metrics(command.home / "two")
@@ -139,22 +155,39 @@ def on_policy(command):
 
     def build(run: str, *overrides: str) -> list[str]:
         return [
-            sys.executable, "train.py", f"run={run}", f"hydra.run.dir={command.home}/{run}", "model.num_inference_steps=4",
-            "max_steps=6", "checkpoint_every_n_steps=4", "sample_every_n_steps=0", "batch_size=2", "policy.lora.rank=2",
-            "trainer.threads=1", *overrides,
-        ]  # fmt: skip
+            sys.executable,
+            "train.py",
+            f"run={run}",
+            f"hydra.run.dir={command.home}/{run}",
+            "model.num_inference_steps=4",
+            "max_steps=6",
+            "checkpoint_every_n_steps=4",
+            "sample_every_n_steps=0",
+            "batch_size=2",
+            "policy.lora.rank=2",
+            "trainer.threads=1",
+            *overrides,
+        ]
 
     return build
 
 
-@pytest.mark.parametrize("stage, done", [("online", 3), ("online_ahead", 4)])  # ahead, the answer is asked for a step later
+@pytest.mark.parametrize(
+    "stage, done", [("online", 3), ("online_ahead", 4)]
+)  # ahead, the answer is asked for a step later
 def test_a_ranker_that_dies_stops_an_online_run_and_the_same_command_resumes_it(command, on_policy, stage, done):
     # an error rate and a moving reference, so that a resume has to repeat those too
     online = (f"stage={stage}", "ranker.error_rate=0.3", "module.reference_update_every_n_steps=3")
-    mortal = ("ranker._target_=tests.sources.rankers.MortalOracle", f"+ranker.mark={command.home}/{stage}_mark", "+ranker.call=4")
+    mortal = (
+        "ranker._target_=tests.sources.rankers.MortalOracle",
+        f"+ranker.mark={command.home}/{stage}_mark",
+        "+ranker.call=4",
+    )
     execute(on_policy(stage, *online))
     whole, killed = command.home / stage, command.home / f"mortal_{stage}"
-    result = subprocess.run(on_policy(killed.name, *online, *mortal), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        on_policy(killed.name, *online, *mortal), cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert result.returncode != 0
     assert "config: the ranker gave no verdict (ConnectionError: the server is gone)" in result.stderr
     saved = torch.load(killed / "checkpoints" / "last.ckpt", weights_only=False)
@@ -169,8 +202,15 @@ def test_a_ranker_that_dies_stops_an_online_run_and_the_same_command_resumes_it(
 
 
 def test_two_online_processes_equal_one_with_twice_the_batch(command, on_policy):
-    same = ("stage=online", "max_steps=2", "max_grad_norm=1e9", "optimizer._target_=torch.optim.SGD", "~optimizer.betas",
-            "optimizer.lr=1e-3", "module.pairs.rollout.batch_size=2")  # fmt: skip
+    same = (
+        "stage=online",
+        "max_steps=2",
+        "max_grad_norm=1e9",
+        "optimizer._target_=torch.optim.SGD",
+        "~optimizer.betas",
+        "optimizer.lr=1e-3",
+        "module.pairs.rollout.batch_size=2",
+    )
     execute(on_policy("online_one", "batch_size=4", *same))
     execute(on_policy("online_two", "batch_size=2", *same, "trainer=ddp"))
     one, two = metrics(command.home / "online_one"), metrics(command.home / "online_two")
@@ -180,8 +220,15 @@ def test_two_online_processes_equal_one_with_twice_the_batch(command, on_policy)
 
 
 def test_a_half_online_run_killed_and_resumed_equals_an_uninterrupted_one(command, on_policy):
-    half = ("stage=half_online", "data.count=10", "data.batch_size=8", f"data.cache_dir={command.home}/anchors", "max_steps=12",
-            "model.num_inference_steps=6", "checkpoint_every_n_steps=2")  # fmt: skip
+    half = (
+        "stage=half_online",
+        "data.count=10",
+        "data.batch_size=8",
+        f"data.cache_dir={command.home}/anchors",
+        "max_steps=12",
+        "model.num_inference_steps=6",
+        "checkpoint_every_n_steps=2",
+    )
     execute(on_policy("half", *half))
     whole, killed = command.home / "half", command.home / "half_killed"
     kill(on_policy("half_killed", *half), killed, 3)
@@ -193,11 +240,14 @@ def test_a_half_online_run_killed_and_resumed_equals_an_uninterrupted_one(comman
     assert sum(shares) * 2 == 14  # of 24 anchors, 0.6 to within one
 
 
-@pytest.mark.parametrize("override, said", [
-    ("sampler.nope=1", "nope"),
-    ("sampler=nope", "there are apo, logit_normal, uniform"),
-    ("data.path=nowhere.jsonl", "config: .*nowhere.jsonl"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "override, said",
+    [
+        ("sampler.nope=1", "nope"),
+        ("sampler=nope", "there are apo, logit_normal, uniform"),
+        ("data.path=nowhere.jsonl", "config: .*nowhere.jsonl"),
+    ],
+)
 def test_mistakes_end_with_the_key_and_no_traceback(command, override, said):
     began = time.time()
     result = subprocess.run(command("wrong", override), cwd=ROOT, capture_output=True, text=True, timeout=120)

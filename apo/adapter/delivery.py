@@ -29,7 +29,9 @@ class Delivery:
     def __post_init__(self):
         for name in self.names:
             if (self.out / name).exists() and not self.is_made(name):
-                raise UserError(f"{self.out / name} is there already, of another adapter or damaged: delete it, or give another --out")
+                raise UserError(
+                    f"{self.out / name} is there already, of another adapter or damaged: delete it, or give another --out"
+                )
 
     def is_made(self, name: str) -> bool:
         path = self.out / name

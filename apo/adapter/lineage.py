@@ -47,7 +47,9 @@ def require_whole(adapter: Path) -> None:
     """UserError unless the files are those that were written with the lineage."""
     for name, recorded in read(adapter)["files"].items():
         if not (adapter / name).is_file() or file_digest(adapter / name) != recorded:
-            raise UserError(f"adapter={adapter}: {name} is not the file that {FILE} names; delete its run folder and train it again")
+            raise UserError(
+                f"adapter={adapter}: {name} is not the file that {FILE} names; delete its run folder and train it again"
+            )
 
 
 def stages(lineage: dict) -> list[str]:
@@ -108,7 +110,9 @@ def require_same_start(cfg: DictConfig, folder: Path) -> None:
     if not (folder / START).exists():
         return
     before, now = read_json(folder / START, remedy := f"delete {folder} to train it again"), files(cfg)
-    if before is not None and not (isinstance(before, dict) and all(isinstance(value, str) for value in before.values())):
+    if before is not None and not (
+        isinstance(before, dict) and all(isinstance(value, str) for value in before.values())
+    ):
         raise UserError(f"{folder / START} is damaged (it holds no names and hashes of files): {remedy}")
     if before != now:
         raise UserError(
@@ -141,11 +145,15 @@ def of(cfg: DictConfig, adapter: Path, base_hash: str, dataset: Dataset, before:
     lineage of its predecessor, None for none."""
     config = OmegaConf.to_container(cfg, resolve=True)
     return {
-        "base": {"path": model_path(cfg), "hash": base_hash}, "preceding": before and before["files"],
-        "stage": cfg.stage.name, "stages": [*(before and stages(before) or []), cfg.stage.name], "data": dataset.identity,
+        "base": {"path": model_path(cfg), "hash": base_hash},
+        "preceding": before and before["files"],
+        "stage": cfg.stage.name,
+        "stages": [*(before and stages(before) or []), cfg.stage.name],
+        "data": dataset.identity,
         "files": {path.name: file_digest(path) for path in sorted(adapter.glob("*.safetensors"))},
-        "config_hash": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(), "config": config,
-    }  # fmt: skip
+        "config_hash": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
+        "config": config,
+    }
 
 
 def write(adapter: Path, lineage: dict) -> None:

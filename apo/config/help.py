@@ -63,8 +63,14 @@ def elsewhere() -> list[Group]:
 
 def bases(known: Sequence[Group]) -> list[Group]:
     """Folders that are no group of a command: options select them."""
-    names = {path.name for folder in FOLDERS for path in folder.iterdir() if path.is_dir()} - {group.name for group in known}
-    return [Group(name, "shared parts that other options select", None, found) for name in sorted(names) if (found := bare(name))]
+    names = {path.name for folder in FOLDERS for path in folder.iterdir() if path.is_dir()} - {
+        group.name for group in known
+    }
+    return [
+        Group(name, "shared parts that other options select", None, found)
+        for name in sorted(names)
+        if (found := bare(name))
+    ]
 
 
 def bare(name: str) -> dict[str, str]:
@@ -82,7 +88,12 @@ def listed(config: Path) -> list[Group]:
 def text(command: str, config: Path) -> str:
     usage = f"python {command} [group=option ...] [key=value ...]\n\n{first_comment(config)}"
     keys = [wrapped(f"  {key}={value}", about) for key, value, about in KEY.findall(config.read_text(encoding="utf-8"))]
-    parts = [usage, *("\n".join(lines(group)) for group in listed(config)), "\n".join(["keys", *keys]), LAST.format(command=command)]
+    parts = [
+        usage,
+        *("\n".join(lines(group)) for group in listed(config)),
+        "\n".join(["keys", *keys]),
+        LAST.format(command=command),
+    ]
     return "\n\n".join(parts)
 
 

@@ -18,7 +18,11 @@ class Range:
     below: bool = False
 
     def holds(self, value: float) -> bool:
-        return self.low <= value <= self.high and not (self.above and value == self.low) and not (self.below and value == self.high)
+        return (
+            self.low <= value <= self.high
+            and not (self.above and value == self.low)
+            and not (self.below and value == self.high)
+        )
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,9 @@ Count = Annotated[int, Range(1, 10**9)]
 Whole = Annotated[int, Range(0, 10**9)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Size = Annotated[int, Range(1, 2**14)]  # what is in memory at once: videos, pixels of a side, frames, tokens
-Rows = Annotated[int, Range(1, 1000)]  # of a window; also solver steps, of which there are no more than training timesteps
+Rows = Annotated[
+    int, Range(1, 1000)
+]  # of a window; also solver steps, of which there are no more than training timesteps
 Rank = Annotated[int, Range(1, 2**13)]  # of LoRA: no layer is wider
 Processes = Annotated[int, Range(1, 10**5)]
 Finite = Annotated[float, Range(-1e30, 1e30)]

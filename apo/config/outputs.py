@@ -15,7 +15,17 @@ OUTPUTS = Path("outputs")
 PLAIN = re.compile(r"[^\s./\\~\x00-\x1f][^/\\\x00-\x1f]*")  # no separators, nothing hidden, no . or ..
 ROOM = 1 << 16  # bytes, for what is written before training
 LONGEST = 255  # bytes of a name, on the common file systems
-OWN = {"adapter", "checkpoints", "samples", "videos", "wandb", "config.yaml", "metrics.csv", "start.json", "train.log"}  # a run folder's
+OWN = {
+    "adapter",
+    "checkpoints",
+    "samples",
+    "videos",
+    "wandb",
+    "config.yaml",
+    "metrics.csv",
+    "start.json",
+    "train.log",
+}  # a run folder's
 
 
 def plain_name(key: str, value, deep: bool = False) -> str:
@@ -32,7 +42,9 @@ def plain_name(key: str, value, deep: bool = False) -> str:
 def require_inside(path: Path, root: Path, said: str) -> None:
     """UserError if links lead `path` out of `root`."""
     if not path.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"{said}: {path} leads to {path.resolve()}, outside {root}: give another name, or remove the link")
+        raise UserError(
+            f"{said}: {path} leads to {path.resolve()}, outside {root}: give another name, or remove the link"
+        )
 
 
 def run_folder(run) -> Path:
@@ -46,7 +58,9 @@ def results_name(results) -> str:
     """UserError unless it is a name of its own in a run folder."""
     name = plain_name("results", results)
     if name in OWN:
-        raise UserError(f"results={name}: {name} is the training's in a run folder: give another name, such as eval_{name}")
+        raise UserError(
+            f"results={name}: {name} is the training's in a run folder: give another name, such as eval_{name}"
+        )
     return name
 
 
@@ -89,7 +103,9 @@ class Inside(Callback):
     def check(self, config: DictConfig, folder: str) -> None:
         given = [word for word in config.hydra.overrides.hydra if re.match(r"\+*hydra\.(run|sweep)\.(sub)?dir=", word)]
         if given and not self.own_folder:
-            raise UserError(f"{given[0]}: results go to outputs/<run>/<stage>/<results>: give run=, stage= and results=")
+            raise UserError(
+                f"{given[0]}: results go to outputs/<run>/<stage>/<results>: give run=, stage= and results="
+            )
         run_folder(config.run)
         if not given and self.own_folder:
             require_inside(Path(folder), OUTPUTS, "the run folder")

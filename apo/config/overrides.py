@@ -93,7 +93,11 @@ def wrong_groups(overrides: Sequence[str]) -> Iterator[str]:
 
 def known_keys(config: str, overrides: Sequence[str], wrong: str) -> list[str]:
     """Of the config that the other groups of the command make; of the usual one if they make none."""
-    groups = [override for override in overrides if options(override.partition("=")[0]) and not override.startswith(f"{wrong}=")]
+    groups = [
+        override
+        for override in overrides
+        if options(override.partition("=")[0]) and not override.startswith(f"{wrong}=")
+    ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for chosen in (groups, []):
             try:

@@ -15,14 +15,23 @@ from apo.terminal import ROOT
 if TYPE_CHECKING:
     import pandas as pd
 
-MOVED = {"apo.distill.guidance_distillation.GuidanceDistillation": "apo.guidance.teacher.GuidanceDistillation"}  # in files of older runs
-GROUPS = ("sampler", "guidance", "stage.sample_guidance", "module.distill")  # what reports build, to count what a step costs
+MOVED = {
+    "apo.distill.guidance_distillation.GuidanceDistillation": "apo.guidance.teacher.GuidanceDistillation"
+}  # in files of older runs
+GROUPS = (
+    "sampler",
+    "guidance",
+    "stage.sample_guidance",
+    "module.distill",
+)  # what reports build, to count what a step costs
 
 
 def plain(path: Path, remedy: str) -> dict:
     """The values of a config.yaml, strings such as ${...} as they stand; UserError if it is damaged."""
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(path.read_text(encoding="utf-8"))):  # they can grow without end
+        if any(
+            isinstance(event, yaml.AliasEvent) for event in yaml.parse(path.read_text(encoding="utf-8"))
+        ):  # they can grow without end
             raise ValueError("it has YAML aliases, which train.py does not write")
         found = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         if not isinstance(found, dict) or not found:
@@ -38,7 +47,9 @@ def settings(folder: Path) -> DictConfig:
     path = folder / "config.yaml"
     found = plain(path, "copy the run folder again")
     if text := next(texts_with(found, "${"), None):
-        raise UserError(f"{path} has {text!r}, which would be resolved, and train.py resolves all: write the value itself")
+        raise UserError(
+            f"{path} has {text!r}, which would be resolved, and train.py resolves all: write the value itself"
+        )
     found = renamed(found)
     for name in GROUPS:
         require_own(node(found, name), name.removeprefix("stage.sample_").removeprefix("module."), f"{path}: {name}")

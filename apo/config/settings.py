@@ -3,7 +3,20 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypedDict
 
-from apo.config.numbers import Count, NonNegative, Null, Positive, Processes, ProperShare, Range, Seed, Share, Size, Text, Whole
+from apo.config.numbers import (
+    Count,
+    NonNegative,
+    Null,
+    Positive,
+    Processes,
+    ProperShare,
+    Range,
+    Seed,
+    Share,
+    Size,
+    Text,
+    Whole,
+)
 
 Threads = Annotated[Annotated[int, Range(1, 4096)] | None, Null("for torch's own choice")]
 

@@ -10,7 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-LIGHT = ("apo.config.numbers", "collections.abc", "pathlib", "typing")  # what annotations are made of, imported as it is
+LIGHT = (
+    "apo.config.numbers",
+    "collections.abc",
+    "pathlib",
+    "typing",
+)  # what annotations are made of, imported as it is
 BARE = ("ABC", "Protocol", "Generic", "object", "TypedDict", "NamedTuple")  # bases without parameters of their own
 
 
@@ -48,7 +53,9 @@ def names(node: ast.stmt) -> list[str]:
     """That a statement defines at a module's top level."""
     if isinstance(node, ast.ClassDef | ast.FunctionDef):
         return [node.name]
-    return [target.id for target in node.targets if isinstance(target, ast.Name)] if isinstance(node, ast.Assign) else []
+    return (
+        [target.id for target in node.targets if isinstance(target, ast.Name)] if isinstance(node, ast.Assign) else []
+    )
 
 
 @cache

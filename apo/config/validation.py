@@ -84,7 +84,9 @@ def narrowed(taken: Signature, part: type[Part] | None) -> Signature:
     if part is None or not part.target.startswith(SCHEMAS):
         return taken
     ours = signature(part.target).parameters
-    return Signature({name: Parameter(ours.get(name, p).kind, p.required) for name, p in taken.parameters.items()}, taken.open)
+    return Signature(
+        {name: Parameter(ours.get(name, p).kind, p.required) for name, p in taken.parameters.items()}, taken.open
+    )
 
 
 def of_fields(node: DictConfig, key: str, taken: Signature, extra: set[str] = frozenset()) -> Iterator[Problem]:
@@ -97,7 +99,9 @@ def of_fields(node: DictConfig, key: str, taken: Signature, extra: set[str] = fr
         elif taken.open or name in extra:
             yield from of_child(node, name, prefix + name, Any)
         else:
-            yield Problem(unknown(prefix + name, keys(node._get_root()), [prefix + known for known in taken.parameters]), False)
+            yield Problem(
+                unknown(prefix + name, keys(node._get_root()), [prefix + known for known in taken.parameters]), False
+            )
     if not node.get("_partial_"):
         for name, parameter in taken.parameters.items():
             if parameter.required and name not in given:
@@ -130,7 +134,9 @@ def of_list(node: ListConfig, key: str, kind: Any) -> Iterator[Problem]:
         yield Problem(f"{key}=[]: give at least one", False)
     else:
         for i in range(len(node)):
-            yield from of_child(node, i, f"{key}[{i}]", of[i if get_origin(taking) is tuple and len(of) > 1 else 0] if of else Any)
+            yield from of_child(
+                node, i, f"{key}[{i}]", of[i if get_origin(taking) is tuple and len(of) > 1 else 0] if of else Any
+            )
 
 
 def members(kind: Any) -> list[Any]:
@@ -169,7 +175,9 @@ def fits_one(value: Any, kind: Any) -> bool:
         return not base.target.startswith("apo.")  # a class elsewhere may be an alias of a number or a text
     if get_origin(base) is Literal:
         return any(value == choice and type(value) is type(choice) for choice in get_args(base))
-    types = {bool: bool, int: int, float: int | float, str: str, Path: str, NoneType: NoneType, None: NoneType}.get(base)
+    types = {bool: bool, int: int, float: int | float, str: str, Path: str, NoneType: NoneType, None: NoneType}.get(
+        base
+    )
     if types is None or not isinstance(value, types) or (isinstance(value, bool) and base is not bool):
         return False
     return all(note.holds(value) if isinstance(note, Range) else value != "" for note in notes(kind))
@@ -194,13 +202,21 @@ def describe(kind: Any, value: Any) -> str:
         return "a group of settings"
     if get_origin(base) in (list, tuple, Sequence):
         fixed = get_origin(base) is tuple and ... not in get_args(base)
-        return (f"a list of {len(get_args(base))}" if fixed else "a list") + f": [{describe(get_args(base)[0], None)}, ...]"
+        return (
+            f"a list of {len(get_args(base))}" if fixed else "a list"
+        ) + f": [{describe(get_args(base)[0], None)}, ...]"
     return {bool: "true or false", str: "a text", Path: "a path"}.get(base, "something else")
 
 
 def number(base: type, limits: Range, value: Any) -> str:
     if base is float and (limits.low, limits.high) == (0, 1):
-        return "a share above 0, up to 1" if limits.above else "a share, from 0, below 1" if limits.below else "a share, from 0 to 1"
+        return (
+            "a share above 0, up to 1"
+            if limits.above
+            else "a share, from 0, below 1"
+            if limits.below
+            else "a share, from 0 to 1"
+        )
     word = "a whole number" if base is int else "a number"
     if isinstance(value, int | float) and limits.high < value < math.inf:
         return f"{word} of at most {limits.high:,}"
@@ -213,7 +229,11 @@ def shown(value: Any) -> str:
     if OmegaConf.is_config(value):
         text = str(OmegaConf.to_container(value))
     else:
-        text = {None: "null", True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
+        text = (
+            {None: "null", True: "true", False: "false"}.get(value, str(value))
+            if isinstance(value, bool | None)
+            else str(value)
+        )
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -242,7 +262,11 @@ def keys(node: DictConfig, prefix: str = "") -> list[str]:
     found = []
     for name in node:
         found.append(f"{prefix}{name}")
-        if not OmegaConf.is_interpolation(node, name) and isinstance(below := node._get_node(name), DictConfig) and not below._is_none():
+        if (
+            not OmegaConf.is_interpolation(node, name)
+            and isinstance(below := node._get_node(name), DictConfig)
+            and not below._is_none()
+        ):
             found += keys(below, f"{prefix}{name}.")
     return [key for key in found if key.rpartition(".")[2] not in HYDRAS]
 

@@ -49,7 +49,13 @@ class AnchorRow(Row):
 class AnchorDataset(CachedDataset):
     """Cached anchors, read from disk one by one. labels: of the files, POSITIVE or NEGATIVE."""
 
-    def __init__(self, files: list[Path], labels: list[str], max_sequence_length: int, verify: Callable[[Path], None] | None = None):
+    def __init__(
+        self,
+        files: list[Path],
+        labels: list[str],
+        max_sequence_length: int,
+        verify: Callable[[Path], None] | None = None,
+    ):
         super().__init__(files, max_sequence_length, verify)
         self.places = {label: [i for i, given in enumerate(labels) if given == label] for label in (POSITIVE, NEGATIVE)}
 
@@ -110,4 +116,6 @@ class UserAnchors(UserRows):
         """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""
         rows = self.rows(policy.spec)
         (files, verify), length = encoded(self.path, rows, self.cache_dir, policy), policy.max_sequence_length
-        return Split(AnchorDataset(files, [row.label for row in rows], length, verify), PairDataset([], length), self.mix)
+        return Split(
+            AnchorDataset(files, [row.label for row in rows], length, verify), PairDataset([], length), self.mix
+        )

@@ -43,7 +43,9 @@ class CachedDataset(Dataset):
         text = [nnf.pad(item["text"], (0, 0, 0, self.max_sequence_length - len(item["text"]))) for item in items]
         domains = [item["domain"] for item in items]
         rest = {name: stacked(items, name) for name in ("image", "image_embeds", "frame") if name in items[0]}
-        return Condition([item["prompt"] for item in items], torch.stack(text), **rest, domain=domains if any(domains) else None)
+        return Condition(
+            [item["prompt"] for item in items], torch.stack(text), **rest, domain=domains if any(domains) else None
+        )
 
 
 class ConditionDataset(CachedDataset):

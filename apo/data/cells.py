@@ -20,7 +20,11 @@ SHORT.maxlevel = 2
 
 def base(kind: Any) -> Any:
     """The type of what is there, of a field that may be left out."""
-    return next((part for part in get_args(kind) if part is not type(None)), kind) if type(None) in get_args(kind) else kind
+    return (
+        next((part for part in get_args(kind) if part is not type(None)), kind)
+        if type(None) in get_args(kind)
+        else kind
+    )
 
 
 def wish(kind: Any, value: Any) -> str | None:
@@ -32,7 +36,11 @@ def wish(kind: Any, value: Any) -> str | None:
     if kind is Segment:
         return None if is_segment(value) else "write [start, end] in seconds, 0 <= start < end"
     if kind == list[str]:
-        return None if isinstance(value, list) and not any(text_wish(text) for text in value) else "write a list of strings"
+        return (
+            None
+            if isinstance(value, list) and not any(text_wish(text) for text in value)
+            else "write a list of strings"
+        )
     if kind is Domain:
         fits = isinstance(value, str) and DOMAIN.fullmatch(value)
         return None if fits else "write a name, such as human"

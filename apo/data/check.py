@@ -40,7 +40,10 @@ def check(overrides: list[str], picture: Path | None) -> Path:
     print(f"{data.path}: {said_of_rows(rows)}\n{said_of_files(frames, spec)}")
     chosen = one_of_each_size(frames)
     lines = {path: row.line for row in reversed(rows) for path in files(row)}
-    captions = [f"{place(data.path, lines[f.path])}, {f.path.name}: {f.size[0]} x {f.size[1]}, {f.share(spec):.0%} kept" for f in chosen]
+    captions = [
+        f"{place(data.path, lines[f.path])}, {f.path.name}: {f.size[0]} x {f.size[1]}, {f.share(spec):.0%} kept"
+        for f in chosen
+    ]
     picture = picture or Path("outputs") / "check" / f"{data.path.stem}.png"
     draw(picture, chosen, captions, spec)
     return picture
@@ -64,7 +67,9 @@ def said_of_rows(rows: Sequence[Row]) -> str:
     for name in ("label", "domain"):
         found = Counter(row.texts().get(name) for row in rows)
         if set(found) - {None, ""}:
-            said.append(f"{name}: " + ", ".join(f"{value or 'none'} {count}" for value, count in found.most_common(SHOWN)))
+            said.append(
+                f"{name}: " + ", ".join(f"{value or 'none'} {count}" for value, count in found.most_common(SHOWN))
+            )
     return "; ".join(said)
 
 

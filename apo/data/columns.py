@@ -24,10 +24,14 @@ class Columns:
         self.of = {name: name for name in fields} | dict(given or {})
         for name, column in (given or {}).items():
             if name not in fields or not isinstance(column, str):
-                raise UserError(f"columns={{{name}: {column}}}: give the name of a column to one of {', '.join(fields)}")
+                raise UserError(
+                    f"columns={{{name}: {column}}}: give the name of a column to one of {', '.join(fields)}"
+                )
         self.rows, self.first = 0, 1
         self.there: dict[str, list[int]] = defaultdict(list)  # column -> lines of its rows
-        self.lacking: dict[str, list[int]] = defaultdict(list)  # field that a row must have -> lines of the rows without it
+        self.lacking: dict[str, list[int]] = defaultdict(
+            list
+        )  # field that a row must have -> lines of the rows without it
 
     def cells(self, line: int, record: Mapping) -> dict:
         """Field -> value of a row."""
@@ -36,7 +40,9 @@ class Columns:
         for column in record:
             self.there[column].append(line)
         found = {name: record[column] for name, column in self.of.items() if record.get(column) is not None}
-        return {name: from_text(self.fields[name].type, value) for name, value in found.items()} if self.is_text else found
+        return (
+            {name: from_text(self.fields[name].type, value) for name, value in found.items()} if self.is_text else found
+        )
 
     def complaints(self, line: int, cells: Mapping) -> list[str]:
         """What is wrong with a row's cells, but for those that are missing."""
@@ -65,7 +71,11 @@ class Columns:
         found = []
         for column in strange:
             close = difflib.get_close_matches(str(column), self.fields, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(self.fields)}; columns={{}} ignores all others"
+            hint = (
+                f"did you mean {close[0]!r}?"
+                if close
+                else f"known are {', '.join(self.fields)}; columns={{}} ignores all others"
+            )
             lines = self.there[column]
             found.append((lines[0], f"unknown column {shown(column)}, in {len(lines)} of {self.rows} rows: {hint}"))
         return found
@@ -73,7 +83,10 @@ class Columns:
     def unmapped(self) -> list[tuple[int, str]]:
         lost = [name for name, column in self.of.items() if name != column and column not in self.there and self.rows]
         there = ", ".join(map(shown, self.there))
-        return [(self.first, f"no row has the column of columns.{name}={shown(self.of[name])}: there are {there}") for name in lost]
+        return [
+            (self.first, f"no row has the column of columns.{name}={shown(self.of[name])}: there are {there}")
+            for name in lost
+        ]
 
     def missing(self) -> list[tuple[int, str]]:
         found = []

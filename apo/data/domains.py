@@ -62,8 +62,14 @@ def prompt_text(domain: str, folder: str | None = None) -> str:
     """
     place = PROMPTS if folder is None else Path(folder)
     if not place.is_dir():
-        raise UserError(f"domains.prompts={folder}: there is no such folder; give one with a DOMAIN.txt for each domain")
-    there = {file.stem: file for file in sorted(place.glob("*.txt")) if file.is_file() and file.resolve().parent == place.resolve()}
+        raise UserError(
+            f"domains.prompts={folder}: there is no such folder; give one with a DOMAIN.txt for each domain"
+        )
+    there = {
+        file.stem: file
+        for file in sorted(place.glob("*.txt"))
+        if file.is_file() and file.resolve().parent == place.resolve()
+    }
     if domain not in there:
         known = ", ".join(there) or "none"
         raise UserError(

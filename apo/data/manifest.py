@@ -31,7 +31,11 @@ class Row:
 
     def files(self, kind: type) -> dict[str, Path]:
         """The row's files of a kind, VideoFile or ImageFile, by their columns."""
-        named = {field.name: getattr(self, field.name) for field in fields(self) if kind in (field.type, *get_args(field.type))}
+        named = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if kind in (field.type, *get_args(field.type))
+        }
         return {name: path for name, path in named.items() if path is not None}
 
     def texts(self) -> dict[str, str]:
@@ -98,11 +102,17 @@ def load(path: Path, row_type: type[Row], spec: Spec, columns: Mapping[str, str]
 def read(path: Path, row_type: type[Row], columns: Mapping[str, str] | None = None) -> Manifest:
     """Reads and types the table; looks at no other file. columns: see `Columns`. UserError if there is no table."""
     path = table_file(Path(path))
-    mapping = Columns({field.name: field for field in fields(row_type) if field.name != "line"}, columns, path.suffix == ".csv")
+    mapping = Columns(
+        {field.name: field for field in fields(row_type) if field.name != "line"}, columns, path.suffix == ".csv"
+    )
     rows, problems = [], []
     for line, record in records(path):
         if not isinstance(record, dict):
-            said = record if isinstance(record, Unreadable) else f"is {shown(record)}: write an object, {{\"prompt\": ..., ...}}"
+            said = (
+                record
+                if isinstance(record, Unreadable)
+                else f'is {shown(record)}: write an object, {{"prompt": ..., ...}}'
+            )
             problems.append(Problem(line, said))
             continue
         cells = mapping.cells(line, record)
@@ -130,7 +140,9 @@ def check(manifest: Manifest, spec: Spec) -> list[Row]:
 def file_problems(row: Row, spec: Spec) -> list[Problem]:
     """What is wrong with the files of a row."""
     found = [said for path in row.files(VideoFile).values() for said in refused(require_video, path, spec, row.segment)]
-    found += [said for path in row.files(ImageFile).values() for said in refused(read_image, path, spec.height, spec.width)]
+    found += [
+        said for path in row.files(ImageFile).values() for said in refused(read_image, path, spec.height, spec.width)
+    ]
     together = None if found else row.problem()
     return [Problem(row.line, message) for message in (found + [together] if together else found)]
 

@@ -81,7 +81,9 @@ class UserRows:
 
 def say_notes(path: Path, rows: list[Row]) -> None:
     """Prints what there is to say about a manifest whose rows are all usable, once for all processes."""
-    if (from_environment(os.environ) or ALL).rank == 0 and os.environ.get("LOCAL_RANK", "0") == "0":  # the latter: Lightning's own children
+    if (from_environment(os.environ) or ALL).rank == 0 and os.environ.get(
+        "LOCAL_RANK", "0"
+    ) == "0":  # the latter: Lightning's own children
         for note in notes(rows):
             print(f"{path}: {note}", flush=True)
 
@@ -92,7 +94,12 @@ class UserPairs(UserRows):
     gives, row_type = "pairs", PairRow
 
     def __init__(
-        self, path: Text, cache_dir: Text, validation_fraction: ProperShare, seed: Seed, columns: Mapping[str, str] | None = None
+        self,
+        path: Text,
+        cache_dir: Text,
+        validation_fraction: ProperShare,
+        seed: Seed,
+        columns: Mapping[str, str] | None = None,
     ):
         """seed: of the split into training and validation, not of the training."""
         super().__init__(path, cache_dir, columns)

@@ -68,7 +68,9 @@ class PromptConditions:
     @cached_property
     def identity(self) -> str:
         """Of what the rows say and their images show."""
-        return hashlib.sha256("".join(f"{row.prompt} {file_digest(row.image)} " for row in self.rows).encode()).hexdigest()
+        return hashlib.sha256(
+            "".join(f"{row.prompt} {file_digest(row.image)} " for row in self.rows).encode()
+        ).hexdigest()
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -49,9 +49,12 @@ class RankingDataset(Dataset):
     def collate(self, items: list[dict]) -> Ranking:
         columns = {name: [item[name] for item in items] for name in ("first", "second", "label", "prompt", "domain")}
         return Ranking(
-            torch.stack(columns["first"]), torch.stack(columns["second"]), torch.tensor(columns["label"]), columns["prompt"],
+            torch.stack(columns["first"]),
+            torch.stack(columns["second"]),
+            torch.tensor(columns["label"]),
+            columns["prompt"],
             columns["domain"],
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,9 @@ class RankingRow(Row):
 
     first: VideoFile
     second: VideoFile
-    label: Literal[1, 2, 3, 4]  # 1, 2: the first or the second is less distorted; 3, 4: it moves more, distortion is similar
+    label: Literal[
+        1, 2, 3, 4
+    ]  # 1, 2: the first or the second is less distorted; 3, 4: it moves more, distortion is similar
 
     def texts(self) -> dict[str, str]:
         return super().texts() | {"label": str(self.label)}
@@ -84,7 +89,13 @@ class UserRankingDataset(RankingDataset):
         row, spec = self.rows[index], self.spec
         shape = spec.height, spec.width, spec.frames, spec.fps
         first, second = (read_video(path, *shape, row.segment, spec.fit) for path in (row.first, row.second))
-        return {"first": first, "second": second, "label": row.label, "prompt": row.prompt, "domain": self.domains[index]}
+        return {
+            "first": first,
+            "second": second,
+            "label": row.label,
+            "prompt": row.prompt,
+            "domain": self.domains[index],
+        }
 
     def part(self, places: list[int]) -> "UserRankingDataset":
         return UserRankingDataset([self.rows[i] for i in places], [self.domains[i] for i in places], self.spec)
@@ -105,9 +116,15 @@ class UserRankings:
     gives = "rankings"
 
     def __init__(
-        self, path: Text, domains: DomainRule, domain: str | None, spec: Spec, validation_fraction: ProperShare, seed: Seed,
+        self,
+        path: Text,
+        domains: DomainRule,
+        domain: str | None,
+        spec: Spec,
+        validation_fraction: ProperShare,
+        seed: Seed,
         columns: Mapping[str, str] | None = None,
-    ):  # fmt: skip
+    ):
         self.columns = columns
         self.path, self.domains, self.domain, self.spec = Path(path), domains, domain, VideoSpec.of(spec)
         self.validation_fraction, self.seed = validation_fraction, seed
@@ -133,7 +150,9 @@ class UserRankings:
     def manifest(self) -> Manifest:
         """The table, with the rows among its problems whose domain has no ranking prompt."""
         manifest = read(self.path, RankingRow, self.columns)
-        return replace(manifest, problems=manifest.problems + [p for row in manifest.rows for p in self.unknown_domain(row)])
+        return replace(
+            manifest, problems=manifest.problems + [p for row in manifest.rows for p in self.unknown_domain(row)]
+        )
 
     def unknown_domain(self, row: RankingRow) -> list[Problem]:
         try:
@@ -153,7 +172,11 @@ class UserRankings:
         count = defaultdict(int)
         for prompt in prompts:
             count[prompt] += 1
-        drawn, chosen, taken = sorted(count, key=lambda p: hashlib.sha256(f"{self.seed} {p}".encode()).digest()), set(), 0
+        drawn, chosen, taken = (
+            sorted(count, key=lambda p: hashlib.sha256(f"{self.seed} {p}".encode()).digest()),
+            set(),
+            0,
+        )
         for prompt in drawn:
             if taken >= self.validation_fraction * len(prompts):
                 break

@@ -85,7 +85,9 @@ def ghost(video: Tensor, draw: torch.Generator) -> Tensor:
 
 
 FLAWS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
-    "repeat": repeat_frames, "shuffle": shuffle_segments, "ghost": ghost,
+    "repeat": repeat_frames,
+    "shuffle": shuffle_segments,
+    "ghost": ghost,
 }
 
 
@@ -124,7 +126,10 @@ def part(clip: Path, scene: Scene, spec: Spec) -> Tensor:
 
 def cut(scene: Scene, index: int, clips: dict[str, Path], folder: Path, spec: Spec) -> list[dict]:
     """Writes a scene's videos unless they are there; its manifest rows, one per flaw."""
-    name, videos = f"{index:02d}_{scene.clip}", folder / f"videos_{spec.frames}x{spec.height}x{spec.width}_{spec.fps:g}fps"
+    name, videos = (
+        f"{index:02d}_{scene.clip}",
+        folder / f"videos_{spec.frames}x{spec.height}x{spec.width}_{spec.fps:g}fps",
+    )
     chosen = videos / f"{name}.mp4"
     rejected = {flaw: videos / f"{name}_{flaw}.mp4" for flaw in ("compression", *FLAWS)}
     if scene.worse:

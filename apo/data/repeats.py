@@ -17,14 +17,20 @@ SHOWN = 8  # rows in a message
 
 def notes(rows: Sequence[Row]) -> list[str]:
     """A line each about repeated and contradicting rows; files count as the same by their content, wherever they lie."""
-    names = names_by_content([path for row in rows for kind in (VideoFile, ImageFile) for path in row.files(kind).values()])
+    names = names_by_content(
+        [path for row in rows for kind in (VideoFile, ImageFile) for path in row.files(kind).values()]
+    )
     said: dict[tuple, dict] = defaultdict(lambda: defaultdict(list))  # what is judged -> verdict -> row numbers
     for row in rows:
         videos = frozenset(names[path] for path in row.files(VideoFile).values())
         images = tuple(names[path] for path in row.files(ImageFile).values())
         said[row.prompt, row.segment, images, videos][row.verdict(names.__getitem__)].append(row.line)
     again = [number for verdicts in said.values() for numbers in verdicts.values() for number in numbers[1:]]
-    opposed = [sorted(number for numbers in verdicts.values() for number in numbers) for verdicts in said.values() if len(verdicts) > 1]
+    opposed = [
+        sorted(number for numbers in verdicts.values() for number in numbers)
+        for verdicts in said.values()
+        if len(verdicts) > 1
+    ]
     found = []
     if again:
         found.append(f"{len(again)} of {len(rows)} rows repeat another and count again: rows {listed(sorted(again))}")

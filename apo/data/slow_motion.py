@@ -100,9 +100,23 @@ def encode(source: Source, filters: str, path: Path) -> None:
     if path.is_file():
         return
     command = [
-        imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-y", "-ss", str(source.start), "-i", str(source.row.video),
-        "-map", "0:v:0", "-vf", f"{filters},{EVEN}", "-frames:v", str(source.frames), *ENCODE,
-    ]  # fmt: skip
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-nostdin",
+        "-v",
+        "error",
+        "-y",
+        "-ss",
+        str(source.start),
+        "-i",
+        str(source.row.video),
+        "-map",
+        "0:v:0",
+        "-vf",
+        f"{filters},{EVEN}",
+        "-frames:v",
+        str(source.frames),
+        *ENCODE,
+    ]
     with replacing(path) as partial:
         done = subprocess.run([*command, str(partial)], capture_output=True, text=True)
         if done.returncode:
@@ -135,8 +149,15 @@ def make_pair(source: Source, factor: int, folder: Path) -> dict:
     encode(source, slow_filters(source.fps, factor), slow)
     (frames, moves), (slow_frames, slow_moves) = measured(standard), measured(slow)
     if slow_frames != frames:
-        raise VideoError(f"{source.row.video}: {frames} frames, {slow_frames} when slower: its frames' times are uneven, drop the row")
-    pair = {"standard": f"videos/{standard.name}", "slow": f"videos/{slow.name}", "factor": factor, "motion": [moves, slow_moves]}
+        raise VideoError(
+            f"{source.row.video}: {frames} frames, {slow_frames} when slower: its frames' times are uneven, drop the row"
+        )
+    pair = {
+        "standard": f"videos/{standard.name}",
+        "slow": f"videos/{slow.name}",
+        "factor": factor,
+        "motion": [moves, slow_moves],
+    }
     write_text(record, json.dumps(pair))
     return pair
 
@@ -146,7 +167,12 @@ def ranking(source: Source, pair: dict, seed: int) -> dict:
     draw = generator(seed, int(source.digest[:16], 16), pair["factor"])
     standard_first = bool(torch.randint(2, (), generator=draw))
     first, second = ("standard", "slow") if standard_first else ("slow", "standard")
-    row = {"prompt": source.row.prompt, "first": pair[first], "second": pair[second], "label": 3 if standard_first else 4}
+    row = {
+        "prompt": source.row.prompt,
+        "first": pair[first],
+        "second": pair[second],
+        "label": 3 if standard_first else 4,
+    }
     return row if source.row.domain is None else row | {"domain": source.row.domain}
 
 
@@ -159,9 +185,14 @@ def make_pairs(source: Source, factors: list[int], folder: Path) -> list[dict] |
 
 
 def make(
-    manifest: Path, folder: Path, factors: list[int], seed: int = 0, min_motion: float = 0.1, workers: int = 1,
+    manifest: Path,
+    folder: Path,
+    factors: list[int],
+    seed: int = 0,
+    min_motion: float = 0.1,
+    workers: int = 1,
     columns: Mapping[str, str] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """rankings.jsonl of every video and factor; goes on where an interrupted run stopped.
 
     columns: see `apo.data.columns.Columns`.
@@ -176,7 +207,9 @@ def make(
     if problems := [pairs for pairs in made if isinstance(pairs, Problem)]:
         raise ManifestError(manifest, problems)
     pairs = [(source, pair) for source, pairs in zip(videos, made) for pair in pairs]
-    rows = [ranking(source, pair, seed) for source, pair in pairs if max(min_motion, pair["motion"][1]) < pair["motion"][0]]
+    rows = [
+        ranking(source, pair, seed) for source, pair in pairs if max(min_motion, pair["motion"][1]) < pair["motion"][0]
+    ]
     path = folder / "rankings.jsonl"
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     print(f"{len(rows)} pairs in {path}; {len(pairs) - len(rows)} of videos that hardly move left out")
@@ -209,15 +242,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, required=True, help="videos.jsonl, .csv or .parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder of the videos and rankings.jsonl")
-    parser.add_argument("--factor", type=whole_number, nargs="+", default=[2, 4], help="how many times slower; one pair each")
+    parser.add_argument(
+        "--factor", type=whole_number, nargs="+", default=[2, 4], help="how many times slower; one pair each"
+    )
     parser.add_argument("--seed", type=partial(whole_number, least=0), default=0, help="of the order in each pair")
-    parser.add_argument("--min-motion", type=gray_levels, default=0.1, help="gray levels per frame below which a video is still")
+    parser.add_argument(
+        "--min-motion", type=gray_levels, default=0.1, help="gray levels per frame below which a video is still"
+    )
     more = "where columns have other names than their fields; others are then ignored"
     parser.add_argument("--columns", type=column_of, nargs="*", metavar="FIELD=COLUMN", help=more)
     parser.add_argument("--workers", type=partial(whole_number, least=1), default=1, help="videos at once")
     a = parser.parse_args()
     with one_line("slow_motion"):
-        make(a.manifest, a.out, a.factor, a.seed, a.min_motion, a.workers, None if a.columns is None else dict(a.columns))
+        make(
+            a.manifest, a.out, a.factor, a.seed, a.min_motion, a.workers, None if a.columns is None else dict(a.columns)
+        )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ def table_file(path: Path) -> Path:
     try:
         path.stat()
     except (FileNotFoundError, ValueError):  # ValueError: a NUL in it
-        raise UserError(f"{path}: no such manifest: give data.path, a .jsonl, .csv or .parquet file, or a folder with metadata.*") from None
+        raise UserError(
+            f"{path}: no such manifest: give data.path, a .jsonl, .csv or .parquet file, or a folder with metadata.*"
+        ) from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: give a manifest that can be read as data.path") from None
     if path.is_dir():
@@ -112,7 +114,9 @@ def parquet(path: Path) -> Iterator[tuple[int, Record]]:
     with open(path, "rb") as file:
         try:
             rows = pyarrow.parquet.read_table(file).to_pylist()
-        except Exception as error:  # whatever a damaged file makes pyarrow raise: ArrowException, OSError, UnicodeDecodeError ...
+        except (
+            Exception
+        ) as error:  # whatever a damaged file makes pyarrow raise: ArrowException, OSError, UnicodeDecodeError ...
             reason = " ".join(str(error).split())
             raise UserError(f"{path}: not a readable Parquet file ({reason}): write it again") from error
     yield from enumerate(rows, start=1)

@@ -50,5 +50,9 @@ class Mean(Metric):
         self.values.append(self.select(measurement).double())
 
     def compute(self) -> Interval:
-        collected = [self.values] if isinstance(self.values, Tensor) else self.values  # a tensor once ranks have been put together
-        return mean_interval(torch.cat([torch.empty(0), *(part.cpu() for part in collected)]).tolist(), self.least, self.most)
+        collected = (
+            [self.values] if isinstance(self.values, Tensor) else self.values
+        )  # a tensor once ranks have been put together
+        return mean_interval(
+            torch.cat([torch.empty(0), *(part.cpu() for part in collected)]).tolist(), self.least, self.most
+        )

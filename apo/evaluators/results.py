@@ -21,7 +21,11 @@ ENDS = ("value", "low", "high")
 def read(path: Path) -> dict | None:
     """The content of rows.json or report.json; None if there is none or it is no whole one."""
     found = parsed(path)
-    return found if isinstance(found, dict) and is_result(found) and ("rows" in found or path.name != "rows.json") else None
+    return (
+        found
+        if isinstance(found, dict) and is_result(found) and ("rows" in found or path.name != "rows.json")
+        else None
+    )
 
 
 def require_ours(path: Path) -> None:
@@ -54,10 +58,13 @@ def is_result(found: dict) -> bool:
     rows, metrics = found.get("rows", []), found.get("metrics")
     return (
         all(isinstance(found.get(key), kind) for key, kind in HEAD.items())
-        and all(isinstance(metric, dict) and all(is_number(metric.get(end)) for end in ENDS) for metric in metrics.values())
-        and isinstance(rows, list) and all(isinstance(row, dict) and isinstance(row.get("prompt"), str) for row in rows)
+        and all(
+            isinstance(metric, dict) and all(is_number(metric.get(end)) for end in ENDS) for metric in metrics.values()
+        )
+        and isinstance(rows, list)
+        and all(isinstance(row, dict) and isinstance(row.get("prompt"), str) for row in rows)
         and len(rows) in (0, found["n"])
-    )  # fmt: skip
+    )
 
 
 def is_number(value) -> bool:
@@ -84,7 +91,9 @@ def compared(ours: list[dict], theirs: list[dict]) -> dict:
     if ours and "distorted" in ours[0]:
         found |= outcomes([not row["distorted"] for row in ours], [not row["distorted"] for row in theirs])
     if ours and "followed" in ours[0]:
-        found["instruction_following"] = outcomes([row["followed"] for row in ours], [row["followed"] for row in theirs])
+        found["instruction_following"] = outcomes(
+            [row["followed"] for row in ours], [row["followed"] for row in theirs]
+        )
     return found
 
 
@@ -113,9 +122,14 @@ def markdown(report: dict, against: dict | None) -> str:
         lines += table(["metric (95 % interval)", *(column["stage"] for column in columns)])
     lines += [row([name, *(shown(column["metrics"][name]) for column in columns)]) for name in report["metrics"]]
     for cause in sorted({video["cause"] for column in columns for video in column["rows"] if video.get("cause")}):
-        lines.append(row([cause, *(str(sum(video["cause"] == cause for video in column["rows"])) for column in columns)]))
+        lines.append(
+            row([cause, *(str(sum(video["cause"] == cause for video in column["rows"])) for column in columns)])
+        )
     if "against" in report:
-        lines += ["", f"Against {report['against']['run']}: {'; '.join(verdicts(report['against'])) or 'no verdicts to compare'}."]
+        lines += [
+            "",
+            f"Against {report['against']['run']}: {'; '.join(verdicts(report['against'])) or 'no verdicts to compare'}.",
+        ]
     return "\n".join(lines)
 
 
@@ -130,7 +144,9 @@ def verdicts(against: dict) -> list[str]:
 def reported(folder: Path, result: dict) -> bool:
     """Whether there is a report of this result already, perhaps with a comparison of its own."""
     saved = read(folder / "report.json")
-    return saved is not None and saved["metrics"] == result["metrics"] and saved.get("key", result["key"]) == result["key"]
+    return (
+        saved is not None and saved["metrics"] == result["metrics"] and saved.get("key", result["key"]) == result["key"]
+    )
 
 
 def joint(rows: Sequence[dict], against: str | None) -> str:
@@ -139,7 +155,9 @@ def joint(rows: Sequence[dict], against: str | None) -> str:
     lines = table(["arm", *metrics, *(f"{kind}: win/tie/loss" for kind in kinds), "videos"])
     for report in rows:
         won = ["{win}/{tie}/{loss}".format(**versus(report)[kind]) if kind in versus(report) else "" for kind in kinds]
-        lines.append(row([report["stage"], *(shown(report["metrics"][name]) for name in metrics), *won, str(report["n"])]))
+        lines.append(
+            row([report["stage"], *(shown(report["metrics"][name]) for name in metrics), *won, str(report["n"])])
+        )
     compared_with = "" if against is None else f"; win/tie/loss against {against}, on the same conditions and noise"
     return "\n".join([f"# {rows[-1]['run']}", "", *lines, "", f"In parentheses: 95 % intervals{compared_with}."])
 

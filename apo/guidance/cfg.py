@@ -36,6 +36,7 @@ class CFG:
 
 def joined(*conditions: Condition) -> Condition:
     """Conditions one after another in one batch."""
+
     def join(values: list):
         if isinstance(values[0], Tensor):
             return torch.cat(values)

@@ -31,7 +31,9 @@ class CFGSTG(CFG):
 
     def __post_init__(self):
         if self.lambda_ != 0 and not self.blocks:
-            raise ValueError(f"guidance.lambda_={self.lambda_} and guidance.blocks=[]: name blocks to skip, or set lambda_=0")
+            raise ValueError(
+                f"guidance.lambda_={self.lambda_} and guidance.blocks=[]: name blocks to skip, or set lambda_=0"
+            )
 
     def check(self, model: WanModel) -> None:
         """ValueError if the model, as far as it is known before it is downloaded, lacks one of the blocks."""
@@ -48,13 +50,17 @@ class CFGSTG(CFG):
         v_skip = v_c if self.lambda_ == 0 else velocities[-1]
         return guided(v_c, v_null, v_skip, omega, self.lambda_)
 
-    def at_once(self, policy: Policy, x_t: Tensor, t: Tensor, whole: list[Condition], weak: list[Condition]) -> Sequence[Tensor]:
+    def at_once(
+        self, policy: Policy, x_t: Tensor, t: Tensor, whole: list[Condition], weak: list[Condition]
+    ) -> Sequence[Tensor]:
         """Velocities under each condition; the skipped blocks let the weak model's rows of the batch pass."""
         count = len(whole) + len(weak)
         with policy.skip(self.blocks if weak else [], start=len(whole) * len(x_t)):
             return policy(torch.cat([x_t] * count), torch.cat([t] * count), joined(*whole, *weak)).chunk(count)
 
-    def in_turn(self, policy: Policy, x_t: Tensor, t: Tensor, whole: list[Condition], weak: list[Condition]) -> Sequence[Tensor]:
+    def in_turn(
+        self, policy: Policy, x_t: Tensor, t: Tensor, whole: list[Condition], weak: list[Condition]
+    ) -> Sequence[Tensor]:
         velocities = [policy(x_t, t, cond) for cond in whole]
         with policy.skip(self.blocks):
             return velocities + [policy(x_t, t, cond) for cond in weak]

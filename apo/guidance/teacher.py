@@ -37,7 +37,9 @@ class GuidanceDistillation:
                 said = list(given) if isinstance(given, Sequence) else given
                 raise ValueError(f"distill.{name}={said}: give a range [low, high], or null for the guidance's own")
         if not isinstance(self.guidance, CFG):
-            raise ValueError(f"{type(self.guidance).__name__} leaves nothing to distill: use guidance=cfg_stg or guidance=cfg")
+            raise ValueError(
+                f"{type(self.guidance).__name__} leaves nothing to distill: use guidance=cfg_stg or guidance=cfg"
+            )
         if self.lambda_ is not None and not isinstance(self.guidance, CFGSTG):
             raise ValueError(f"distill.lambda_={list(self.lambda_)} needs guidance=cfg_stg, or null")
 

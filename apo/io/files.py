@@ -19,7 +19,9 @@ from torch import Tensor
 
 from apo.errors import UserError
 
-HOST = hashlib.sha1(socket.gethostname().encode()).hexdigest()[:8]  # in the names of partial files, where it must be short
+HOST = hashlib.sha1(socket.gethostname().encode()).hexdigest()[
+    :8
+]  # in the names of partial files, where it must be short
 PARTIAL = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
 SUMMABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DAY = 24 * 3600.0

@@ -8,7 +8,18 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from apo.io.files import replacing
-from apo.io.video import COPY_AGAIN, Spec, VideoError, central, fit, image_pixels, open_stream, pixel_aspect, timed_frames, upright
+from apo.io.video import (
+    COPY_AGAIN,
+    Spec,
+    VideoError,
+    central,
+    fit,
+    image_pixels,
+    open_stream,
+    pixel_aspect,
+    timed_frames,
+    upright,
+)
 
 HEIGHT, CAPTION, GAP = 240, 20, 12  # pixels of each frame, of the line above it, and between frames
 
@@ -60,7 +71,9 @@ def first_frame(path: Path) -> tuple[np.ndarray, float, float | None]:
         frame = next((frame for _, _, frame in timed_frames(container, stream)), None)
         if frame is None:
             raise VideoError(f"{path}: no frame of it can be decoded: {COPY_AGAIN}")
-        length = stream.duration * stream.time_base if stream.duration else container.duration and container.duration / 1e6
+        length = (
+            stream.duration * stream.time_base if stream.duration else container.duration and container.duration / 1e6
+        )
         return upright(frame), pixel_aspect(stream), float(length) if length else None
 
 
@@ -80,7 +93,9 @@ def row(frame: Frame, caption: str, spec: Spec) -> Image.Image:
     pixels = frame.pixels()
     source = marked(frame, pixels, spec)
     seen = fit(pixels, spec.height, spec.width, frame.aspect, spec.fit).permute(1, 2, 0).numpy()
-    enlarge = Image.Resampling.NEAREST if spec.height < HEIGHT else Image.Resampling.LANCZOS  # the model's pixels, as they are
+    enlarge = (
+        Image.Resampling.NEAREST if spec.height < HEIGHT else Image.Resampling.LANCZOS
+    )  # the model's pixels, as they are
     model = Image.fromarray(seen).resize((round(HEIGHT * spec.width / spec.height), HEIGHT), enlarge)
     font = ImageFont.load_default(13)
     width = max(source.width + GAP + model.width, round(font.getlength(caption)) + 4)

@@ -149,7 +149,9 @@ class Lock:
         if not self.is_there(descriptor):  # its holder has just released it
             os.close(descriptor)
             return self.take()
-        self.certain = locks is False or (locks is None and holder is not None and holder.is_here() and is_alive(holder.pid))
+        self.certain = locks is False or (
+            locks is None and holder is not None and holder.is_here() and is_alive(holder.pid)
+        )
         if self.certain or (holder is not None and not holder.is_here() and self.signs != self.dead):
             os.close(descriptor)
             return holder or Holder("this or another machine", 0, "a moment ago", None)

@@ -30,7 +30,11 @@ class Caption:
 
 
 def contact_sheet(
-    path: Path, videos: Tensor | Sequence[Tensor], captions: Sequence[str], colours: Sequence[str] | None = None, height: int = 96
+    path: Path,
+    videos: Tensor | Sequence[Tensor],
+    captions: Sequence[str],
+    colours: Sequence[str] | None = None,
+    height: int = 96,
 ) -> None:
     """Saves one row of at most nine evenly spaced frames per video (F, 3, H, W) uint8, its caption above it.
 
@@ -51,8 +55,12 @@ def strip(video: Tensor, height: int) -> Image.Image:
     """A row of evenly spaced frames, each `height` pixels high."""
     index = torch.linspace(0, len(video) - 1, min(COLUMNS, len(video))).round().long()
     frames = video[index].float()
-    frames = nnf.interpolate(frames, size=(height, max(1, round(height * frames.shape[-1] / frames.shape[-2]))), mode="nearest")
-    return Image.fromarray(torch.cat(list(nnf.pad(frames, (0, 2), value=255)), 2).permute(1, 2, 0).byte().numpy(force=True))
+    frames = nnf.interpolate(
+        frames, size=(height, max(1, round(height * frames.shape[-1] / frames.shape[-2]))), mode="nearest"
+    )
+    return Image.fromarray(
+        torch.cat(list(nnf.pad(frames, (0, 2), value=255)), 2).permute(1, 2, 0).byte().numpy(force=True)
+    )
 
 
 def side_by_side(videos: Sequence[Tensor], title: str, captions: Sequence[Sequence[Caption]]) -> Tensor:
@@ -88,7 +96,11 @@ def repeated(image: Image.Image, frames: int, height: int) -> Tensor:
 
 def header(captions: Sequence[Caption], width: int, size: int) -> Image.Image:
     """Captions below each other on white, wrapped to the width."""
-    lines = [(line, caption) for caption in captions for line in wrapped(caption.text, width - 2 * MARGIN, font(size, caption.bold))]
+    lines = [
+        (line, caption)
+        for caption in captions
+        for line in wrapped(caption.text, width - 2 * MARGIN, font(size, caption.bold))
+    ]
     step = round(1.3 * size)
     image = Image.new("RGB", (width, step * len(lines) + MARGIN), "white")
     for index, (line, caption) in enumerate(lines):
@@ -118,7 +130,9 @@ def shortened(line: str, width: int, face: ImageFont.FreeTypeFont) -> str:
 @cache
 def drawable(face: ImageFont.FreeTypeFont, character: str) -> bool:
     """Whether the font has a picture of the character other than its one for what it lacks."""
-    return character.isprintable() and (character == " " or bytes(face.getmask(character)) != bytes(face.getmask("\uffff")))
+    return character.isprintable() and (
+        character == " " or bytes(face.getmask(character)) != bytes(face.getmask("\uffff"))
+    )
 
 
 @cache
@@ -126,4 +140,6 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic, Arabic, the same on every machine."""
     import matplotlib  # of use only where something is drawn
 
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"DejaVuSans{'-Bold' * bold}.ttf", size)
+    return ImageFont.truetype(
+        Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"DejaVuSans{'-Bold' * bold}.ttf", size
+    )

@@ -24,7 +24,8 @@ LIMITED_RANGE = 1
 SMALL = 256  # pixels; players show anything smaller as a stamp or blur it
 # Of files that anyone may hand over: no playlists and scripts, which name other files, and nothing that calls another program
 CONTAINERS = (
-    "mov,mp4,m4a,3gp,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,ogg,asf,gif,apng,h264,hevc,av1,obu,ivf,mxf,nut,dv,rm,yuv4mpegpipe"
+    "mov,mp4,m4a,3gp,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,ogg,asf,gif,apng,h264,hevc,av1,obu,ivf,mxf,nut,"
+    "dv,rm,yuv4mpegpipe"
 )
 IMAGES = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 PIXELS = 89_478_485  # of a picture or a frame; PIL warns beyond it
@@ -46,7 +47,13 @@ class VideoError(UserError):
 
 
 def read_video(
-    path: Path, height: int, width: int, frames: int, fps: float, segment: tuple[float, float] | None = None, mode: str = "crop"
+    path: Path,
+    height: int,
+    width: int,
+    frames: int,
+    fps: float,
+    segment: tuple[float, float] | None = None,
+    mode: str = "crop",
 ) -> Tensor:
     """(frames, 3, height, width) uint8: the source frames nearest in time to start + i / fps.
 
@@ -93,7 +100,9 @@ def require_within(path: Path, duration: float, segment: tuple[float, float] | N
     """VideoError for a segment that ends after `duration` seconds of file, which muxers round."""
     if segment is not None and segment[1] > duration + 0.25:
         start, end = segment
-        raise VideoError(f"{path}: the segment [{start:g}, {end:g}] ends after the video ({duration:.1f} s): correct it or drop the row")
+        raise VideoError(
+            f"{path}: the segment [{start:g}, {end:g}] ends after the video ({duration:.1f} s): correct it or drop the row"
+        )
 
 
 def probe(path: Path) -> float:
@@ -168,10 +177,17 @@ def write_video(path: Path, video: Tensor, fps: float, crf: int = 12, enlarge: b
     video = video.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
     height, width = video.shape[-2:]
     video = nnf.pad(video.float(), (0, width % 2, 0, height % 2), mode="replicate").byte()
-    with replacing(path) as partial, av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with (
+        replacing(path) as partial,
+        av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container,
+    ):
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(60000))
         stream.height, stream.width, stream.pix_fmt = *video.shape[-2:], "yuv420p"
-        stream.options = {"crf": str(crf), "preset": "medium", "mbtree": "0"}  # of small frames mbtree reads what was not written
+        stream.options = {
+            "crf": str(crf),
+            "preset": "medium",
+            "mbtree": "0",
+        }  # of small frames mbtree reads what was not written
         context = stream.codec_context  # untagged, players guess the colours from the size
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = LIMITED_RANGE
@@ -199,7 +215,11 @@ def open_stream(path: Path) -> Iterator[tuple]:
     except UserError:
         raise
     except Exception as error:  # what a damaged or hostile file makes ffmpeg and PyAV raise
-        reason = error.strerror if isinstance(error, av.error.FFmpegError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = (
+            error.strerror
+            if isinstance(error, av.error.FFmpegError)
+            else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        )
         raise VideoError(f"{path}: truncated or not a video ({reason}): {COPY_AGAIN}") from error
 
 

@@ -41,7 +41,10 @@ class Written:
     def put(self, name: str, write: Callable[[Path], None], always: bool = False) -> None:
         """Writes a file through `write(path)`, or says that someone else's is there. always: whatever is there."""
         if not always and not self.free(name):
-            print(f"left as it is: {self.folder / name}, not written here or changed since; move it away to have ours", file=sys.stderr)
+            print(
+                f"left as it is: {self.folder / name}, not written here or changed since; move it away to have ours",
+                file=sys.stderr,
+            )
             return
         with replacing(self.folder / name) as partial:
             write(partial)

@@ -36,19 +36,32 @@ class PolicyModule(L.LightningModule):
     strict_loading = False  # checkpoints hold the trained parameters only
 
     def __init__(
-        self, policy: WanPolicy, optimizer: Callable[[Iterable], Optimizer], warmup_steps: Whole, max_grad_norm: Positive, seed: Seed,
-        decay_steps: Count | None = None, ema_decay: Share | None = None,
-    ):  # fmt: skip
+        self,
+        policy: WanPolicy,
+        optimizer: Callable[[Iterable], Optimizer],
+        warmup_steps: Whole,
+        max_grad_norm: Positive,
+        seed: Seed,
+        decay_steps: Count | None = None,
+        ema_decay: Share | None = None,
+    ):
         super().__init__()
         self.automatic_optimization = False
         self.policy, self.make_optimizer = policy, optimizer
-        self.warmup_steps, self.max_grad_norm, self.seed, self.decay_steps = warmup_steps, max_grad_norm, seed, decay_steps
+        self.warmup_steps, self.max_grad_norm, self.seed, self.decay_steps = (
+            warmup_steps,
+            max_grad_norm,
+            seed,
+            decay_steps,
+        )
         self.ema_decay = ema_decay
         if ema_decay is not None:
             self.policy.keep_average()
         self.meters: dict[str, list[Tensor]] = defaultdict(list)
         self.last_loss: Tensor | None = None  # of this rank's last optimizer step
-        self.watched: list[tuple[str, Tensor]] = []  # of this step: what its gradient comes from, and whether that is finite
+        self.watched: list[
+            tuple[str, Tensor]
+        ] = []  # of this step: what its gradient comes from, and whether that is finite
 
     def configure_model(self) -> None:
         share_pairs(1 if self.device_mesh is None else self.policy.context_parallel)
@@ -62,7 +75,11 @@ class PolicyModule(L.LightningModule):
     def rate(self, step: int) -> float:
         """The learning rate's factor in [0, 1] at an optimizer step."""
         warm = min((step + 1) / max(self.warmup_steps, 1), 1.0)
-        return warm if self.decay_steps is None else warm * 0.5 * (1 + math.cos(math.pi * min(step / self.decay_steps, 1.0)))
+        return (
+            warm
+            if self.decay_steps is None
+            else warm * 0.5 * (1 + math.cos(math.pi * min(step / self.decay_steps, 1.0)))
+        )
 
     def state_dict(self, *args, **kwargs):
         kept = {key for key, parameter in self.named_parameters() if self.is_kept(key, parameter)}
@@ -70,7 +87,9 @@ class PolicyModule(L.LightningModule):
 
     def load_state_dict(self, state_dict: dict[str, Tensor], strict: bool = True, assign: bool = False):
         """UserError unless a checkpoint has exactly the tensors that this run's have."""
-        require_same_tensors(*({key: value.shape for key, value in state.items()} for state in (self.state_dict(), state_dict)))
+        require_same_tensors(
+            *({key: value.shape for key, value in state.items()} for state in (self.state_dict(), state_dict))
+        )
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def is_kept(self, key: str, parameter: nn.Parameter) -> bool:
@@ -115,7 +134,9 @@ class PolicyModule(L.LightningModule):
             self.lr_schedulers().step()
         self.meters["train/grad_norm"].append(norm.detach())
         self.meters["train/lr"].append(norm.new_tensor(rate))
-        metrics = {key: torch.stack(values).mean() for key, values in self.meters.items() if not key.startswith("time/")}
+        metrics = {
+            key: torch.stack(values).mean() for key, values in self.meters.items() if not key.startswith("time/")
+        }
         metrics |= {key: torch.stack(values).sum() for key, values in self.meters.items() if key.startswith("time/")}
         self.record(metrics)
         self.last_loss = metrics["train/loss"]
@@ -134,13 +155,23 @@ class PolicyModule(L.LightningModule):
 
     def cause(self) -> str | None:
         """What is not finite on some rank, the first of what follows from it; None if a step too large is all that can be."""
-        weights = (f"The weight {name} is not: give another run=NAME, with a whole model" for name, p in self.policy.named_parameters()
-                   if not is_finite(p.to_local() if isinstance(p, DTensor) else p))  # fmt: skip
+        weights = (
+            f"The weight {name} is not: give another run=NAME, with a whole model"
+            for name, p in self.policy.named_parameters()
+            if not is_finite(p.to_local() if isinstance(p, DTensor) else p)
+        )
         watched = (said for said, finite in self.watched if not finite)
-        settings = (f"optimizer.{key} is {value}: give a number" for group in self.optimizers().param_groups for key, value in group.items()
-                    if isinstance(value, float) and not math.isfinite(value))  # fmt: skip
-        losses = (f"{key} is not: give another run=NAME with model.dtype=float32, or another objective"
-                  for key, values in self.meters.items() if not torch.stack(values).isfinite().all())  # fmt: skip
+        settings = (
+            f"optimizer.{key} is {value}: give a number"
+            for group in self.optimizers().param_groups
+            for key, value in group.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        )
+        losses = (
+            f"{key} is not: give another run=NAME with model.dtype=float32, or another objective"
+            for key, values in self.meters.items()
+            if not torch.stack(values).isfinite().all()
+        )
         found = all_gather(next(chain(weights, watched, settings, losses), None))
         return next((said for said in found if said), None)
 
@@ -150,7 +181,9 @@ class PolicyModule(L.LightningModule):
         Not by self.log, which writes a value again at each later step that has none of its own.
         """
         values = torch.stack([value.detach().float().to(self.device) for value in metrics.values()]).tolist()
-        every = all_gather(dict(zip(metrics, values)))  # a row may be of the high regime on one rank, of the low one on another
+        every = all_gather(
+            dict(zip(metrics, values))
+        )  # a row may be of the high regime on one rank, of the low one on another
         keys = dict.fromkeys(key for values in every for key in values)
         averaged = {key: fmean(values[key] for values in every if key in values) for key in keys}
         for logger in self.loggers:

@@ -79,7 +79,9 @@ class StepProgress(Callback):
         self.begins, self.began = trainer.global_step, time.monotonic()
         if trainer.is_global_zero and 0 < self.begins < trainer.max_steps:
             print(f"continuing at step {self.begins} of {trainer.max_steps}")
-        self.bar = progress(total=trainer.max_steps, desc="steps", initial=self.begins, disable=not trainer.is_global_zero)
+        self.bar = progress(
+            total=trainer.max_steps, desc="steps", initial=self.begins, disable=not trainer.is_global_zero
+        )
 
     def on_train_batch_end(self, trainer: L.Trainer, module, outputs, batch, batch_idx) -> None:
         if new := trainer.global_step - self.bar.n:
@@ -150,7 +152,9 @@ class HeldOutPairs(Callback):
         self.count = min(len(pairs), HELD_OUT)
 
     @torch.no_grad()
-    def on_train_batch_end(self, trainer: L.Trainer, module: PreferenceModule | DistillationModule, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: PreferenceModule | DistillationModule, outputs, batch, batch_idx
+    ) -> None:
         if trainer.global_step % self.every_n_steps and trainer.global_step != trainer.max_steps:
             return
         values, starts = defaultdict(list), range(0, self.count, self.batch_size)
@@ -159,7 +163,9 @@ class HeldOutPairs(Callback):
             counts = turn + replica() < len(starts)  # else it only keeps the others company
             pair = self.pairs.collate([self.pairs[i] for i in range(start, min(start + self.batch_size, self.count))])
             pair = module.transfer_batch_to_device(pair, module.device, 0)
-            noise = torch.stack([torch.randn(x.shape, generator=generator(start, i)) for i, x in enumerate(pair.chosen)])
+            noise = torch.stack(
+                [torch.randn(x.shape, generator=generator(start, i)) for i, x in enumerate(pair.chosen)]
+            )
             for t in (980.0, 940.0, 880.0, 700.0, 400.0):
                 found = module.held_out(pair, torch.full((len(noise),), t), noise.to(pair.chosen))
                 for key, value in found.items():

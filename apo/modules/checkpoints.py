@@ -23,7 +23,12 @@ from apo.io.checksums import file_digest
 from apo.io.files import naming, sync
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-WHOLE = {"global_step": int, "loops": dict, "lr_schedulers": list, "pytorch-lightning_version": str}  # key -> type, of every checkpoint
+WHOLE = {
+    "global_step": int,
+    "loops": dict,
+    "lr_schedulers": list,
+    "pytorch-lightning_version": str,
+}  # key -> type, of every checkpoint
 FOLDER = re.compile(r"step_\d+-[0-9a-f]{8}")  # of sharded tensors
 
 
@@ -89,7 +94,9 @@ def read(path: Path, mmap: bool = False) -> dict:
     except pickle.UnpicklingError:
         raise UserError(f"{path} has objects in it that no train.py writes: it was not read") from None
     except Exception as error:  # damage can make a reader stumble anywhere
-        raise UserError(f"{path} is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from None
+        raise UserError(
+            f"{path} is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        ) from None
     return found
 
 
@@ -106,7 +113,9 @@ def check(found) -> None:
     require_finite({key: value for key, value in found.items() if key not in ("settings", "loops")})
 
 
-def require_same_tensors(ours: dict[str, torch.Size], theirs: dict[str, torch.Size], path: str | Path = "the checkpoint") -> None:
+def require_same_tensors(
+    ours: dict[str, torch.Size], theirs: dict[str, torch.Size], path: str | Path = "the checkpoint"
+) -> None:
     """UserError unless a checkpoint, theirs, has exactly the run's tensors. Both: name -> shape."""
     if wrong := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
         raise UserError(
@@ -119,7 +128,9 @@ def require_finite(value, name: str = "") -> None:
     """ValueError that names the first tensor, however deep, that holds inf or nan, or whole numbers where weights belong."""
     for place, tensor in tensors_in(value, name):
         if place.startswith("state_dict") and not tensor.is_floating_point():
-            raise ValueError(f"{place} is of {str(tensor.dtype).removeprefix('torch.')}: weights are floating-point numbers")
+            raise ValueError(
+                f"{place} is of {str(tensor.dtype).removeprefix('torch.')}: weights are floating-point numbers"
+            )
         if not tensor.isfinite().all():
             raise ValueError(f"{place} is not finite")
 

@@ -26,9 +26,17 @@ class DistillationModule(PolicyModule):
     """
 
     def __init__(
-        self, pairs: PairSource, distill: GuidanceDistillation, sampler: TimestepSampler, batch_size: Size, split: Share,
-        rejected: bool, blocks: Sequence[Whole] | None, split_backward: bool = False, **kwargs,
-    ):  # fmt: skip
+        self,
+        pairs: PairSource,
+        distill: GuidanceDistillation,
+        sampler: TimestepSampler,
+        batch_size: Size,
+        split: Share,
+        rejected: bool,
+        blocks: Sequence[Whole] | None,
+        split_backward: bool = False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.pairs, self.distill, self.sampler = pairs, distill, sampler
         self.batch_size, self.split, self.rejected, self.split_backward = batch_size, split, rejected, split_backward
@@ -36,7 +44,9 @@ class DistillationModule(PolicyModule):
             if blocks is not None and not any(f".blocks.{index}." in name for index in blocks):
                 parameter.requires_grad_(False)
         if not any(parameter.requires_grad for parameter in self.policy.parameters()):
-            raise ValueError(f"module.blocks={list(blocks)} leaves nothing to train: name blocks that the experts have, or null")
+            raise ValueError(
+                f"module.blocks={list(blocks)} leaves nothing to train: name blocks that the experts have, or null"
+            )
 
     def training_step(self, batch: Pair, _):
         pair = self.pairs(batch, self.policy, self.global_step)

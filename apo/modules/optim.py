@@ -25,10 +25,12 @@ def require_same_experts(experts: Sequence[nn.Module], every: Sequence[nn.Module
     """
     if not isinstance(experts[0], FSDPModule):
         return
-    run = torch.tensor([[expert is other for other in every] for expert in experts], device=next(every[0].parameters()).device)
+    run = torch.tensor(
+        [[expert is other for other in every] for expert in experts], device=next(every[0].parameters()).device
+    )
     run = run.int()
     dist.all_reduce(run, dist.ReduceOp.MAX)
-    if (differ := (run.sum(1) > 1).nonzero().flatten().tolist()):
+    if differ := (run.sum(1) > 1).nonzero().flatten().tolist():
         raise MismatchedExperts(
             f"window row {differ[0]}: ranks run different experts, which sharded weights cannot do; here its timesteps are "
             f"{window[differ[0]].tolist()}. Draw the side of the boundary from a seed that all ranks share, as apo/timesteps does"
@@ -44,7 +46,9 @@ def average_gradients(expert: nn.Module, now: bool) -> None:
         expert.set_requires_gradient_sync(now)
 
 
-def clipped_norm(parameters: Iterable[nn.Parameter], max_norm: float, cause: Callable[[], str | None] = lambda: None) -> Tensor:
+def clipped_norm(
+    parameters: Iterable[nn.Parameter], max_norm: float, cause: Callable[[], str | None] = lambda: None
+) -> Tensor:
     """Clips gradients to a global norm; returns the norm before clipping, the same on all ranks.
 
     NonFiniteGradient if it is inf or nan. cause: asked then, says what that comes from, and the remedy; None: from a step too large.

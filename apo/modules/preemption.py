@@ -35,7 +35,9 @@ class StopWhenTold(Callback):
         if threading.current_thread() is threading.main_thread():
             self.before = signal.signal(signal.SIGINT, end)  # Lightning would exit with 1 and say nothing
 
-    def on_train_start(self, trainer: L.Trainer, module) -> None:  # after Lightning has set its handlers, which it restores at the end
+    def on_train_start(
+        self, trainer: L.Trainer, module
+    ) -> None:  # after Lightning has set its handlers, which it restores at the end
         if threading.current_thread() is threading.main_thread():
             for number in (*SIGNALS, signal.SIGINT):
                 signal.signal(number, self.take_note)
@@ -48,10 +50,17 @@ class StopWhenTold(Callback):
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             if rank_zero_only.rank == 0:
-                print("\ninterrupted: the step under way ends and is saved; interrupt again to end at once", file=sys.stderr, flush=True)
+                print(
+                    "\ninterrupted: the step under way ends and is saved; interrupt again to end at once",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     def on_train_batch_end(self, trainer: L.Trainer, module, outputs, batch, batch_idx) -> None:
-        if trainer.strategy.reduce_boolean_decision(self.told is not None, all=False) and trainer.global_step < trainer.max_steps:
+        if (
+            trainer.strategy.reduce_boolean_decision(self.told is not None, all=False)
+            and trainer.global_step < trainer.max_steps
+        ):
             self.checkpoint.save(trainer)
             self.stopped = trainer.should_stop = True
 

@@ -29,8 +29,10 @@ def meters(errors: Errors) -> dict[str, Tensor]:
     chosen_gain, rejected_gain = errors.ref_chosen - errors.chosen, errors.ref_rejected - errors.rejected
     margin = preference_margin(*errors)
     return {
-        "margin": margin.mean(), "implicit_accuracy": (margin > 0).float().mean(),
-        "chosen_gain": chosen_gain.mean(), "rejected_gain": rejected_gain.mean(),
+        "margin": margin.mean(),
+        "implicit_accuracy": (margin > 0).float().mean(),
+        "chosen_gain": chosen_gain.mean(),
+        "rejected_gain": rejected_gain.mean(),
     }
 
 
@@ -45,19 +47,32 @@ class PreferenceModule(PolicyModule):
     """
 
     def __init__(
-        self, pairs: PairSource, sampler: TimestepSampler, objective: PreferenceObjective, batch_size: Size, split: Share,
+        self,
+        pairs: PairSource,
+        sampler: TimestepSampler,
+        objective: PreferenceObjective,
+        batch_size: Size,
+        split: Share,
         reference_update_every_n_steps: Annotated[Count | None, Null("to keep the reference")],
-        windows_per_pair: Count = 1, split_backward: bool = False, **kwargs,
-    ):  # fmt: skip
+        windows_per_pair: Count = 1,
+        split_backward: bool = False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.pairs, self.sampler, self.objective, self.split_backward = pairs, sampler, objective, split_backward
-        self.batch_size, self.split, self.reference_update_every_n_steps = batch_size, split, reference_update_every_n_steps
+        self.batch_size, self.split, self.reference_update_every_n_steps = (
+            batch_size,
+            split,
+            reference_update_every_n_steps,
+        )
         self.windows_per_pair = windows_per_pair
         if windows_per_pair < 1:
             raise ValueError(f"module.windows_per_pair={windows_per_pair}: give at least 1")
         if reference_update_every_n_steps is not None:
             if reference_update_every_n_steps < 1:
-                raise ValueError(f"module.reference_update_every_n_steps={reference_update_every_n_steps}: give at least 1, or null")
+                raise ValueError(
+                    f"module.reference_update_every_n_steps={reference_update_every_n_steps}: give at least 1, or null"
+                )
             self.policy.keep_reference()
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
@@ -139,7 +154,9 @@ class PreferenceModule(PolicyModule):
     @torch.no_grad()
     def _meter(self, loss: Tensor, errors: Errors, t: Tensor) -> None:
         said = "{} prediction is not: give another run=NAME with {}, or model.dtype=float32"
-        self.watch(said.format("The reference's", "another adapter"), torch.stack([errors.ref_chosen, errors.ref_rejected]))
+        self.watch(
+            said.format("The reference's", "another adapter"), torch.stack([errors.ref_chosen, errors.ref_rejected])
+        )
         self.watch(said.format("The policy's", "a lower optimizer.lr"), torch.stack([errors.chosen, errors.rejected]))
         values = {"loss": loss.detach(), "t_mean": t.mean().to(loss)} | meters(errors)
         values["loss_high" if t.mean() >= self.split * T else "loss_low"] = loss.detach()

@@ -1,6 +1,5 @@
 """Supervised fine-tuning with the flow-matching loss: the baseline that preference alignment starts from."""
 
-
 from apo.config.numbers import Share, Size
 from apo.flow import noised, velocity
 from apo.interfaces import Pair, PairSource, T, TimestepSampler

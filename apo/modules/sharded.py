@@ -22,7 +22,9 @@ from torch.optim import Optimizer
 from apo.modules import checkpoints
 from apo.modules.tensor_files import TensorReader
 
-PATIENCE = timedelta(hours=4)  # of ranks for one that still reads weights from a shared disk, or downloads them; torch has 10 to 30 minutes
+PATIENCE = timedelta(
+    hours=4
+)  # of ranks for one that still reads weights from a shared disk, or downloads them; torch has 10 to 30 minutes
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -53,14 +55,20 @@ class ShardedStrategy(ModelParallelStrategy):
         """By the parameters' names: it doesn't matter then which process holds which part."""
         optimizer = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         state = {name: optimizer.state[p] for name, p in self.model.named_parameters() if p in optimizer.state}
-        return {"state": state, "groups": [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]}
+        return {
+            "state": state,
+            "groups": [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups],
+        }
 
     def save_checkpoint(self, checkpoint: dict, filepath, storage_options=None) -> None:
         path = Path(self.broadcast(filepath))
         folder = self.broadcast(f"step_{checkpoint['global_step']}-{secrets.token_hex(4)}")
         (optimizer,) = checkpoint.pop("optimizer_states")
         with refusals(path):
-            dcp.save({"model": checkpoint.pop("state_dict"), "optimizer": optimizer["state"]}, checkpoint_id=path.parent / folder)
+            dcp.save(
+                {"model": checkpoint.pop("state_dict"), "optimizer": optimizer["state"]},
+                checkpoint_id=path.parent / folder,
+            )
         if self.is_global_zero:
             files = {"tensors": folder, "files": checkpoints.digests(path.parent / folder)}
             checkpoints.write(checkpoint | files | {"optimizer_groups": optimizer["groups"]}, path)
@@ -78,9 +86,15 @@ class ShardedStrategy(ModelParallelStrategy):
         (optimizer,) = self.optimizers
         reader, parameters = TensorReader(path.parent / checkpoint["tensors"]), dict(self.model.named_parameters())
         model, stored = self.model.state_dict(), reader.read_metadata()
-        checkpoints.require_same_tensors({key: value.shape for key, value in model.items()}, {
-            key.removeprefix("model."): value.size for key, value in stored.state_dict_metadata.items() if key.startswith("model.")
-        }, path)  # fmt: skip
+        checkpoints.require_same_tensors(
+            {key: value.shape for key, value in model.items()},
+            {
+                key.removeprefix("model."): value.size
+                for key, value in stored.state_dict_metadata.items()
+                if key.startswith("model.")
+            },
+            path,
+        )
         found = state_like(stored, parameters)
         dcp.load({"model": model, "optimizer": found}, storage_reader=reader)
         checkpoints.require_finite({"state_dict": local(model), "optimizer": local(found)})

@@ -32,7 +32,9 @@ class TensorReader(dcp.FileSystemReader):
             if outside := [name for name in names if Path(name).name != name]:
                 raise ValueError(f"{outside[0]} is not in that folder")
         except Exception as error:  # damage can make a reader stumble anywhere
-            raise UserError(f"{self.path}/.metadata is not one that train.py writes ({error}): it was not read") from None
+            raise UserError(
+                f"{self.path}/.metadata is not one that train.py writes ({error}): it was not read"
+            ) from None
         found.storage_meta.load_id = self.load_id
         return found
 
@@ -42,12 +44,19 @@ class Descriptions(pickle.Unpickler):
 
     ADMITTED = {
         "torch.distributed.checkpoint.metadata": {
-            "Metadata", "TensorStorageMetadata", "TensorProperties", "ChunkStorageMetadata", "MetadataIndex", "StorageMeta",
+            "Metadata",
+            "TensorStorageMetadata",
+            "TensorProperties",
+            "ChunkStorageMetadata",
+            "MetadataIndex",
+            "StorageMeta",
             "_MEM_FORMAT_ENCODING",
         },
-        "torch.distributed.checkpoint.filesystem": {"_StorageInfo"}, "torch": {"Size", "float32", "bfloat16", "float16", "int64"},
-        "torch.serialization": {"_get_layout"}, "pathlib": {"PosixPath"},
-    }  # fmt: skip
+        "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+        "torch": {"Size", "float32", "bfloat16", "float16", "int64"},
+        "torch.serialization": {"_get_layout"},
+        "pathlib": {"PosixPath"},
+    }
 
     def find_class(self, module: str, name: str):
         if name not in self.ADMITTED.get(module, ()):

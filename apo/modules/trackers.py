@@ -15,7 +15,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from apo.adapter import lineage
 
-RECIPES = ("ablation", "curriculum", "cheaper", "paper", "method", "recipe", "study")  # groups whose choices tell runs apart
+RECIPES = (
+    "ablation",
+    "curriculum",
+    "cheaper",
+    "paper",
+    "method",
+    "recipe",
+    "study",
+)  # groups whose choices tell runs apart
 INTERVAL = {"value": "", "low": "_low", "high": "_high"}  # of a metric: key in a report -> end of its name here
 
 
@@ -40,7 +48,9 @@ def trackers(cfg: DictConfig, folder: Path, **labels) -> list[Logger]:
     if cfg.logger.get("wandb") is not None and os.environ.get("WANDB_MODE") != "disabled":
         os.environ.setdefault("WANDB_MODE", "offline")
         name, identity = "-".join(folder.parts[-2:]), hashlib.sha1(str(folder.resolve()).encode()).hexdigest()[:12]
-        found.append(instantiate(cfg.logger.wandb)(save_dir=folder, name=name, id=identity, group=str(cfg.run), **labels))
+        found.append(
+            instantiate(cfg.logger.wandb)(save_dir=folder, name=name, id=identity, group=str(cfg.run), **labels)
+        )
     if cfg.logger.get("tensorboard") is not None:
         found.append(instantiate(cfg.logger.tensorboard)(save_dir=folder))
     return found
@@ -50,7 +60,11 @@ def labels(cfg: DictConfig) -> dict:
     """Of a training's W&B run: its stage, and as tags the seed and what was chosen of the groups that make studies."""
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     tags = [f"{group}={choices[group]}" for group in RECIPES if choices.get(group)]
-    return {"job_type": cfg.stage.name, "tags": [*tags, f"seed={cfg.seed}"], "config": OmegaConf.to_container(cfg, resolve=True)}
+    return {
+        "job_type": cfg.stage.name,
+        "tags": [*tags, f"seed={cfg.seed}"],
+        "config": OmegaConf.to_container(cfg, resolve=True),
+    }
 
 
 @contextmanager
@@ -67,9 +81,19 @@ def finished() -> Iterator[None]:
 
 def log_report(cfg: DictConfig, folder: Path, report: dict, name: str) -> None:
     """Adds an evaluation's metrics, as `<name>/<metric>`, to the run in `folder`, after its last optimizer step."""
-    made = lineage.read(folder / "adapter") if (folder / "adapter").exists() else {"stage": "baseline", "config": {"max_steps": 0}}
-    metrics = {f"{name}/{metric}{end}": interval[key] for metric, interval in report["metrics"].items() for key, end in INTERVAL.items()}
-    metrics |= {f"{name}/{key}": value for key, value in report.get("against", {}).items() if key in ("win", "tie", "loss")}
+    made = (
+        lineage.read(folder / "adapter")
+        if (folder / "adapter").exists()
+        else {"stage": "baseline", "config": {"max_steps": 0}}
+    )
+    metrics = {
+        f"{name}/{metric}{end}": interval[key]
+        for metric, interval in report["metrics"].items()
+        for key, end in INTERVAL.items()
+    }
+    metrics |= {
+        f"{name}/{key}": value for key, value in report.get("against", {}).items() if key in ("win", "tie", "loss")
+    }
     if not metrics:
         return
     with finished():

@@ -17,11 +17,19 @@ from apo.errors import one_line, refused
 from apo.plan.report import Plan, planned, report
 from apo.policies.model import ROOT
 
-USUAL = {"trainer": "fsdp", "ranker": "served", "plan": "h200", "batch_size": "1"}  # at scale, where the command says nothing
+USUAL = {
+    "trainer": "fsdp",
+    "ranker": "served",
+    "plan": "h200",
+    "batch_size": "1",
+}  # at scale, where the command says nothing
 CURRICULUM = (  # name, stage, optimizer steps: Sec. 4.3's but for the fourth's, which it does not state
-    ("1 online", "online", 300), ("2 half-online", "half_online", 300), ("3 offline", "offline", 300),
-    ("4 guidance distillation", "distill", 300), ("5 distillation-aware", "distill_dpo", 200),
-)  # fmt: skip
+    ("1 online", "online", 300),
+    ("2 half-online", "half_online", 300),
+    ("3 offline", "offline", 300),
+    ("4 guidance distillation", "distill", 300),
+    ("5 distillation-aware", "distill_dpo", 200),
+)
 
 
 def composed(overrides: list[str]) -> DictConfig:
@@ -35,7 +43,11 @@ def composed(overrides: list[str]) -> DictConfig:
 
 def curriculum(overrides: list[str], known: Plan) -> list[tuple[str, Plan, int]]:
     """The paper's stages, each with its number of steps, on the same cluster. What is said of `module` is the asked stage's alone."""
-    kept = [o for o in overrides if o.split("=")[0] not in ("stage", "max_steps", "adapter", "data") and not o.startswith("data.")]
+    kept = [
+        o
+        for o in overrides
+        if o.split("=")[0] not in ("stage", "max_steps", "adapter", "data") and not o.startswith("data.")
+    ]
     found, preceding = [], []
     for name, stage, steps in CURRICULUM:
         given = kept if stage == known.cfg.stage.name else [o for o in kept if not o.startswith("module.")]

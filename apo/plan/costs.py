@@ -65,7 +65,9 @@ class Step:
     reference_forwards: int = 1  # of a video: a teacher's guidance takes several
     reference_at_once: int = 1  # of them
     reference_left_out: int = 0  # blocks, of all of them
-    preference: bool = True  # chosen and rejected have one loss, which takes a forward more where they are trained on in turn
+    preference: bool = (
+        True  # chosen and rejected have one loss, which takes a forward more where they are trained on in turn
+    )
     averaged: bool = False  # a moving average of the adapter is kept beside it
     samples: float = 0.0  # sample videos per optimizer step; the replicas share them, one at a time
     sample_steps: int = 0  # of the solver
@@ -79,32 +81,54 @@ def step_of(cfg: DictConfig) -> Step:
     videos = cfg.batch_size * generated
     ranker = OmegaConf.select(cfg, "module.pairs.ranker._target_")
     judged = cfg.batch_size * math.comb(generated, 2) if ranker and not ranker.endswith("OracleRanker") else 0
-    guidance, sample = asked(instantiate(cfg.guidance)), asked(instantiate(cfg.stage.get("sample_guidance", cfg.guidance)))
+    guidance, sample = (
+        asked(instantiate(cfg.guidance)),
+        asked(instantiate(cfg.stage.get("sample_guidance", cfg.guidance))),
+    )
     moves = OmegaConf.select(cfg, "module.reference_update_every_n_steps") is not None
     step = Step(
-        rows=len(instantiate(cfg.sampler).sample(0, 1)), pairs=cfg.batch_size, videos=2 if cfg.stage.needs_reference else 1,
-        reference=cfg.stage.needs_reference, adapted_reference=cfg.adapter is not None or moves, generated=videos,
+        rows=len(instantiate(cfg.sampler).sample(0, 1)),
+        pairs=cfg.batch_size,
+        videos=2 if cfg.stage.needs_reference else 1,
+        reference=cfg.stage.needs_reference,
+        adapted_reference=cfg.adapter is not None or moves,
+        generated=videos,
         at_once=min(videos, OmegaConf.select(cfg, "module.pairs.rollout.batch_size") or videos),
         solver_steps=OmegaConf.select(cfg, "module.pairs.rollout.num_inference_steps") or cfg.model.num_inference_steps,
-        guidance_rows=guidance.rows, guidance_at_once=guidance.at_once, left_out=guidance.left_out, judged=judged,
-        windows=OmegaConf.select(cfg, "module.windows_per_pair") or 1, averaged=cfg.get("ema_decay") is not None,
+        guidance_rows=guidance.rows,
+        guidance_at_once=guidance.at_once,
+        left_out=guidance.left_out,
+        judged=judged,
+        windows=OmegaConf.select(cfg, "module.windows_per_pair") or 1,
+        averaged=cfg.get("ema_decay") is not None,
         samples=SAMPLES / cfg.sample_every_n_steps if cfg.get("sample_every_n_steps") else 0.0,
-        sample_steps=cfg.model.num_inference_steps, sample_rows=sample.rows, sample_at_once=sample.at_once,
-    )  # fmt: skip
+        sample_steps=cfg.model.num_inference_steps,
+        sample_rows=sample.rows,
+        sample_at_once=sample.at_once,
+    )
     if OmegaConf.select(cfg, "module.distill") is None:
         return step
     teacher = asked(instantiate(cfg.module.distill).guidance)
     return replace(
-        step, videos=1 + cfg.module.rejected, preference=False, reference_forwards=teacher.rows,
-        reference_at_once=teacher.at_once, reference_left_out=teacher.left_out,
-    )  # fmt: skip
+        step,
+        videos=1 + cfg.module.rejected,
+        preference=False,
+        reference_forwards=teacher.rows,
+        reference_at_once=teacher.at_once,
+        reference_left_out=teacher.left_out,
+    )
 
 
 def layout_of(cfg: DictConfig) -> Layout:
     trainer, plan = cfg.trainer, cfg.plan
     shard = 1 if plan.shard is None else group_size(plan.shard, trainer.nodes, trainer.devices)
     return Layout(
-        trainer.nodes, trainer.devices, shard, plan.context_parallel, trainer.gradient_checkpointing, plan.split_backward
+        trainer.nodes,
+        trainer.devices,
+        shard,
+        plan.context_parallel,
+        trainer.gradient_checkpointing,
+        plan.split_backward,
     )
 
 
@@ -144,8 +168,12 @@ def flops(step: Step, passes: Passes, layout: Layout, ranking: float) -> dict[st
         forward, block = passes.forward, passes.block_forward
     reference = step.reference_forwards * forward - step.reference_left_out * block
     solver_step = step.guidance_rows * passes.forward - step.left_out * passes.block_forward
-    ahead = step.rows * step.pairs if in_turn(step, layout) and step.preference else 0  # the loser's error, for the winner's backward
-    repeated = (passes.recomputation if layout.checkpointing else 0) + (passes.self_attention if layout.context_parallel > 1 else 0)
+    ahead = (
+        step.rows * step.pairs if in_turn(step, layout) and step.preference else 0
+    )  # the loser's error, for the winner's backward
+    repeated = (passes.recomputation if layout.checkpointing else 0) + (
+        passes.self_attention if layout.context_parallel > 1 else 0
+    )
     whole = {
         "generation": step.generated * step.solver_steps * solver_step / step.windows,
         "ranking": step.judged * ranking / step.windows,
@@ -177,11 +205,15 @@ def ranking_flops(cfg: DictConfig) -> float:
 def memory(step: Step, passes: Passes, layout: Layout, experts: int, lora: bool) -> dict[str, float]:
     """Bytes per rank at the peak, by kind. VAE and text encoder are counted by `with_frozen`; the ranker is elsewhere."""
     trained = 4 * passes.trained * experts
-    gathered = min(2, layout.shard - 1) * passes.block + (layout.shard > 1) * passes.around  # the block in use, the next, all around
+    gathered = (
+        min(2, layout.shard - 1) * passes.block + (layout.shard > 1) * passes.around
+    )  # the block in use, the next, all around
     copies = 1 + step.adapted_reference + step.averaged if lora else 0  # of the adapter, in float32
     at_once = step.pairs * (1 if in_turn(step, layout) else step.videos)
     live = passes.live_checkpointed if layout.checkpointing else passes.live_train
-    generating = max(step.at_once * step.guidance_at_once, step.sample_at_once if step.samples else 0) * passes.live_forward
+    generating = (
+        max(step.at_once * step.guidance_at_once, step.sample_at_once if step.samples else 0) * passes.live_forward
+    )
     teaching = at_once * step.reference_at_once * passes.live_forward if step.reference else 0.0
     return {
         "weights": experts * passes.weights / layout.shard + gathered + copies * trained / layout.shard,
@@ -199,11 +231,14 @@ def with_frozen(memory: dict[str, float], step: Step, frozen: Frozen, offload: b
     videos = max(step.at_once, 1 if step.samples else 0)
     decoding = frozen.at_the_peak(videos) + frozen.vae * (offload and videos > 0)
     return memory | {
-        "activations": max(memory["activations"], decoding), "VAE and text encoder": 0.0 if offload else frozen.weights,
-    }  # fmt: skip
+        "activations": max(memory["activations"], decoding),
+        "VAE and text encoder": 0.0 if offload else frozen.weights,
+    }
 
 
-def communication(step: Step, passes: Passes, layout: Layout, architecture: Architecture, spec: VideoSpec) -> dict[str, float]:
+def communication(
+    step: Step, passes: Passes, layout: Layout, architecture: Architecture, spec: VideoSpec
+) -> dict[str, float]:
     """Bytes that a rank receives in an optimizer step, by purpose."""
     chunks = math.ceil(step.generated / step.at_once) if step.generated else 0
     split, reference = in_turn(step, layout), step.reference * step.reference_forwards
@@ -215,8 +250,17 @@ def communication(step: Step, passes: Passes, layout: Layout, architecture: Arch
     trained = 4 * passes.trained * architecture.experts
     forwards = step.generated * step.solver_steps * step.guidance_rows / step.windows
     forwards += samples(step, layout) * step.sample_steps * step.sample_rows
-    forwards += step.rows * step.pairs * (step.videos * (reference + 2 + layout.checkpointing) + (split and step.preference))
-    exchange = 4 * 2 * architecture.tokens(spec) * architecture.width / layout.context_parallel * (1 - 1 / layout.context_parallel)
+    forwards += (
+        step.rows * step.pairs * (step.videos * (reference + 2 + layout.checkpointing) + (split and step.preference))
+    )
+    exchange = (
+        4
+        * 2
+        * architecture.tokens(spec)
+        * architecture.width
+        / layout.context_parallel
+        * (1 - 1 / layout.context_parallel)
+    )
     return {
         "weights gathered": gathers * passes.weights * others,
         "gradients summed": trained * others + 2 * (1 - 1 / groups) * trained / layout.shard,
@@ -226,5 +270,11 @@ def communication(step: Step, passes: Passes, layout: Layout, architecture: Arch
 
 def seconds(volumes: dict[str, float], layout: Layout, bandwidth: DictConfig) -> float:
     """Of a step's communication if none of it were hidden. Groups within a node use its links."""
-    near = {"weights gathered": layout.shard, "attention exchanged": layout.context_parallel, "gradients summed": layout.ranks}
-    return sum(bytes / bandwidth["node" if near[key] <= layout.devices else "network"] for key, bytes in volumes.items())
+    near = {
+        "weights gathered": layout.shard,
+        "attention exchanged": layout.context_parallel,
+        "gradients summed": layout.ranks,
+    }
+    return sum(
+        bytes / bandwidth["node" if near[key] <= layout.devices else "network"] for key, bytes in volumes.items()
+    )

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
 
 CPU_ATTENTION = {  # torch's own table has the GPU's kernels only, and a CPU's attention would count as nothing
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_shape=None, **__: (
+        sdpa_flop_count(q, k, v)
+    ),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda grad, q, k, v, *_, out_shape=None, **__: sdpa_backward_flop_count(grad, q, k, v)
     ),
@@ -34,7 +36,9 @@ class Passes:
     forward: float  # with it
     backward: float  # without recomputation
     recomputation: float  # what checkpointing adds to the backward
-    self_attention: float  # what context parallelism adds to it: diffusers' native attention (0.42) then repeats its forward there
+    self_attention: (
+        float  # what context parallelism adds to it: diffusers' native attention (0.42) then repeats its forward there
+    )
     live_forward: float  # at the peak of a forward without gradients, beyond weights
     live_train: float  # at the peak of a forward and backward, beyond weights and the gradients of the trained
     live_checkpointed: float  # the same with checkpointing
@@ -94,13 +98,17 @@ def counted(run: Callable[[], object], ignored: list[Tensor]) -> Count:
     return Count(flops.get_total_flops(), live.peak)
 
 
-def passes(architecture: Architecture, latent: tuple, text_tokens: int, lora: dict | None, dtype: torch.dtype) -> Passes:
+def passes(
+    architecture: Architecture, latent: tuple, text_tokens: int, lora: dict | None, dtype: torch.dtype
+) -> Passes:
     """Of an expert on videos of latent shape (C, F, H, W)."""
     two, three = (measured(architecture, layers, latent, text_tokens, lora, dtype) for layers in (2, 3))
     return two.extrapolated(three, architecture.transformer["num_layers"])
 
 
-def measured(architecture: Architecture, layers: int, latent: tuple, text_tokens: int, lora: dict | None, dtype: torch.dtype) -> Passes:
+def measured(
+    architecture: Architecture, layers: int, latent: tuple, text_tokens: int, lora: dict | None, dtype: torch.dtype
+) -> Passes:
     """Of an expert with few layers."""
     from apo.policies.lora import POLICY, switch, tuner_layers
 
@@ -121,11 +129,21 @@ def measured(architecture: Architecture, layers: int, latent: tuple, text_tokens
         frozen = [p for p in model.parameters() if lora is None or not p.requires_grad]
         block = [p for p in model.blocks[0].parameters() if lora is None or not p.requires_grad]
         return Passes(
-            base.flops, forward.flops, train.flops - forward.flops, checkpointed.flops - train.flops,
-            4 * layers * architecture.width * tokens**2, forward.live, train.live, checkpointed.live, size(frozen), size(block),
-            sum(p.numel() for p in model.parameters() if p.requires_grad), block_base_forward, block_forward,
+            base.flops,
+            forward.flops,
+            train.flops - forward.flops,
+            checkpointed.flops - train.flops,
+            4 * layers * architecture.width * tokens**2,
+            forward.live,
+            train.live,
+            checkpointed.live,
+            size(frozen),
+            size(block),
+            sum(p.numel() for p in model.parameters() if p.requires_grad),
+            block_base_forward,
+            block_forward,
             size(frozen) - layers * size(block),
-        )  # fmt: skip
+        )
 
 
 @torch.no_grad()
@@ -183,11 +201,15 @@ def runner_inputs(architecture: Architecture, latent: tuple, text_tokens: int, d
         "encoder_hidden_states": torch.empty(1, text_tokens, config["text_dim"], dtype=dtype),
     }
     if architecture.image_tokens:
-        given["encoder_hidden_states_image"] = torch.empty(1, architecture.image_tokens, config["image_dim"], dtype=dtype)
+        given["encoder_hidden_states_image"] = torch.empty(
+            1, architecture.image_tokens, config["image_dim"], dtype=dtype
+        )
     return given
 
 
-def runner(model: nn.Module, architecture: Architecture, latent: tuple, inputs: dict, dtype: torch.dtype) -> Callable[[], Tensor]:
+def runner(
+    model: nn.Module, architecture: Architecture, latent: tuple, inputs: dict, dtype: torch.dtype
+) -> Callable[[], Tensor]:
     """A pass over one video, whose x_t and condition image are joined in float32 as `WanPolicy.forward` has them."""
 
     def run() -> Tensor:

@@ -61,7 +61,9 @@ class Plan:
 def planned(cfg: DictConfig, known: Plan | None = None) -> Plan:
     """known: a plan of the same model, videos and adapter, whose counts are taken over. ValueError names the field."""
     if "vlm" in cfg:
-        raise ValueError(f"stage={cfg.stage.name} trains a ranking model, which is not planned here: give a stage of the video model")
+        raise ValueError(
+            f"stage={cfg.stage.name} trains a ranking model, which is not planned here: give a stage of the video model"
+        )
     if known is None:  # else the command is another stage's, with settings that this one may not have
         check_values(cfg, "Planning")
     layout, step = costs.layout_of(cfg), costs.step_of(cfg)
@@ -75,7 +77,9 @@ def planned(cfg: DictConfig, known: Plan | None = None) -> Plan:
     if cfg.policy.lora is not None:
         check_targets(cfg.policy.lora.targets, architecture)
     dtype = getattr(torch, model.dtype)
-    counted = passes(architecture, architecture.latent_shape(model.spec), model.max_sequence_length, cfg.policy.lora, dtype)
+    counted = passes(
+        architecture, architecture.latent_shape(model.spec), model.max_sequence_length, cfg.policy.lora, dtype
+    )
     return Plan(cfg, architecture, counted, step, layout, frozen(architecture, model))
 
 
@@ -108,12 +112,18 @@ def verdict(plan: Plan) -> str:
 
 def remedies(plan: Plan) -> Iterator[str]:
     """What else would make it fit, the cheapest first."""
-    for change in ("trainer.offload=true", f"model.decode_tile={TILE}", f"trainer.offload=true model.decode_tile={TILE}"):
+    for change in (
+        "trainer.offload=true",
+        f"model.decode_tile={TILE}",
+        f"trainer.offload=true model.decode_tile={TILE}",
+    ):
         cfg = OmegaConf.merge(plan.cfg, OmegaConf.from_dotlist(change.split()))
         changed = replace(plan, cfg=cfg)
         if "decode_tile" in change:
             changed = replace(changed, frozen=frozen(plan.architecture, instantiate(cfg.model)))
-        if layout := next((layout for layout in [plan.layout, *layouts(plan)] if changed.fits(changed.memory(layout))), None):
+        if layout := next(
+            (layout for layout in [plan.layout, *layouts(plan)] if changed.fits(changed.memory(layout))), None
+        ):
             yield change + ("" if layout == plan.layout else f" and {described(layout)}") + " would"
 
 
@@ -128,7 +138,9 @@ def step_table(plan: Plan) -> str:
 def memory_table(plan: Plan) -> str:
     memory = plan.memory()
     rows = [[kind, f"{value / GIB:.3g}"] for kind, value in memory.items()]
-    return section("Memory at the peak, per rank", ["kind", "GiB"], [*rows, ["all", f"{sum(memory.values()) / GIB:.4g}"]])
+    return section(
+        "Memory at the peak, per rank", ["kind", "GiB"], [*rows, ["all", f"{sum(memory.values()) / GIB:.4g}"]]
+    )
 
 
 def communication_table(plan: Plan) -> str:
@@ -148,9 +160,11 @@ def layouts(plan: Plan) -> list[Layout]:
     allowed = math.gcd(plan.layout.ranks, plan.architecture.heads, plan.architecture.tokens(plan.spec))
     return [
         replace(plan.layout, context_parallel=degree, checkpointing=checkpointing, split_backward=split)
-        for degree in DEGREES if allowed % degree == 0
-        for checkpointing in (False, True) for split in (False, True)
-    ]  # fmt: skip
+        for degree in DEGREES
+        if allowed % degree == 0
+        for checkpointing in (False, True)
+        for split in (False, True)
+    ]
 
 
 def described(layout: Layout) -> str:
@@ -164,10 +178,20 @@ def layout_table(plan: Plan) -> str:
     for layout in layouts(plan):
         memory, flops = plan.memory(layout), plan.flops(layout=layout)
         unhidden = costs.seconds(volumes_of(plan, layout), layout, plan.cfg.plan.bandwidth)
-        sizes = [f"{memory[kind] / GIB:.1f}" for kind in ("weights", "activations")] + [f"{sum(memory.values()) / GIB:.1f}"]
+        sizes = [f"{memory[kind] / GIB:.1f}" for kind in ("weights", "activations")] + [
+            f"{sum(memory.values()) / GIB:.1f}"
+        ]
         chosen = " (chosen)" if layout == plan.layout else ""
-        rows.append([described(layout) + chosen, *sizes, "yes" if plan.fits(memory) else "no",
-                     f"{plan.seconds(flops):,.4g}", f"{unhidden:,.3g}", plan.step.pairs * layout.replicas])  # fmt: skip
+        rows.append(
+            [
+                described(layout) + chosen,
+                *sizes,
+                "yes" if plan.fits(memory) else "no",
+                f"{plan.seconds(flops):,.4g}",
+                f"{unhidden:,.3g}",
+                plan.step.pairs * layout.replicas,
+            ]
+        )
     columns = ["layout", "weights, GiB", "activations", "all", "fits", "s a step", "communication, s", "pairs a step"]
     return section("Other layouts of the same step", columns, rows)
 
@@ -177,7 +201,9 @@ def window_table(plan: Plan) -> str:
     for window in WINDOWS:
         flops = plan.flops(replace(plan.step, rows=window))
         total = sum(flops.values())
-        rows.append([window, f"{total / PFLOP:,.4g}", f"{flops['generation'] / total:.1%}", f"{total / PFLOP / window:,.4g}"])
+        rows.append(
+            [window, f"{total / PFLOP:,.4g}", f"{flops['generation'] / total:.1%}", f"{total / PFLOP / window:,.4g}"]
+        )
     table = section("Window sizes", ["rows K", "PFLOPs a step and rank", "generation's share", "PFLOPs a row"], rows)
     return f"{table}\n\nRows come one after the other: memory is the same for all."
 
@@ -214,14 +240,25 @@ def assumptions(plan: Plan) -> str:
         "Two and three blocks of the transformer's own code run on tensors without data; "
         f"{plan.architecture.transformer['num_layers']} are extrapolated. Attention is a fused kernel, whose backward has five products.",
         f"Weights are sharded over {layout.shard} ranks and gathered block by block, one ahead; "
-        + ("all are trained" if lora is None else f"LoRA of rank {lora['rank']} is float32 and its gradient is kept whole on every rank")
+        + (
+            "all are trained"
+            if lora is None
+            else f"LoRA of rank {lora['rank']} is float32 and its gradient is kept whole on every rank"
+        )
         + "; activations fall with the context-parallel degree, and from degree 2 on diffusers' native attention runs its forward once "
         "more in the backward; the ranker is off the GPU.",
         f"VAE and text encoder are {plan.frozen.weights / GIB:.3g} GiB, "
-        + ("on the GPU only while they work, and in each process's host memory" if plan.cfg.trainer.offload
-           else "always on the GPU (trainer.offload=false)")
+        + (
+            "on the GPU only while they work, and in each process's host memory"
+            if plan.cfg.trainer.offload
+            else "always on the GPU (trainer.offload=false)"
+        )
         + f"; decoding a video takes {plan.frozen.decoding / GIB:.3g} GiB in float32, "
-        + ("whole." if plan.cfg.model.get("decode_tile") is None else f"in tiles of {plan.cfg.model.decode_tile} pixels."),
+        + (
+            "whole."
+            if plan.cfg.model.get("decode_tile") is None
+            else f"in tiles of {plan.cfg.model.decode_tile} pixels."
+        ),
         *rollouts(plan.cfg),
         f"A split backward costs one forward per pair and row more. {step.guidance_rows} forward(s) per solver step, "
         f"{step.solver_steps} steps, {step.at_once or 0} video(s) at once.",
@@ -229,7 +266,7 @@ def assumptions(plan: Plan) -> str:
         f"{assumed.ranker.orders} orders" + ("." if step.judged else "; not in this step."),
         "Guidance distillation learns at the sampler's timesteps, on both videos of a pair unless module.rejected=false. "
         "The paper states neither its steps nor any batch size.",
-    ]  # fmt: skip
+    ]
     return "## Assumptions\n\n" + "\n".join(f"- {line}" for line in lines)
 
 

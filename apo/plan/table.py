@@ -1,7 +1,7 @@
 """Which GPU holds which model, as README.md shows it; needs no GPU and no weights.
 
-    python -m apo.plan.table           prints the table
-    python -m apo.plan.table --write   puts it into README.md
+python -m apo.plan.table           prints the table
+python -m apo.plan.table --write   puts it into README.md
 """
 
 import argparse

@@ -7,12 +7,22 @@ from pathlib import Path
 
 from apo.policies.model import VideoSpec, WanModel
 
-UMT5_XXL = dict(vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, is_encoder_decoder=False)
+UMT5_XXL = dict(
+    vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, is_encoder_decoder=False
+)
 CLIP_H = dict(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16, patch_size=14)
 VAE_5B = dict(
-    base_dim=160, decoder_base_dim=256, z_dim=48, is_residual=True, in_channels=12, out_channels=12, patch_size=2,
-    scale_factor_spatial=16, latents_mean=[0.0] * 48, latents_std=[1.0] * 48,
-)  # fmt: skip
+    base_dim=160,
+    decoder_base_dim=256,
+    z_dim=48,
+    is_residual=True,
+    in_channels=12,
+    out_channels=12,
+    patch_size=2,
+    scale_factor_spatial=16,
+    latents_mean=[0.0] * 48,
+    latents_std=[1.0] * 48,
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,12 @@ class Architecture:
     def latent_shape(self, spec: VideoSpec) -> tuple[int, int, int, int]:
         """(C, F, H, W); ValueError names the nearest size if the VAE or the patches don't divide the video's."""
         spec.check(self.temporal, self.spatial * self.transformer["patch_size"][1])
-        return self.channels, (spec.frames - 1) // self.temporal + 1, spec.height // self.spatial, spec.width // self.spatial
+        return (
+            self.channels,
+            (spec.frames - 1) // self.temporal + 1,
+            spec.height // self.spatial,
+            spec.width // self.spatial,
+        )
 
     def tokens(self, spec: VideoSpec) -> int:
         _, frames, height, width = self.latent_shape(spec)
@@ -52,9 +67,15 @@ class Architecture:
 
 
 SHARED = dict(
-    patch_size=(1, 2, 2), attention_head_dim=128, text_dim=4096, freq_dim=256, cross_attn_norm=True,
-    qk_norm="rms_norm_across_heads", eps=1e-6, rope_max_seq_len=1024,
-)  # fmt: skip
+    patch_size=(1, 2, 2),
+    attention_head_dim=128,
+    text_dim=4096,
+    freq_dim=256,
+    cross_attn_norm=True,
+    qk_norm="rms_norm_across_heads",
+    eps=1e-6,
+    rope_max_seq_len=1024,
+)
 WAN_14B = SHARED | dict(num_attention_heads=40, num_layers=40, ffn_dim=13824, in_channels=36, out_channels=16)
 WAN_5B = SHARED | dict(num_attention_heads=24, num_layers=30, ffn_dim=14336, in_channels=48, out_channels=48)
 
@@ -62,7 +83,12 @@ WAN_5B = SHARED | dict(num_attention_heads=24, num_layers=30, ffn_dim=14336, in_
 PUBLISHED = {
     "Wan-AI/Wan2.2-I2V-A14B-Diffusers": Architecture(WAN_14B, experts=2, channels=16, temporal=4, spatial=8),
     "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers": Architecture(
-        WAN_14B | dict(image_dim=1280, added_kv_proj_dim=5120), experts=1, channels=16, temporal=4, spatial=8, image_tokens=257,
+        WAN_14B | dict(image_dim=1280, added_kv_proj_dim=5120),
+        experts=1,
+        channels=16,
+        temporal=4,
+        spatial=8,
+        image_tokens=257,
         image=CLIP_H,
     ),
     "Wan-AI/Wan2.2-TI2V-5B-Diffusers": Architecture(
@@ -102,17 +128,24 @@ def read(folder: Path) -> Architecture:
         try:
             found.append(json.loads((folder / file).read_text()))
         except (OSError, ValueError) as error:
-            raise ValueError(f"model.path={folder}: {file} is missing or damaged ({error}): copy the pipeline folder again") from None
+            raise ValueError(
+                f"model.path={folder}: {file} is missing or damaged ({error}): copy the pipeline folder again"
+            ) from None
     index, transformer, vae, text = found
     clip = folder / "image_encoder" / "config.json"
     image = json.loads(clip.read_text()) if clip.is_file() else None
     return Architecture(
         public(transformer),
-        experts=1 + (index.get("transformer_2", [None])[0] is not None), channels=vae["z_dim"],
-        temporal=vae.get("scale_factor_temporal", 4), spatial=vae.get("scale_factor_spatial", 8),
-        image_tokens=0 if image is None else clip_tokens(image), expand_timesteps=bool(index.get("expand_timesteps")),
-        vae=public(vae), text=text, image=image,
-    )  # fmt: skip
+        experts=1 + (index.get("transformer_2", [None])[0] is not None),
+        channels=vae["z_dim"],
+        temporal=vae.get("scale_factor_temporal", 4),
+        spatial=vae.get("scale_factor_spatial", 8),
+        image_tokens=0 if image is None else clip_tokens(image),
+        expand_timesteps=bool(index.get("expand_timesteps")),
+        vae=public(vae),
+        text=text,
+        image=image,
+    )
 
 
 CONFIGS = ("transformer/config.json", "vae/config.json", "text_encoder/config.json")
@@ -134,16 +167,29 @@ def linear_layers(transformer: dict) -> list[str]:
     """Names of the linear layers of a WanTransformer3DModel of these arguments, without building it."""
     added = ["add_k_proj", "add_v_proj"] if transformer.get("added_kv_proj_dim") else []
     block = [f"attn1.{name}" for name in ATTENTION] + [f"attn2.{name}" for name in (*ATTENTION, *added)]
-    around = ["time_embedder.linear_1", "time_embedder.linear_2", "time_proj", "text_embedder.linear_1", "text_embedder.linear_2"]
+    around = [
+        "time_embedder.linear_1",
+        "time_embedder.linear_2",
+        "time_proj",
+        "text_embedder.linear_1",
+        "text_embedder.linear_2",
+    ]
     around += ["image_embedder.ff.net.0.proj", "image_embedder.ff.net.2"] if transformer.get("image_dim") else []
     return [
-        *(f"condition_embedder.{name}" for name in around), "proj_out",
-        *(f"blocks.{i}.{name}" for i in range(transformer["num_layers"]) for name in (*block, "ffn.net.0.proj", "ffn.net.2")),
-    ]  # fmt: skip
+        *(f"condition_embedder.{name}" for name in around),
+        "proj_out",
+        *(
+            f"blocks.{i}.{name}"
+            for i in range(transformer["num_layers"])
+            for name in (*block, "ffn.net.0.proj", "ffn.net.2")
+        ),
+    ]
 
 
 def check_targets(targets: Sequence[str], architecture: Architecture) -> None:
     """ValueError for a LoRA target that the transformer lacks; peft itself asks that one of them is there."""
     layers = linear_layers(architecture.transformer)
     if lacking := [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in layers)]:
-        raise ValueError(f"policy.lora.targets: the model has no layer {lacking[0]}; give some of {', '.join(ATTENTION)}, ...")
+        raise ValueError(
+            f"policy.lora.targets: the model has no layer {lacking[0]}; give some of {', '.join(ATTENTION)}, ..."
+        )

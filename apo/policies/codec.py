@@ -22,7 +22,12 @@ class WanCodec(nn.Module):
 
     def __init__(self, pipeline: WanImageToVideoPipeline, model: WanModel, offload: bool = False):
         super().__init__()
-        self.pipeline, self.model, self.spec, self.max_sequence_length = pipeline, model, model.spec, model.max_sequence_length
+        self.pipeline, self.model, self.spec, self.max_sequence_length = (
+            pipeline,
+            model,
+            model.spec,
+            model.max_sequence_length,
+        )
         self.offload = offload
         parts = {name: part for name in PARTS if (part := getattr(pipeline, name)) is not None}
         for part in parts.values():
@@ -50,7 +55,12 @@ class WanCodec(nn.Module):
         """(C, F, H, W) of one video's latents."""
         config, spec = self.pipeline.vae.config, self.spec
         frames = (spec.frames - 1) // config.scale_factor_temporal + 1
-        return config.z_dim, frames, spec.height // config.scale_factor_spatial, spec.width // config.scale_factor_spatial
+        return (
+            config.z_dim,
+            frames,
+            spec.height // config.scale_factor_spatial,
+            spec.width // config.scale_factor_spatial,
+        )
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:

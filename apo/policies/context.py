@@ -46,7 +46,9 @@ def share_tokens(experts: Iterable["WanTransformer3DModel"], degree: int, device
     """
     from diffusers import ContextParallelConfig
 
-    mesh = init_device_mesh(device, (dist.get_world_size() // degree, 1, degree), mesh_dim_names=("replica", "ring", "ulysses"))
+    mesh = init_device_mesh(
+        device, (dist.get_world_size() // degree, 1, degree), mesh_dim_names=("replica", "ring", "ulysses")
+    )
     # without a GPU there are 0 devices, and diffusers 0.42 divides by their number to name one that it does not use
     with patch("torch.accelerator.device_count", return_value=max(1, torch.accelerator.device_count())):
         for expert in experts:

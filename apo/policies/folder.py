@@ -21,10 +21,14 @@ def check_folder(folder: Path) -> None:
     for name, (library, kind) in parts(folder).items():
         if library is not None and (library not in LIBRARIES or not isinstance(kind, str)):
             known = " and ".join(LIBRARIES)
-            raise UserError(f"model.path={folder}: model_index.json takes {name} from {library!r}: give a folder with parts of {known}")
+            raise UserError(
+                f"model.path={folder}: model_index.json takes {name} from {library!r}: give a folder with parts of {known}"
+            )
         for file in sorted((folder / name).glob("*")) if library is not None else []:
             if file.suffix == ".py":
-                raise UserError(f"model.path={folder}: {name}/{file.name} is code, which is not run: remove it, or give another folder")
+                raise UserError(
+                    f"model.path={folder}: {name}/{file.name} is code, which is not run: remove it, or give another folder"
+                )
             if file.suffix == ".json" and not file.name.startswith("tokenizer."):
                 json_object(file)
             if file.suffix == ".safetensors":
@@ -39,11 +43,15 @@ def check_weights(folder: Path) -> None:
         there = {file.name for file in (folder / name).glob("*")}
         if pickled := sorted(each for each in there if each.endswith(PICKLED)):
             if not any(each.endswith(".safetensors") for each in there):
-                raise UserError(f"model.path={folder}: {name}/{pickled[0]} is a pickle, which could run code: give safetensors")
+                raise UserError(
+                    f"model.path={folder}: {name}/{pickled[0]} is a pickle, which could run code: give safetensors"
+                )
         for index in (folder / name).glob("*.safetensors.index.json"):
             needed = json_object(index).get("weight_map")
             if not isinstance(needed, dict) or (lacking := sorted({str(each) for each in needed.values()} - there)):
-                raise UserError(f"model.path={folder}: {name}/{lacking[0] if needed else index.name} is missing or damaged: {REMEDY}")
+                raise UserError(
+                    f"model.path={folder}: {name}/{lacking[0] if needed else index.name} is missing or damaged: {REMEDY}"
+                )
         if not any(each.endswith(".safetensors") for each in there):
             raise UserError(f"model.path={folder}: {name} has no safetensors: {REMEDY}")
 
@@ -70,11 +78,16 @@ def json_object(file: Path) -> dict:
 def check_types(file: Path) -> None:
     """UserError unless a file of weights is whole (its header fits its size) and has floating-point numbers."""
     try:
-        wrong = next(((key, kind) for key, kind in types(file) if not kind.startswith(FLOATING) and not key.endswith(COUNTED)), None)
+        wrong = next(
+            ((key, kind) for key, kind in types(file) if not kind.startswith(FLOATING) and not key.endswith(COUNTED)),
+            None,
+        )
     except (OSError, SafetensorError) as error:
         raise UserError(f"model.path: {file} is damaged ({error}): {REMEDY}") from None
     if wrong:
-        raise UserError(f"model.path: {file}: {wrong[0]} is of {wrong[1]}, and weights are floating-point numbers: {REMEDY}")
+        raise UserError(
+            f"model.path: {file}: {wrong[0]} is of {wrong[1]}, and weights are floating-point numbers: {REMEDY}"
+        )
 
 
 def types(file: Path) -> Iterator[tuple[str, str]]:

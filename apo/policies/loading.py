@@ -10,17 +10,25 @@ from apo.errors import UserError
 from apo.io.files import is_finite
 from apo.policies.folder import REMEDY, check_weights
 
-STORED = ("transformer", "transformer_2", "vae")  # their parameters have the files' names; other libraries tie and rename some
+STORED = (
+    "transformer",
+    "transformer_2",
+    "vae",
+)  # their parameters have the files' names; other libraries tie and rename some
 
 
 def pipeline_of(folder: Path, **settings) -> WanImageToVideoPipeline:
     """The pipeline, from safetensors alone. UserError if diffusers can't load it, or a weight is not in the files or not finite."""
     check_weights(folder)
     try:
-        pipeline = WanImageToVideoPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True, **settings)
+        pipeline = WanImageToVideoPipeline.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, **settings
+        )
     except Exception as error:  # whatever diffusers and transformers raise for what they can't read
         said = " ".join(str(error).split())[:300]
-        raise UserError(f"model.path={folder}: diffusers can't load it ({type(error).__name__}: {said}): {REMEDY}") from error
+        raise UserError(
+            f"model.path={folder}: diffusers can't load it ({type(error).__name__}: {said}): {REMEDY}"
+        ) from error
     for name, part in pipeline.components.items():
         if isinstance(part, nn.Module):
             check_part(part, folder / name)

@@ -87,7 +87,9 @@ def save_lora(experts: dict[str, WanTransformer3DModel], folder: Path, name: str
         # one entry alone: safetensors writes several in an order that changes from process to process
         metadata = {"lora_adapter_metadata": packed}
         WanImageToVideoPipeline.save_lora_weights(
-            folder, transformer_lora_layers=state, weight_name=FILES[key],
+            folder,
+            transformer_lora_layers=state,
+            weight_name=FILES[key],
             save_function=lambda weights, path, metadata=metadata: write_tensors(Path(path), weights, metadata),
         )
 
@@ -100,7 +102,9 @@ def load_lora(experts: dict[str, WanTransformer3DModel], folder: Path, name: str
             raise UserError(f"{path}: no adapter for {key}; {folder} must hold {[FILES[k] for k in experts]}")
         state = {key.removeprefix("transformer."): tensor for key, tensor in read_tensors(path, AGAIN).items()}
         ours = get_peft_model_state_dict(expert, adapter_name=name)
-        if wrong := [k for k in ours.keys() | state.keys() if k not in ours or k not in state or ours[k].shape != state[k].shape]:
+        if wrong := [
+            k for k in ours.keys() | state.keys() if k not in ours or k not in state or ours[k].shape != state[k].shape
+        ]:
             raise UserError(
                 f"{path} does not fit the adapter that policy.lora describes ({len(wrong)} of {len(ours)} tensors differ, "
                 f"{sorted(wrong)[0]} first): use the rank and targets it was trained with"

@@ -67,7 +67,9 @@ class VideoSpec:
         """ValueError unless the VAE (temporal, spatial factor times patch) divides the sizes; names the nearest that it can."""
         if (self.frames - 1) % temporal or self.frames < 1:
             near = max(round((self.frames - 1) / temporal), 0) * temporal + 1
-            raise ValueError(f"model.spec.frames={self.frames}: must be a multiple of {temporal} plus 1; the nearest is {near}")
+            raise ValueError(
+                f"model.spec.frames={self.frames}: must be a multiple of {temporal} plus 1; the nearest is {near}"
+            )
         for name in ("height", "width"):
             size = getattr(self, name)
             if size % spatial or size <= 0:
@@ -90,7 +92,9 @@ class WanModel:
     lora_targets: Targets  # names of the linear layers that LoRA adapts
     dtype: Dtype  # of the frozen weights of transformer and text encoder; the VAE is float32
     stg: STG | None = None  # λ, the blocks to skip and whether predictions are batched, of guidance=cfg_stg
-    decode_tile: Size | None = None  # side in pixels of the tiles that videos are decoded in, see `apo.policies.codec.tile`; None: whole
+    decode_tile: Size | None = (
+        None  # side in pixels of the tiles that videos are decoded in, see `apo.policies.codec.tile`; None: whole
+    )
     encode_tile: Size | None = None  # of those that they are encoded in
 
     def __post_init__(self):
@@ -168,7 +172,9 @@ def downloaded(path: str) -> Path:
 def check_blocks(blocks: Sequence[int], count: int, name: str = "guidance.blocks") -> None:
     """ValueError unless all are among the `count` transformer blocks of an expert. name: of the setting."""
     if wrong := [index for index in blocks if not 0 <= index < count]:
-        raise ValueError(f"{name}={list(blocks)}: there is no block {wrong[0]}; the model has {count}, give 0 to {count - 1}")
+        raise ValueError(
+            f"{name}={list(blocks)}: there is no block {wrong[0]}; the model has {count}, give 0 to {count - 1}"
+        )
 
 
 CODEC_PARTS = ("vae", "text_encoder", "tokenizer", "image_encoder", "image_processor")

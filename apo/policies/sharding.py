@@ -35,7 +35,9 @@ def without_data(folder: Path, dtype: torch.dtype) -> WanTransformer3DModel:
         exempt = set(expert._keep_in_fp32_modules) & set(name.split("."))
         parameter.data = parameter.data.to(torch.float32 if exempt else dtype)
     config = expert.config
-    expert.rope = type(expert.rope)(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)  # its buffers are in no file
+    expert.rope = type(expert.rope)(
+        config.attention_head_dim, config.patch_size, config.rope_max_seq_len
+    )  # its buffers are in no file
     return expert
 
 
@@ -44,7 +46,9 @@ def seemingly_on_cpu(expert: nn.Module) -> Iterator[None]:
     """Inside, parameters on the meta device are single numbers expanded to their shapes: peft puts adapters where their layers are."""
     waiting = next(expert.parameters()).is_meta
     if waiting:
-        expert._apply(lambda tensor: torch.empty((), dtype=tensor.dtype).expand(tensor.shape) if tensor.is_meta else tensor)
+        expert._apply(
+            lambda tensor: torch.empty((), dtype=tensor.dtype).expand(tensor.shape) if tensor.is_meta else tensor
+        )
     yield
     if waiting:
         empty(expert)
@@ -71,7 +75,9 @@ def shard(expert: WanTransformer3DModel, mesh: DeviceMesh, folder: Path) -> None
     """
     for module in (*expert.blocks, expert):
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
-    block = type(expert.blocks[0])  # FSDP2 makes it a subclass of its own, which diffusers' First Block Cache has to know
+    block = type(
+        expert.blocks[0]
+    )  # FSDP2 makes it a subclass of its own, which diffusers' First Block Cache has to know
     TransformerBlockRegistry.register(block, replace(TransformerBlockRegistry.get(WanTransformerBlock)))
     fill(expert, folder, torch.device(mesh.device_type))
 
@@ -99,7 +105,9 @@ def empty(expert: WanTransformer3DModel) -> None:
 def read(parameter: Tensor, stored) -> None:
     """Copies the rows that this rank holds. stored: a slice of an open safetensors file."""
     if list(parameter.shape) != stored.get_shape():
-        raise ValueError(f"a stored tensor has shape {stored.get_shape()}, and config.json makes it {list(parameter.shape)}")
+        raise ValueError(
+            f"a stored tensor has shape {stored.get_shape()}, and config.json makes it {list(parameter.shape)}"
+        )
     if not isinstance(parameter, DTensor):
         parameter.copy_(finite(stored[:]))
     elif len(rows := rows_of(parameter)):
@@ -109,7 +117,9 @@ def read(parameter: Tensor, stored) -> None:
 def finite(tensor: Tensor) -> Tensor:
     """`tensor`; UserError unless all of it is."""
     if not is_finite(tensor):
-        raise UserError(f"model.path: a stored tensor of shape {list(tensor.shape)} has values that are not finite: {REMEDY}")
+        raise UserError(
+            f"model.path: a stored tensor of shape {list(tensor.shape)} has values that are not finite: {REMEDY}"
+        )
     return tensor
 
 

@@ -41,9 +41,16 @@ class WanPolicy(nn.Module):
     """
 
     def __init__(
-        self, model: WanModel, lora: LoRA | None, adapter: str | None, seed: Seed, gradient_checkpointing: bool,
-        shard: int | str | None = None, context_parallel: Whole = 1, offload: bool = False,
-    ):  # fmt: skip
+        self,
+        model: WanModel,
+        lora: LoRA | None,
+        adapter: str | None,
+        seed: Seed,
+        gradient_checkpointing: bool,
+        shard: int | str | None = None,
+        context_parallel: Whole = 1,
+        offload: bool = False,
+    ):
         super().__init__()
         folder = model.folder()
         dtype = {"default": getattr(torch, model.dtype), "vae": torch.float32, "image_encoder": torch.float32}
@@ -229,7 +236,9 @@ class WanPolicy(nn.Module):
                 stack.enter_context(sharding.one_decision())
             for expert in self.experts.values():
                 for block in expert.blocks:
-                    stack.enter_context(patch.object(block, "forward", partial(counting, block.forward, blocks, "computed")))
+                    stack.enter_context(
+                        patch.object(block, "forward", partial(counting, block.forward, blocks, "computed"))
+                    )
                 expert.enable_cache(FirstBlockCacheConfig(threshold))
                 stack.callback(expert.disable_cache)
                 stack.enter_context(expert.cache_context("rollout"))

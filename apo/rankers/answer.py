@@ -11,7 +11,12 @@ from torch import Tensor
 from apo.errors import UserError
 from apo.interfaces import Verdict
 
-LABELS = ("1", "2", "3", "4")  # 1, 2: first or second video is less distorted; 3, 4: similar, first or second moves more
+LABELS = (
+    "1",
+    "2",
+    "3",
+    "4",
+)  # 1, 2: first or second video is less distorted; 3, 4: similar, first or second moves more
 SWAP = (1, 0, 3, 2)  # place of each label when the two videos are exchanged
 FRAMES = 40  # Appendix C.2: both videos are standardised to it
 
@@ -29,7 +34,9 @@ def standard_frames(video: Tensor, count: int = FRAMES) -> Tensor:
 def parse_label(text: str) -> int:
     """1..4 of an answer such as '3', ' 3.' or '**3**: ...'; UserError says what was got instead."""
     if (found := re.match(r"\W*([1-4])(?![\w]|[.,]\d)", text)) is None:
-        raise UserError(f"the ranker answered {text[:80]!r} where one of 1, 2, 3, 4 was asked for: is it a model for this prompt?")
+        raise UserError(
+            f"the ranker answered {text[:80]!r} where one of 1, 2, 3, 4 was asked for: is it a model for this prompt?"
+        )
     return int(found[1])
 
 
@@ -37,7 +44,9 @@ def require_verdict(given: Verdict, size: int) -> Verdict:
     """The verdict on the CPU, if it is one on `size` pairs; UserError says what was got instead."""
     label, confidence = given.label.cpu(), given.confidence.cpu()
     if label.shape != (size,) or confidence.shape != (size,):
-        raise UserError(f"the ranker judged {tuple(label.shape)} pairs with {tuple(confidence.shape)} confidences where there are {size}")
+        raise UserError(
+            f"the ranker judged {tuple(label.shape)} pairs with {tuple(confidence.shape)} confidences where there are {size}"
+        )
     if wrong := sorted(set(label.tolist()) - {1, 2, 3, 4}):
         raise UserError(f"the ranker gave label {wrong[0]} where one of 1, 2, 3, 4 was asked for")
     if not ((confidence >= 0) & (confidence <= 1)).all():  # neither is true of NaN

@@ -45,4 +45,6 @@ class ByDomainRanker:
 def select(cond: Condition, of_domain: Tensor, domain: str) -> Condition:
     """The conditions where `of_domain` (B,) is true, said to be of that domain."""
     prompt = [prompt for prompt, chosen in zip(cond.prompt, of_domain.tolist()) if chosen]
-    return replace(cond.map(lambda value: value[of_domain.to(value.device)]), prompt=prompt, domain=[domain] * len(prompt))
+    return replace(
+        cond.map(lambda value: value[of_domain.to(value.device)]), prompt=prompt, domain=[domain] * len(prompt)
+    )

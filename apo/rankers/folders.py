@@ -18,9 +18,21 @@ PREFIX = "base_model.model."  # of peft's own files, so that peft and vLLM read 
 FILES = ["*.json", "*.txt", "*.jinja", "*.safetensors"]  # of a model on the hub: what is read, and nothing that is run
 FLOATS = {"F64", "F32", "F16", "BF16"}
 NEUTRAL = {  # settings of peft that change nothing when an adapter is used, or are looked at one by one
-    "r", "lora_alpha", "target_modules", "peft_type", "task_type", "peft_version", "base_model_name_or_path", "revision", "auto_mapping",
-    "inference_mode", "init_lora_weights", "lora_dropout", "megatron_core", "qalora_group_size",
-}  # fmt: skip
+    "r",
+    "lora_alpha",
+    "target_modules",
+    "peft_type",
+    "task_type",
+    "peft_version",
+    "base_model_name_or_path",
+    "revision",
+    "auto_mapping",
+    "inference_mode",
+    "init_lora_weights",
+    "lora_dropout",
+    "megatron_core",
+    "qalora_group_size",
+}
 HUB_S = 10  # seconds to wait for the hub's first word
 
 
@@ -67,7 +79,9 @@ def check_device(key: str, device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # the latter of a build without CUDA
-        raise UserError(f"{key}={device}: torch has no such device here ({str(error).splitlines()[0][:80]}); give cpu or cuda") from None
+        raise UserError(
+            f"{key}={device}: torch has no such device here ({str(error).splitlines()[0][:80]}); give cpu or cuda"
+        ) from None
 
 
 def check_model(key: str, path: str) -> None:
@@ -84,7 +98,9 @@ def check_model(key: str, path: str) -> None:
     for file in sorted(folder.glob("*.json")):
         read_object(key, file)
     if (kind := read_object(key, folder / CONFIG).get("model_type")) != "qwen3_vl":
-        raise UserError(f"{key}={path}: {CONFIG} says model_type={kind!r}, and rankers are Qwen3-VL models: give one of those")
+        raise UserError(
+            f"{key}={path}: {CONFIG} says model_type={kind!r}, and rankers are Qwen3-VL models: give one of those"
+        )
     shapes(key, folder)
 
 
@@ -120,10 +136,14 @@ def read_object(key: str, file: Path) -> dict:
 def shapes(key: str, folder: Path) -> dict[str, list[int]]:
     """Tensor name -> its shape, of a model folder; UserError unless the files are whole and the weights floating-point."""
     index = folder / "model.safetensors.index.json"
-    files = {folder / name for name in read_object(key, index).get("weight_map", {}).values()} if index.is_file() else set()
+    files = (
+        {folder / name for name in read_object(key, index).get("weight_map", {}).values()} if index.is_file() else set()
+    )
     files = files or set(folder.glob("*.safetensors"))
     if not files:
-        raise UserError(f"{key}={folder}: no .safetensors there; weights in other formats can run code and are not read: convert them")
+        raise UserError(
+            f"{key}={folder}: no .safetensors there; weights in other formats can run code and are not read: convert them"
+        )
     found = {}
     for file in sorted(files):
         found |= shapes_of(key, file)
@@ -139,7 +159,9 @@ def shapes_of(key: str, file: Path) -> dict[str, list[int]]:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{key}: {file} is missing, truncated or damaged ({error}); copy the folder again") from None
     if wrong is not None:
-        raise UserError(f"{key}: {file}: {wrong} holds no floating-point numbers; give the weights in bfloat16 or float32")
+        raise UserError(
+            f"{key}: {file}: {wrong} holds no floating-point numbers; give the weights in bfloat16 or float32"
+        )
     return found
 
 
@@ -153,8 +175,12 @@ def check_adapter(key: str, adapter: str, path: str) -> None:
     rank = lora_settings(key, folder)["r"]
     found = shapes_of(key, folder / WEIGHTS)
     require_finite(key, folder / WEIGHTS)
-    if not found or any(len(shape) < 2 or shape[name.endswith("lora_B.weight")] != rank for name, shape in found.items()):
-        raise UserError(f"{key}: {folder / WEIGHTS} does not hold LoRA weights of the rank r={rank} that {SETTINGS} names; copy it again")
+    if not found or any(
+        len(shape) < 2 or shape[name.endswith("lora_B.weight")] != rank for name, shape in found.items()
+    ):
+        raise UserError(
+            f"{key}: {folder / WEIGHTS} does not hold LoRA weights of the rank r={rank} that {SETTINGS} names; copy it again"
+        )
     if (base := present(path)) is not None:
         require_fit(key, folder, found, base, path)
 
@@ -178,14 +204,18 @@ def require_fit(key: str, folder: Path, found: dict[str, list[int]], base: Path,
 
 
 def other_base(key: str, folder: Path, path: str, why: str) -> UserError:
-    return UserError(f"{key}={folder} was trained over another model than {path} ({why}): give the model that it was trained over")
+    return UserError(
+        f"{key}={folder} was trained over another model than {path} ({why}): give the model that it was trained over"
+    )
 
 
 def require_finite(key: str, file: Path) -> None:
     with safe_open(file, "pt") as opened:
         for name in opened.keys():
             if not opened.get_tensor(name).isfinite().all():
-                raise UserError(f"{key}: {file}: {name} holds NaN or infinity; train the adapter again, or give an earlier one")
+                raise UserError(
+                    f"{key}: {file}: {name} holds NaN or infinity; train the adapter again, or give an earlier one"
+                )
 
 
 def lora_settings(key: str, folder: Path) -> dict:
@@ -194,13 +224,25 @@ def lora_settings(key: str, folder: Path) -> dict:
     UserError for settings that would change what the adapter does: only plain LoRA is read. Names of other models are ignored.
     """
     settings = read_object(key, folder / SETTINGS)
-    other = {name: value for name, value in settings.items() if name not in NEUTRAL and value and (name, value) != ("bias", "none")}
+    other = {
+        name: value
+        for name, value in settings.items()
+        if name not in NEUTRAL and value and (name, value) != ("bias", "none")
+    }
     if settings.get("peft_type") != "LORA" or other:
         what = ", ".join(f"{name}={value}" for name, value in other.items()) or f"peft_type={settings.get('peft_type')}"
         raise UserError(f"{key}={folder}: {SETTINGS} has {what[:200]}, and only plain LoRA is read: train it without")
     r, alpha, targets = (settings.get(name) for name in ("r", "lora_alpha", "target_modules"))
     if type(r) is not int or r < 1 or type(alpha) not in (int, float) or not 0 < alpha < math.inf:
-        raise UserError(f"{key}={folder}: {SETTINGS} has r={r} lora_alpha={alpha}: both are numbers above 0; copy the folder again")
-    if not isinstance(targets, list) or not targets or not all(isinstance(target, str) and target for target in targets):
-        raise UserError(f"{key}={folder}: {SETTINGS} has target_modules={str(targets)[:80]}: write a list of the modules' names")
+        raise UserError(
+            f"{key}={folder}: {SETTINGS} has r={r} lora_alpha={alpha}: both are numbers above 0; copy the folder again"
+        )
+    if (
+        not isinstance(targets, list)
+        or not targets
+        or not all(isinstance(target, str) and target for target in targets)
+    ):
+        raise UserError(
+            f"{key}={folder}: {SETTINGS} has target_modules={str(targets)[:80]}: write a list of the modules' names"
+        )
     return {"r": r, "lora_alpha": alpha, "target_modules": targets}

@@ -38,7 +38,9 @@ class Limits:
     frames: int = field(default=512, metadata={"help": "of a video"})
     megapixels: float = field(default=256, metadata={"help": "of all frames of a question together"})
     characters: int = field(default=20_000, metadata={"help": "of all texts of a question"})
-    queue: int = field(default=64, metadata={"help": "questions that arrive, wait or are answered at once; the next gets 503"})
+    queue: int = field(
+        default=64, metadata={"help": "questions that arrive, wait or are answered at once; the next gets 503"}
+    )
 
     @property
     def body(self) -> int:
@@ -122,7 +124,10 @@ class Question(Strict):
 
     def chat(self) -> list[dict]:
         """The messages as a chat template takes them."""
-        placed = [[part.model_dump() if isinstance(part, Text) else {"type": "video"} for part in m.content] for m in self.messages]
+        placed = [
+            [part.model_dump() if isinstance(part, Text) else {"type": "video"} for part in m.content]
+            for m in self.messages
+        ]
         return [{"role": message.role, "content": content} for message, content in zip(self.messages, placed)]
 
 
@@ -133,7 +138,9 @@ def parse(body: bytes, limits: Limits) -> Question:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the question"
-        raise Refused(400, f"{place}: {first['msg']}; send an OpenAI chat completion: send text and video_url parts") from None
+        raise Refused(
+            400, f"{place}: {first['msg']}; send an OpenAI chat completion: send text and video_url parts"
+        ) from None
     if (count := sum(map(len, question.texts()))) > limits.characters:
         raise Refused(400, f"the texts have {count} characters: at most {limits.characters} are read")
     if (count := len(question.videos())) > limits.videos:
@@ -169,7 +176,9 @@ def read(url: str, frames: int, pixels: int, deadline: Deadline) -> tuple[Tensor
         what = " ".join(str(error.strerror if isinstance(error, av.error.FFmpegError) else error).split())
         raise Refused(400, f"a video can't be read ({what[:200]}): send an mp4, whole and base64-encoded") from None
     video = torch.stack(images).permute(0, 3, 1, 2)
-    return video, dict(total_num_frames=len(video), fps=fps, frames_indices=list(range(len(video))), duration=len(video) / fps)
+    return video, dict(
+        total_num_frames=len(video), fps=fps, frames_indices=list(range(len(video))), duration=len(video) / fps
+    )
 
 
 def decoded(container, frames: int, pixels: int, deadline: Deadline) -> tuple[list[Tensor], float]:
@@ -180,7 +189,9 @@ def decoded(container, frames: int, pixels: int, deadline: Deadline) -> tuple[li
     if stream.width * stream.height > pixels:
         raise Refused(400, TOO_LARGE)
     stream.thread_type = "AUTO"
-    stream.codec_context.options = {"max_pixels": str(max(pixels, 1))}  # also of frames that are larger than was declared
+    stream.codec_context.options = {
+        "max_pixels": str(max(pixels, 1))
+    }  # also of frames that are larger than was declared
     images = []
     for frame in container.decode(stream):
         deadline.require()

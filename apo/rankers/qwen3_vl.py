@@ -25,9 +25,17 @@ class Qwen3VLRanker:
     """
 
     def __init__(
-        self, path: Text, adapter: Text | None, domains: DomainRule, frames: Size, fps: Rate, dtype: Dtype, device: Text,
-        batch_size: Size, swap_averaging: bool,
-    ):  # fmt: skip
+        self,
+        path: Text,
+        adapter: Text | None,
+        domains: DomainRule,
+        frames: Size,
+        fps: Rate,
+        dtype: Dtype,
+        device: Text,
+        batch_size: Size,
+        swap_averaging: bool,
+    ):
         self.path, self.adapter, self.domains = path, adapter, domains
         self.frames, self.fps, self.dtype, self.device = frames, fps, dtype, device
         self.batch_size, self.swap_averaging = batch_size, swap_averaging
@@ -37,7 +45,9 @@ class Qwen3VLRanker:
         check_paths("ranker", self.path, self.adapter)
         check_device("ranker.device", self.device)
         if (folder := local_folder(self.path, "config.json")) and folder.resolve() == WORLDS.resolve():
-            require_world(spec, f"ranker.path={self.path}", "a model of your own (ranker=qwen3_vl_8b, by_domain_8b or served)")
+            require_world(
+                spec, f"ranker.path={self.path}", "a model of your own (ranker=qwen3_vl_8b, by_domain_8b or served)"
+            )
         self.domains.check(asked)
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:

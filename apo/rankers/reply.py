@@ -72,12 +72,16 @@ def label_probabilities(body: bytes) -> Tensor:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the answer"
         start = " ".join(body[:120].decode(errors="replace").split())
-        raise UserError(f"the ranking server's answer is no chat completion ({place}: {first['msg']}), it begins with {start!r}") from None
+        raise UserError(
+            f"the ranking server's answer is no chat completion ({place}: {first['msg']}), it begins with {start!r}"
+        ) from None
     label = parse_label(reply.answer)
     found = torch.zeros(len(LABELS), dtype=torch.float64)
     alternatives = reply.alternatives()
     if (total := sum(math.exp(a.logprob) for a in alternatives)) > 1 + ROUNDING:
-        raise UserError(f"the ranking server's probabilities sum to {total:.3g}: they are no probabilities of one token")
+        raise UserError(
+            f"the ranking server's probabilities sum to {total:.3g}: they are no probabilities of one token"
+        )
     for alternative in alternatives:
         if alternative.token.strip() in LABELS:
             found[LABELS.index(alternative.token.strip())] += math.exp(alternative.logprob)

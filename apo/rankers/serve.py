@@ -52,7 +52,10 @@ class Answerer:
     limits: Limits
 
     def models(self) -> dict:
-        return {"object": "list", "data": [{"id": name, "object": "model", "owned_by": "apo"} for name in (BASE, *self.adapters)]}
+        return {
+            "object": "list",
+            "data": [{"id": name, "object": "model", "owned_by": "apo"} for name in (BASE, *self.adapters)],
+        }
 
     def complete(self, question: Question, deadline: Deadline) -> dict:
         """The protocol's chat completion: the likeliest next token. Refused for what can't be answered."""
@@ -69,13 +72,22 @@ class Answerer:
         likeliest = [{"token": word, "logprob": value} for word, value in zip(words, values.tolist())]
         content = [likeliest[0] | {"top_logprobs": likeliest[:wanted]}]
         choice = {
-            "index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": words[0]},
+            "index": 0,
+            "finish_reason": "length",
+            "message": {"role": "assistant", "content": words[0]},
             "logprobs": {"content": content} if question.logprobs else None,
-        }  # fmt: skip
+        }
         length = inputs["input_ids"].shape[1]
         usage = {"prompt_tokens": length, "completion_tokens": 1, "total_tokens": length + 1}
         made = int(time.time())
-        return {"id": f"{made}", "object": "chat.completion", "created": made, "model": name, "choices": [choice], "usage": usage}
+        return {
+            "id": f"{made}",
+            "object": "chat.completion",
+            "created": made,
+            "model": name,
+            "choices": [choice],
+            "usage": usage,
+        }
 
     @torch.no_grad()
     def answer(self, inputs, adapter: str | None) -> Tensor:
@@ -87,17 +99,29 @@ class Answerer:
     def inputs(self, question: Question, deadline: Deadline):
         """The processor's batch of one conversation."""
         processor = self.vlm.processor
-        if found := [token for token in processor.tokenizer.get_added_vocab() if any(token in text for text in question.texts())]:
+        if found := [
+            token for token in processor.tokenizer.get_added_vocab() if any(token in text for text in question.texts())
+        ]:
             raise Refused(400, f"a text holds {found[0]!r}, which is a token of the model's own: leave it out")
         text = processor.apply_chat_template(question.chat(), tokenize=False, add_generation_prompt=True)
-        frames, metadata = zip(*read_videos(question.videos(), self.limits, deadline)) if question.videos() else ([], [])
-        given = dict(videos=list(frames), video_metadata=list(metadata), do_sample_frames=False, cap_pixels_per_frame=True)
+        frames, metadata = (
+            zip(*read_videos(question.videos(), self.limits, deadline)) if question.videos() else ([], [])
+        )
+        given = dict(
+            videos=list(frames), video_metadata=list(metadata), do_sample_frames=False, cap_pixels_per_frame=True
+        )
         try:
             inputs = processor(text=[text], return_tensors="pt", **(given if frames else {}))
         except ValueError as error:
-            raise Refused(400, f"the model can't be shown this ({str(error).splitlines()[0]}): send other videos") from error
-        if (length := inputs["input_ids"].shape[1]) > (most := self.vlm.model.config.text_config.max_position_embeddings):
-            raise Refused(400, f"the question has {length} tokens, and the model reads {most}: send fewer or smaller frames")
+            raise Refused(
+                400, f"the model can't be shown this ({str(error).splitlines()[0]}): send other videos"
+            ) from error
+        if (length := inputs["input_ids"].shape[1]) > (
+            most := self.vlm.model.config.text_config.max_position_embeddings
+        ):
+            raise Refused(
+                400, f"the question has {length} tokens, and the model reads {most}: send fewer or smaller frames"
+            )
         return inputs
 
 
@@ -185,7 +209,10 @@ async def received(request: Request, limit: float, seconds: float, keep: bool = 
     except TimeoutError:
         raise Refused(408, f"the question did not arrive within {seconds:g} s: send it again") from None
     if size > limit:
-        raise Refused(413, f"the question has {size / 2**20:.1f} MiB: at most {limit / 2**20:g} are read; send fewer or smaller frames")
+        raise Refused(
+            413,
+            f"the question has {size / 2**20:.1f} MiB: at most {limit / 2**20:g} are read; send fewer or smaller frames",
+        )
     return b"".join(parts)
 
 
@@ -201,7 +228,9 @@ def refused(refusal: Refused) -> JSONResponse:
     headers = {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
     if refusal.status == 408:
         headers["Connection"] = "close"  # the rest of the body is not waited for
-    return JSONResponse({"error": {"message": refusal.sentence, "type": kind, "code": refusal.status}}, refusal.status, headers)
+    return JSONResponse(
+        {"error": {"message": refusal.sentence, "type": kind, "code": refusal.status}}, refusal.status, headers
+    )
 
 
 def build_app(service: Service) -> FastAPI:
@@ -247,7 +276,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--adapter", nargs="*", type=named, default=[], metavar="NAME=FOLDER", help="LoRA adapters")
     parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines; there is no password")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines; there is no password"
+    )
     parser.add_argument("--port", type=int, default=8000)
     limits = parser.add_argument_group("limits")
     for limit in fields(Limits):
@@ -261,7 +292,9 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
-        raise UserError(f"--host {host} --port {port}: can't listen there ({error}); give another --port, or a --host of here") from None
+        raise UserError(
+            f"--host {host} --port {port}: can't listen there ({error}); give another --port, or a --host of here"
+        ) from None
 
 
 def check(a: argparse.Namespace) -> None:

@@ -75,9 +75,13 @@ class ServedRanker:
     def check(self, spec, asked: Sequence[Asked] = ()) -> None:
         """UserError, with the remedy, unless the server answers a real question about two tiny clips as it will have to in training."""
         self.domains.check(asked)
-        clips = torch.arange(2 * 256 * 3).view(2, 1, 3, 16, 16).repeat(1, self.frames, 1, 4, 4).byte()  # (2, frames, 3, 64, 64)
+        clips = (
+            torch.arange(2 * 256 * 3).view(2, 1, 3, 16, 16).repeat(1, self.frames, 1, 4, 4).byte()
+        )  # (2, frames, 3, 64, 64)
         try:
-            asyncio.run(self.hello(question(*(self.parts(clip) for clip in clips), self.domains.text(self.domains.default))))
+            asyncio.run(
+                self.hello(question(*(self.parts(clip) for clip in clips), self.domains.text(self.domains.default)))
+            )
         except UserError as error:
             raise UserError(
                 f"ranker.base_url={self.base_url} ranker.model={self.model}: {error}; correct ranker.base_url, or start the server as "
@@ -105,13 +109,17 @@ class ServedRanker:
                     "give it more time"
                 ) from None
             except openai.APIConnectionError as error:
-                raise UserError(f"no server answers there ({reason(error)}): `vllm serve {self.model}` would start one") from None
+                raise UserError(
+                    f"no server answers there ({reason(error)}): `vllm serve {self.model}` would start one"
+                ) from None
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise UserError(
                     f"the server refuses the key of ranker.api_key_env={self.api_key_env} ({reason(error)}): export one that it takes"
                 ) from None
             except openai.APIStatusError as error:
-                raise UserError(f"the server does not answer ({reason(error)}){await self.hint(client, error)}") from None
+                raise UserError(
+                    f"the server does not answer ({reason(error)}){await self.hint(client, error)}"
+                ) from None
 
     async def hint(self, client: openai.AsyncOpenAI, error: openai.APIStatusError) -> str:
         """What may be wrong with a server that does not answer: where it sends to, or what it offers."""
@@ -136,7 +144,9 @@ class ServedRanker:
     def client(self) -> openai.AsyncOpenAI:
         """Follows no redirect, which would take the key and the videos elsewhere."""
         http = openai.DefaultAsyncHttpxClient(follow_redirects=False)
-        return openai.AsyncOpenAI(base_url=self.base_url, api_key=self.key, timeout=self.timeout_s, max_retries=0, http_client=http)
+        return openai.AsyncOpenAI(
+            base_url=self.base_url, api_key=self.key, timeout=self.timeout_s, max_retries=0, http_client=http
+        )
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         result = verdict(self.probabilities(first, second, self.domains(cond)))
@@ -167,7 +177,9 @@ class ServedRanker:
                     return label_probabilities(body)
                 except (openai.APIError, TimeoutError) as error:
                     if not passing(error):
-                        raise UserError(f"the ranking server at {self.base_url} refuses the question ({reason(error)}): {HELP}") from error
+                        raise UserError(
+                            f"the ranking server at {self.base_url} refuses the question ({reason(error)}): {HELP}"
+                        ) from error
                     lost = error
                 if attempt < self.retries:
                     await asyncio.sleep(pause(lost, attempt))
@@ -181,12 +193,19 @@ class ServedRanker:
         logprobs = {} if self.top_logprobs is None else {"logprobs": True, "top_logprobs": self.top_logprobs}
         body = bytearray()
         async with client.chat.completions.with_streaming_response.create(
-            model=self.model, messages=[{"role": "user", "content": content}], max_tokens=1, temperature=0, **logprobs, extra_body=self.body
-        ) as reply:  # fmt: skip
+            model=self.model,
+            messages=[{"role": "user", "content": content}],
+            max_tokens=1,
+            temperature=0,
+            **logprobs,
+            extra_body=self.body,
+        ) as reply:
             async for part in reply.iter_bytes():
                 body += part
                 if len(body) > LONGEST_REPLY:
-                    raise UserError(f"the ranking server's answer is longer than {LONGEST_REPLY >> 20} MiB, where one token was asked for")
+                    raise UserError(
+                        f"the ranking server's answer is longer than {LONGEST_REPLY >> 20} MiB, where one token was asked for"
+                    )
         return bytes(body)
 
     def parts(self, video: Tensor) -> list[dict]:
@@ -233,7 +252,13 @@ def require_address(url: str) -> None:
     """UserError unless `url` is an address that a server may have."""
     try:
         parts = urlsplit(url)
-        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query and not parts.fragment
+        fits = (
+            parts.scheme in ("http", "https")
+            and parts.hostname
+            and parts.port != 0
+            and not parts.query
+            and not parts.fragment
+        )
     except (ValueError, AttributeError, TypeError):  # a port of letters, no text at all
         fits = False
     if not fits:

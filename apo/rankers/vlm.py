@@ -50,7 +50,9 @@ class RankingVLM(nn.Module):
     def label_tokens(self) -> list[int]:
         tokens = [self.processor.tokenizer.encode(label, add_special_tokens=False) for label in LABELS]
         if any(len(token) != 1 for token in tokens):
-            raise UserError(f"{self.path}: the labels {LABELS} are tokens {tokens}: use a model for which each is one token")
+            raise UserError(
+                f"{self.path}: the labels {LABELS} are tokens {tokens}: use a model for which each is one token"
+            )
         return [token for (token,) in tokens]
 
     def forward(self, first: Tensor, second: Tensor, domains: Sequence[str]) -> Tensor:
@@ -62,9 +64,11 @@ class RankingVLM(nn.Module):
         """(B, 4) of the labels 1..4, among themselves. ValueError for an answer that is almost surely none of them."""
         every = self(first, second, domains).softmax(-1)
         given = every[:, self.answers]
-        if (doubtful := (given.sum(1) < LEAST).nonzero().flatten().tolist()):
+        if doubtful := (given.sum(1) < LEAST).nonzero().flatten().tolist():
             answer = self.processor.tokenizer.decode(every[doubtful[0]].argmax())
-            raise UserError(f"{self.path} answered {answer!r} where one of 1, 2, 3, 4 was asked for: is it a model for this prompt?")
+            raise UserError(
+                f"{self.path} answered {answer!r} where one of 1, 2, 3, 4 was asked for: is it a model for this prompt?"
+            )
         return given / given.sum(1, keepdim=True)
 
     def inputs(self, first: Tensor, second: Tensor, domains: Sequence[str]):
@@ -74,17 +78,24 @@ class RankingVLM(nn.Module):
         metadata = [
             dict(total_num_frames=len(v), fps=self.fps, frames_indices=p.tolist(), duration=len(v) / self.fps)
             for v, p in zip(videos, places)
-        ]  # fmt: skip
+        ]
         return self.processor(
-            text=[self.question(domain) for domain in domains], videos=[v[p.to(v.device)] for v, p in zip(videos, places)],
-            video_metadata=metadata, do_sample_frames=False, cap_pixels_per_frame=True, padding=True, return_tensors="pt",
-        )  # fmt: skip
+            text=[self.question(domain) for domain in domains],
+            videos=[v[p.to(v.device)] for v, p in zip(videos, places)],
+            video_metadata=metadata,
+            do_sample_frames=False,
+            cap_pixels_per_frame=True,
+            padding=True,
+            return_tensors="pt",
+        )
 
     def question(self, domain: str) -> str:
         """The conversation up to the answer token; the videos are still one placeholder each."""
         content = [{"type": "video"}, {"type": "video"}, {"type": "text", "text": prompt_text(domain, self.prompts)}]
         messages = [{"role": "user", "content": content}]
-        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, add_vision_id=True)
+        return self.processor.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, add_vision_id=True
+        )
 
     def load_adapter(self, folder: str) -> str:
         """Reads an adapter once, beside those already there; returns its name, for `using`."""
@@ -96,7 +107,9 @@ class RankingVLM(nn.Module):
             try:
                 self.add_adapter(LoraConfig(**settings, task_type="CAUSAL_LM"), name, seed=0)
             except ValueError as error:  # peft found none of the modules
-                raise UserError(f"adapter={folder} does not fit {self.path} ({error}): use the base that it was trained over") from None
+                raise UserError(
+                    f"adapter={folder} does not fit {self.path} ({error}): use the base that it was trained over"
+                ) from None
             self.read_adapter(folder, name)
             self.requires_grad_(False)
         return name
@@ -110,7 +123,9 @@ class RankingVLM(nn.Module):
         path = (local_folder(folder, SETTINGS) or Path(folder)) / WEIGHTS
         state = {key.removeprefix(PREFIX): value for key, value in read_tensors(path, AGAIN).items()}
         ours = get_peft_model_state_dict(self.model, adapter_name=name)
-        if wrong := [k for k in ours.keys() | state.keys() if k not in ours or k not in state or ours[k].shape != state[k].shape]:
+        if wrong := [
+            k for k in ours.keys() | state.keys() if k not in ours or k not in state or ours[k].shape != state[k].shape
+        ]:
             raise UserError(
                 f"{path} does not fit {self.path} ({len(wrong)} of {len(ours)} tensors differ, {sorted(wrong)[0]} first): "
                 "use the base, rank and targets it was trained with"
@@ -136,15 +151,26 @@ class TrainableVLM(RankingVLM):
     """
 
     def __init__(
-        self, path: Text, dtype: Dtype, frames: Size, fps: Rate, lora: LoRA | None, adapter: Text | None, seed: Seed,
-        gradient_checkpointing: bool, autocast: Dtype | None = None, prompts: str | None = None,
-    ):  # fmt: skip
+        self,
+        path: Text,
+        dtype: Dtype,
+        frames: Size,
+        fps: Rate,
+        lora: LoRA | None,
+        adapter: Text | None,
+        seed: Seed,
+        gradient_checkpointing: bool,
+        autocast: Dtype | None = None,
+        prompts: str | None = None,
+    ):
         super().__init__(path, dtype, frames, fps, prompts)
         self.whole, self.autocast = lora is None, autocast and getattr(torch, autocast)
         if self.whole:
             self.requires_grad_(True)
         else:
-            config = LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules=list(lora["targets"]), task_type="CAUSAL_LM")
+            config = LoraConfig(
+                r=lora["rank"], lora_alpha=lora["alpha"], target_modules=list(lora["targets"]), task_type="CAUSAL_LM"
+            )
             self.add_adapter(config, TRAINED, seed)
         if adapter is not None:
             self.read_adapter(adapter, TRAINED)
@@ -165,7 +191,9 @@ class TrainableVLM(RankingVLM):
             self.processor.save_pretrained(folder)
             return
         state = get_peft_model_state_dict(self.model, adapter_name=TRAINED)
-        write_tensors(folder / WEIGHTS, {PREFIX + key: value.detach().cpu().contiguous() for key, value in state.items()})
+        write_tensors(
+            folder / WEIGHTS, {PREFIX + key: value.detach().cpu().contiguous() for key, value in state.items()}
+        )
         config = self.model.peft_config[TRAINED]
         config.base_model_name_or_path = self.path
         config.target_modules = sorted(config.target_modules)  # of peft's set: its order is another in each process
@@ -181,7 +209,9 @@ def load(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, AutoProcessor]:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # whatever transformers raises for what it can't read
         said = " ".join(str(error).split())[:300]
-        raise UserError(f"{folder}: transformers can't load this ranking model ({type(error).__name__}: {said}); copy it again") from error
+        raise UserError(
+            f"{folder}: transformers can't load this ranking model ({type(error).__name__}: {said}); copy it again"
+        ) from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{folder}: {len(missing)} weights are missing, {missing[0]} first; copy the folder again")
     if damaged := next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None):

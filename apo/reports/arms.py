@@ -47,7 +47,9 @@ class Arm:
         """Adds one run folder with its evaluation."""
         report, rows = results.read(folder / "eval" / "report.json"), results.videos(folder / "eval" / "rows.json")
         if report is None:
-            raise UserError(f"{folder}/eval/report.json is damaged: run its evaluate.py command again, which makes it anew")
+            raise UserError(
+                f"{folder}/eval/report.json is damaged: run its evaluate.py command again, which makes it anew"
+            )
         if seed is not None:
             self.seeds.append(seed)
         self.videos += len(rows)
@@ -99,7 +101,9 @@ def collect(run: Path, pattern: str, remedy: str) -> tuple[dict[str, Arm], list[
             continue
         name, seed = (match[1], int(match[2])) if match else ("baseline", None)
         if seed in found[name]:
-            raise ValueError(f"{folder} and {found[name][seed]} are both arm {name}, seed {seed}: move one out of {run}")
+            raise ValueError(
+                f"{folder} and {found[name][seed]} are both arm {name}, seed {seed}: move one out of {run}"
+            )
         found[name][seed] = folder
     if not found:
         raise FileNotFoundError(f"{run} has no evaluated arm: {remedy}")

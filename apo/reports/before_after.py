@@ -27,7 +27,12 @@ def colour(row: dict) -> str:
 
 
 def draw(
-    folder: Path, places: Sequence[int], arms: Sequence[str], rows: Sequence[list[dict]], videos: Sequence[Tensor], fps: float
+    folder: Path,
+    places: Sequence[int],
+    arms: Sequence[str],
+    rows: Sequence[list[dict]],
+    videos: Sequence[Tensor],
+    fps: float,
 ) -> None:
     """contact_sheet.png and videos/*.mp4, all arms side by side, captions red where distorted; mp4s of an earlier evaluation go.
 

@@ -70,7 +70,13 @@ class Interleaved(PairDataset):
         frame = torch.randint(0, 256, (1, 3, spec.height, spec.width), dtype=torch.uint8, generator=draw)
         cond = policy.encode_condition([PROMPT], frame)
         self.item = {"chosen": torch.randn(shape, generator=draw), "rejected": torch.randn(shape, generator=draw)}
-        self.item |= {"text": cond.text[0], "image": cond.image[0], "frame": cond.frame[0], "prompt": PROMPT, "domain": ""}
+        self.item |= {
+            "text": cond.text[0],
+            "image": cond.image[0],
+            "frame": cond.frame[0],
+            "prompt": PROMPT,
+            "domain": "",
+        }
         if cond.image_embeds is not None:
             self.item["image_embeds"] = cond.image_embeds[0]
 
@@ -166,18 +172,23 @@ def summarise(repeats: list[pd.DataFrame]) -> dict:
     times = pd.concat(repeats)
     ratio, ratio_cpu = times.whole / times.bare, times.whole_cpu / times.bare_cpu
     return {
-        "steps_counted": len(times), "bare_seconds": asdict(bootstrap_median(times.bare)),
-        "step_seconds": asdict(bootstrap_median(times.whole)), "ratio": asdict(bootstrap_median(ratio)),
+        "steps_counted": len(times),
+        "bare_seconds": asdict(bootstrap_median(times.bare)),
+        "step_seconds": asdict(bootstrap_median(times.whole)),
+        "ratio": asdict(bootstrap_median(ratio)),
         "ratio_of_each_repeat": [float((repeat.whole / repeat.bare).median()) for repeat in repeats],
-        "ratio_of_totals": float(times.whole.sum() / times.bare.sum()), "bar": BAR,
+        "ratio_of_totals": float(times.whole.sum() / times.bare.sum()),
+        "bar": BAR,
         "ratio_of_processor_time": asdict(bootstrap_median(ratio_cpu)),
         "ratio_of_total_processor_time": float(times.whole_cpu.sum() / times.bare_cpu.sum()),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="The rest: train.py's overrides.")
-    parser.add_argument("--steps", type=int, default=33, help="optimizer steps of a repeat, the first 3 are not counted")
+    parser.add_argument(
+        "--steps", type=int, default=33, help="optimizer steps of a repeat, the first 3 are not counted"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="processes, one after another")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     arguments, overrides = parser.parse_known_args()
@@ -205,11 +216,17 @@ def main() -> None:
     last, stored = repeats[-1].iloc[-1], parameters_stored(pipeline)
     report = {
         "model": str(pipeline.relative_to(ROOT)) if pipeline.is_relative_to(ROOT) else cfg.model.path,
-        "random_weights": random, "pairs": cfg.batch_size, "rows": rows, "threads": arguments.threads,
-        "overrides": overrides, **summarise(repeats),
-        "peak_rss_mib": round(last.peak_kib / 1024), "base_parameters_held": int(last.held),
-        "base_parameters_of_the_pipeline": stored, "copies_of_the_base_weights": last.held / stored,
-    }  # fmt: skip
+        "random_weights": random,
+        "pairs": cfg.batch_size,
+        "rows": rows,
+        "threads": arguments.threads,
+        "overrides": overrides,
+        **summarise(repeats),
+        "peak_rss_mib": round(last.peak_kib / 1024),
+        "base_parameters_held": int(last.held),
+        "base_parameters_of_the_pipeline": stored,
+        "copies_of_the_base_weights": last.held / stored,
+    }
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     print(table_of(report), f"\nreport: {folder.relative_to(ROOT) / 'report.json'}")
 
@@ -221,20 +238,23 @@ def table_of(report: dict) -> str:
     held = report["base_parameters_held"]
     each = ", ".join(f"{ratio:.3f}" for ratio in report["ratio_of_each_repeat"])
     verdict = "met" if report["ratio"]["value"] <= BAR else "MISSED"
-    return "\n".join([
-        f"\n{report['pairs']} pairs x {report['rows']} rows, {report['threads']} thread(s), {report['model']}"
-        + (" (random weights)" if report["random_weights"] else ""),
-        "| | median (95 % interval) |", "|---|---|",
-        f"| bare reference forwards, policy forwards and backwards, s | {shown('bare_seconds')} |",
-        f"| optimizer step, from batch to batch, s | {shown('step_seconds')} |",
-        f"| step / bare, bar {BAR:.2f} {verdict} | {shown('ratio')} |",
-        f"| the same, each repeat | {each} |",
-        f"| all steps / all bare passes, checkpoints included | {report['ratio_of_totals']:.3f} |",
-        f"| step / bare in processor time, which a busy machine does not change | {shown('ratio_of_processor_time')} |",
-        f"| the same of all steps, checkpoints included | {report['ratio_of_total_processor_time']:.3f} |",
-        f"| copies of the base weights ({held:,} parameters) | {report['copies_of_the_base_weights']:.3f} |",
-        f"| peak resident memory, MiB | {report['peak_rss_mib']} |",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"\n{report['pairs']} pairs x {report['rows']} rows, {report['threads']} thread(s), {report['model']}"
+            + (" (random weights)" if report["random_weights"] else ""),
+            "| | median (95 % interval) |",
+            "|---|---|",
+            f"| bare reference forwards, policy forwards and backwards, s | {shown('bare_seconds')} |",
+            f"| optimizer step, from batch to batch, s | {shown('step_seconds')} |",
+            f"| step / bare, bar {BAR:.2f} {verdict} | {shown('ratio')} |",
+            f"| the same, each repeat | {each} |",
+            f"| all steps / all bare passes, checkpoints included | {report['ratio_of_totals']:.3f} |",
+            f"| step / bare in processor time, which a busy machine does not change | {shown('ratio_of_processor_time')} |",
+            f"| the same of all steps, checkpoints included | {report['ratio_of_total_processor_time']:.3f} |",
+            f"| copies of the base weights ({held:,} parameters) | {report['copies_of_the_base_weights']:.3f} |",
+            f"| peak resident memory, MiB | {report['peak_rss_mib']} |",
+        ]
+    )
 
 
 if __name__ == "__main__":

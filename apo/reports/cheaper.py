@@ -48,16 +48,29 @@ TABLES = {  # the first trained arm is what the others are compared with
         Arm("half the solver's steps", "cheaper_at_scale/cheaper_fewer_steps-seed_{}", scale=FEWER),
         Arm("two windows a pair", "cheaper_at_scale/cheaper_two_windows-seed_{}", scale=WINDOWS),
         Arm("both", "cheaper_at_scale/cheaper_both-seed_{}", scale=BOTH),
-        Arm("half the solver's steps, ranked a step ahead", "cheaper_at_scale/cheaper_at_scale-seed_{}", scale=["cheaper=at_scale"]),
+        Arm(
+            "half the solver's steps, ranked a step ahead",
+            "cheaper_at_scale/cheaper_at_scale-seed_{}",
+            scale=["cheaper=at_scale"],
+        ),
     ],
     "Measured under guidance or, once it is distilled, in one forward": [
         Arm("baseline", "cheaper/baseline", GUIDED),
-        Arm("candidates under the guidance", "cheaper/cheaper_guided-seed_{}", GUIDED, ["cheaper=guided", "guidance=cfg"]),
+        Arm(
+            "candidates under the guidance",
+            "cheaper/cheaper_guided-seed_{}",
+            GUIDED,
+            ["cheaper=guided", "guidance=cfg"],
+        ),
         Arm("candidates in one forward", ONLINE, GUIDED, ["stage=online", "guidance=none"]),
         Arm("distilled baseline", "cheaper/distilled-seed_{}"),
-        Arm("then candidates of that student", "cheaper/cheaper_student-seed_{}", scale=["cheaper=student", "adapter=student"]),
+        Arm(
+            "then candidates of that student",
+            "cheaper/cheaper_student-seed_{}",
+            scale=["cheaper=student", "adapter=student"],
+        ),
     ],
-}  # fmt: skip
+}
 NOTES = """
 400 held-out conditions, the same noise for all; mean ± standard deviation over training seeds. Difference: in points of distorted
 videos on equal seeds, conditions and noise, to the table's first trained arm, [95 % bootstrap interval over seeds and conditions].
@@ -80,7 +93,9 @@ def measured(arm: Arm, seeds: Sequence[str], outputs: Path) -> dict[str, np.ndar
     """Each metric as (seeds, conditions)."""
     videos = [results.videos(outputs / arm.folder.format(seed) / arm.results / "rows.json") for seed in seeds]
     if len({len(rows) for rows in videos}) > 1:
-        raise ValueError(f"{outputs / arm.folder}: seeds {', '.join(seeds)} have unequal numbers of videos; evaluate them alike")
+        raise ValueError(
+            f"{outputs / arm.folder}: seeds {', '.join(seeds)} have unequal numbers of videos; evaluate them alike"
+        )
     return {metric: np.array([[float(row[metric]) for row in rows] for rows in videos]) for metric in METRICS}
 
 
@@ -107,8 +122,18 @@ def at_scale(overrides: Sequence[str]) -> Step:
 
 def table(arms: list[Arm], outputs: Path) -> list[str]:
     """As Markdown; an arm that is not evaluated says so."""
-    head = ["", "distorted, %", "difference", "dynamic degree", "follow, %", "steps", "forwards of a step, of the run", "of Wan2.2",
-            "s a step", "seeds"]  # fmt: skip
+    head = [
+        "",
+        "distorted, %",
+        "difference",
+        "dynamic degree",
+        "follow, %",
+        "steps",
+        "forwards of a step, of the run",
+        "of Wan2.2",
+        "s a step",
+        "seeds",
+    ]
     lines, first = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"], None
     for arm in arms:
         if not (seeds := seeds_of(arm, outputs)):
@@ -125,8 +150,21 @@ def table(arms: list[Arm], outputs: Path) -> list[str]:
             between = bootstrap(ours - theirs)
             difference = f"{100 * between.value:+.1f} {points(between)}"
         first = first or (arm if seeds != [""] else None)
-        lines.append("| " + " | ".join([arm.title, distorted, difference, speed, followed, *cost(arm, seeds[0], outputs),
-                                        str(len(seeds)) if seeds != [""] else ""]) + " |")  # fmt: skip
+        lines.append(
+            "| "
+            + " | ".join(
+                [
+                    arm.title,
+                    distorted,
+                    difference,
+                    speed,
+                    followed,
+                    *cost(arm, seeds[0], outputs),
+                    str(len(seeds)) if seeds != [""] else "",
+                ]
+            )
+            + " |"
+        )
     return lines
 
 

@@ -1,6 +1,6 @@
 """The five-stage curriculum in the form of Section 4.3 and Table 2, from evaluated run folders:
 
-    python -m apo.reports.curriculum --run curriculum
+python -m apo.reports.curriculum --run curriculum
 """
 
 import argparse
@@ -28,11 +28,19 @@ class Stage:
 
 
 STAGES = [
-    Stage("baseline", "Baseline", GUIDED, 0.140), Stage("online", "+ online", GUIDED, 0.075),
-    Stage("half_online", "+ half-online", GUIDED, 0.075), Stage("offline", "+ offline", GUIDED, 0.050),
-    Stage("distill", "+ distillation", PLAIN, 0.070), Stage("distill_dpo", "+ distillation-aware", PLAIN, 0.045),
-]  # fmt: skip
-SUBJECT = ("vanished", "split", "colour", "deformed")  # causes of the oracle; they come first in its order, so none is hidden
+    Stage("baseline", "Baseline", GUIDED, 0.140),
+    Stage("online", "+ online", GUIDED, 0.075),
+    Stage("half_online", "+ half-online", GUIDED, 0.075),
+    Stage("offline", "+ offline", GUIDED, 0.050),
+    Stage("distill", "+ distillation", PLAIN, 0.070),
+    Stage("distill_dpo", "+ distillation-aware", PLAIN, 0.045),
+]
+SUBJECT = (
+    "vanished",
+    "split",
+    "colour",
+    "deformed",
+)  # causes of the oracle; they come first in its order, so none is hidden
 TABLE2 = {  # the paper's columns -> what stands for them: a number in [0, 1] per video, shown on the paper's scale of 0 to 2
     "Visual Plausibility": "share of videos that are not distorted",
     "Human Plausibility": "share whose digit or scene is not missing, doubled, recoloured or deformed, whatever else is wrong",
@@ -41,9 +49,11 @@ TABLE2 = {  # the paper's columns -> what stands for them: a number in [0, 1] pe
     "Instruction Following": "instruction_following",
 }
 PAPER2 = {  # Table 2: mean opinion scores of 656 samples, and the overall score as printed
-    "baseline": (1.74, 1.35, 1.22, 1.79, 1.54, 7.64), "offline": (1.91, 1.41, 1.30, 1.85, 1.77, 8.12),
-    "distill": (1.84, 1.37, 1.28, 1.81, 1.76, 8.06), "distill_dpo": (1.92, 1.39, 1.32, 1.85, 1.78, 8.26),
-}  # fmt: skip
+    "baseline": (1.74, 1.35, 1.22, 1.79, 1.54, 7.64),
+    "offline": (1.91, 1.41, 1.30, 1.85, 1.77, 8.12),
+    "distill": (1.84, 1.37, 1.28, 1.81, 1.76, 8.06),
+    "distill_dpo": (1.92, 1.39, 1.32, 1.85, 1.78, 8.26),
+}
 NOTES = """
 Before distillation, stages are sampled under the guidance that is then distilled (three forwards), after it in one forward;
 "unguided" is one forward for all. Mean ± standard deviation over training seeds, and [95 % Wilson interval] of the videos of
@@ -92,8 +102,18 @@ def share(frame: pd.DataFrame, column: str) -> str:
 
 def progress(run: Path) -> list[str]:
     """Section 4.3 as a Markdown table."""
-    head = ["", "distorted, % [pooled]", "paper, %", "clean: win/tie/loss", "unguided, %", "instruction, % [pooled]",
-            "followed: win/tie/loss", "dynamic degree, px/frame", "seeds", "videos"]  # fmt: skip
+    head = [
+        "",
+        "distorted, % [pooled]",
+        "paper, %",
+        "clean: win/tie/loss",
+        "unguided, %",
+        "instruction, % [pooled]",
+        "followed: win/tie/loss",
+        "dynamic degree, px/frame",
+        "seeds",
+        "videos",
+    ]
     lines, before = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"], None
     for stage in STAGES:
         frame, plain = rows(run, stage.folder, stage.results), rows(run, stage.folder, PLAIN)
@@ -101,12 +121,17 @@ def progress(run: Path) -> list[str]:
             lines.append(f"| {stage.title} | not evaluated | {100 * stage.paper:.1f} |" + " |" * (len(head) - 3))
             continue
         cells = [
-            stage.title, share(frame, "distorted"), f"{100 * stage.paper:.1f}",
+            stage.title,
+            share(frame, "distorted"),
+            f"{100 * stage.paper:.1f}",
             "" if before is None else against(frame, before, "distorted", False),
-            "" if plain is None else share(plain, "distorted"), share(frame, "followed"),
+            "" if plain is None else share(plain, "distorted"),
+            share(frame, "followed"),
             "" if before is None else against(frame, before, "followed", True),
-            spread(list(frame.groupby("seed").speed.mean())), str(frame.seed.nunique()), str(len(frame)),
-        ]  # fmt: skip
+            spread(list(frame.groupby("seed").speed.mean())),
+            str(frame.seed.nunique()),
+            str(len(frame)),
+        ]
         lines.append("| " + " | ".join(cells) + " |")
         before = frame
     return lines
@@ -119,7 +144,9 @@ def opinions(run: Path) -> list[str]:
         frame = rows(run, stage.folder, stage.results)
         if stage.folder in PAPER2 and frame is not None:
             each = [scores(part) for _, part in frame.groupby("seed")]
-            cells = [f"{spread(list(ours), '{:.2f}')} ({paper:.2f})" for ours, paper in zip(zip(*each), PAPER2[stage.folder])]
+            cells = [
+                f"{spread(list(ours), '{:.2f}')} ({paper:.2f})" for ours, paper in zip(zip(*each), PAPER2[stage.folder])
+            ]
             lines.append(f"| {stage.title} | " + " | ".join(cells) + " |")
     return [*lines, "", *(f"- {column}: {meaning}" for column, meaning in TABLE2.items())]
 
@@ -140,9 +167,17 @@ def numbers(run: Path) -> dict:
     found = {}
     for stage in STAGES:
         if (frame := rows(run, stage.folder, stage.results)) is not None:
-            each = {seed: {key: float(part[column].mean()) for key, column in METRICS.items()} for seed, part in frame.groupby("seed")}
+            each = {
+                seed: {key: float(part[column].mean()) for key, column in METRICS.items()}
+                for seed, part in frame.groupby("seed")
+            }
             pooled = asdict(wilson(int(frame.distorted.sum()), len(frame)))
-            found[stage.folder] = {"paper": stage.paper, "seeds": each, "distortion_rate": pooled, "table2": scores(frame)}
+            found[stage.folder] = {
+                "paper": stage.paper,
+                "seeds": each,
+                "distortion_rate": pooled,
+                "table2": scores(frame),
+            }
     return found
 
 
@@ -152,8 +187,22 @@ def main() -> None:
     run = Path("outputs") / parser.parse_args().run
     if not (found := numbers(run)):
         raise SystemExit(f"{run} has no evaluated stage: `make curriculum` trains and evaluates them")
-    text = "\n".join(["# The curriculum, stage by stage", "", *progress(run), NOTES, "# In the form of Table 2", "", *opinions(run),
-                      "", "# Every metric, mean ± standard deviation over seeds", "", *everything(run), ""])  # fmt: skip
+    text = "\n".join(
+        [
+            "# The curriculum, stage by stage",
+            "",
+            *progress(run),
+            NOTES,
+            "# In the form of Table 2",
+            "",
+            *opinions(run),
+            "",
+            "# Every metric, mean ± standard deviation over seeds",
+            "",
+            *everything(run),
+            "",
+        ]
+    )
     (run / "curriculum.md").write_text(text)
     (run / "curriculum.json").write_text(json.dumps(found, indent=1))
     print(f"{text}\ntable: {run / 'curriculum.md'}")

@@ -114,12 +114,19 @@ def spike_table(runs: Sequence[Run], key: str = "train/loss") -> pd.DataFrame:
     rows = []
     for run in runs:
         logged, equal = count_spikes(run.metrics[key]), count_spikes(per_rows(run, block).metrics[key])
-        rows.append({
-            "run": run.name, "steps": len(run.metrics), "rows a step": run.rows_per_step, "spikes": logged.count,
-            "per 100 steps": logged.per_100, "local sd": logged.local_sd,
-            f"spikes, {block}-row means": equal.count, f"per 100 {block}-row means": equal.per_100,
-            f"local sd, {block}-row means": equal.local_sd,
-        })  # fmt: skip
+        rows.append(
+            {
+                "run": run.name,
+                "steps": len(run.metrics),
+                "rows a step": run.rows_per_step,
+                "spikes": logged.count,
+                "per 100 steps": logged.per_100,
+                "local sd": logged.local_sd,
+                f"spikes, {block}-row means": equal.count,
+                f"per 100 {block}-row means": equal.per_100,
+                f"local sd, {block}-row means": equal.local_sd,
+            }
+        )
     return pd.DataFrame(rows).set_index("run")
 
 

@@ -56,14 +56,20 @@ class Two:
 def prepare(run: str, student: str, overrides: list[str]) -> Two:
     """From the student's lineage; ValueError if it is not a distilled one, or its teacher has been trained again since."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        plain, guided = (compose("evaluate", [f"run={run}", f"arm={student}", "against=null", *overrides]) for _ in range(2))
+        plain, guided = (
+            compose("evaluate", [f"run={run}", f"arm={student}", "against=null", *overrides]) for _ in range(2)
+        )
     arm = find(plain, student)
     made = lineage.read(arm.adapter)
     if made["stage"] != "distill":
-        raise ValueError(f"{arm.folder} is of stage={made['stage']}: give the folder of a stage=distill run as --student")
+        raise ValueError(
+            f"{arm.folder} is of stage={made['stage']}: give the folder of a stage=distill run as --student"
+        )
     guided.guidance, guided.results = made["config"]["guidance"], "eval_guided"
     before = made["config"]["adapter"]
-    teacher = find(plain, BASELINE) if before is None else Arm(Path(before).parent.name, Path(before).parent, Path(before))
+    teacher = (
+        find(plain, BASELINE) if before is None else Arm(Path(before).parent.name, Path(before).parent, Path(before))
+    )
     if before is not None and made["preceding"] != (now := lineage.read(Path(before))["files"]):
         raise ValueError(
             f"{arm.folder} was distilled from {lineage.short(made['preceding'])}, and {before} now holds {lineage.short(now)}: "
@@ -112,7 +118,10 @@ def similarity(two: Two, keys: dict[str, str], batch_size: int) -> dict[str, dic
             for values, value in zip(found[name], likeness(two.plain.kept(arm, keys[name], places), target)):
                 values.append(value)
     return {
-        name: {"psnr": asdict(mean_interval(torch.cat(psnr).tolist(), 0)), "ssim": asdict(mean_interval(torch.cat(ssim).tolist(), -1, 1))}
+        name: {
+            "psnr": asdict(mean_interval(torch.cat(psnr).tolist(), 0)),
+            "ssim": asdict(mean_interval(torch.cat(ssim).tolist(), -1, 1)),
+        }
         for name, (psnr, ssim) in found.items()
     }
 
@@ -121,7 +130,10 @@ def speed(two: Two, batch_size: int, repeats: int) -> dict:
     """Seconds to sample a batch with the teacher's guidance and with none, alternating, and their ratio."""
     judge, rows = two.guided, []
     with judge.policy_of(two.student) as policy:
-        cond, noise = policy.encode_condition(*judge.conditions.batch(0, batch_size)), initial_noise(policy, range(batch_size))
+        cond, noise = (
+            policy.encode_condition(*judge.conditions.batch(0, batch_size)),
+            initial_noise(policy, range(batch_size)),
+        )
         for _ in progress(range(repeats + 1), "timing"):
             row = {}
             for name, guidance in (("guided", judge.guidance), ("single", NoGuidance())):
@@ -131,27 +143,43 @@ def speed(two: Two, batch_size: int, repeats: int) -> dict:
             rows.append(row)
     times = pd.DataFrame(rows[1:])  # the first one warms up
     return {
-        "batch_size": batch_size, "threads": torch.get_num_threads(), "ratio": asdict(bootstrap_median(times.guided / times.single)),
-        "guided_seconds": asdict(bootstrap_median(times.guided)), "single_seconds": asdict(bootstrap_median(times.single)),
-    }  # fmt: skip
+        "batch_size": batch_size,
+        "threads": torch.get_num_threads(),
+        "ratio": asdict(bootstrap_median(times.guided / times.single)),
+        "guided_seconds": asdict(bootstrap_median(times.guided)),
+        "single_seconds": asdict(bootstrap_median(times.single)),
+    }
 
 
 def report(two: Two, count: int, repeats: int) -> dict:
     """Everything that is measured, as plain numbers. count: conditions of the MSE. repeats: of the timing."""
     cfg = two.plain.cfg
-    results = {"teacher": two.guided.score(two.teacher), "unguided": two.plain.score(two.teacher), "student": two.plain.score(two.student)}
+    results = {
+        "teacher": two.guided.score(two.teacher),
+        "unguided": two.plain.score(two.teacher),
+        "student": two.plain.score(two.student),
+    }
     keys = {name: result["key"] for name, result in results.items()}
     return {
-        "student": str(two.student.folder), "teacher": str(two.teacher.folder), "guidance": two.guidance,
-        "n": len(two.plain.conditions), "metrics": {name: result["metrics"] for name, result in results.items()},
-        "likeness": similarity(two, keys, cfg.batch_size), "mse": errors(two, keys["teacher"], min(count, cfg.conditions.count), cfg.seed),
+        "student": str(two.student.folder),
+        "teacher": str(two.teacher.folder),
+        "guidance": two.guidance,
+        "n": len(two.plain.conditions),
+        "metrics": {name: result["metrics"] for name, result in results.items()},
+        "likeness": similarity(two, keys, cfg.batch_size),
+        "mse": errors(two, keys["teacher"], min(count, cfg.conditions.count), cfg.seed),
         "speed": speed(two, min(TIMED, cfg.batch_size), repeats),
-    }  # fmt: skip
+    }
 
 
 def markdown(found: dict) -> str:
     strengths = ", ".join(f"{key} {value}" for key, value in found["guidance"].items() if key != "_target_")
-    lines = [f"# {found['student']} against {found['teacher']} under guidance, {found['n']} held-out videos", "", strengths, ""]
+    lines = [
+        f"# {found['student']} against {found['teacher']} under guidance, {found['n']} held-out videos",
+        "",
+        strengths,
+        "",
+    ]
     names = list(found["metrics"])
     lines += ["| metric (95 % interval) | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for key in found["metrics"]["student"]:
@@ -162,14 +190,19 @@ def markdown(found: dict) -> str:
     lines += ["", "| t | MSE of the student | MSE unguided | absorbed |", "|---|---|---|---|"]
     lines += ["| {t:.0f} | {student:.2e} | {unguided:.2e} | {absorbed:.1%} |".format(**row) for row in found["mse"]]
     speed = found["speed"]
-    lines += ["", f"Sampling {speed['batch_size']} videos, {speed['threads']} thread(s): guided {shown(speed['guided_seconds'])} s, "
-              f"one forward {shown(speed['single_seconds'])} s, ratio {shown(speed['ratio'])}."]  # fmt: skip
+    lines += [
+        "",
+        f"Sampling {speed['batch_size']} videos, {speed['threads']} thread(s): guided {shown(speed['guided_seconds'])} s, "
+        f"one forward {shown(speed['single_seconds'])} s, ratio {shown(speed['ratio'])}.",
+    ]
     return "\n".join([*lines, NOTES])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="of conf/evaluate.yaml, such as conditions.count=64 trainer.threads=1")
+    parser.add_argument(
+        "overrides", nargs="*", help="of conf/evaluate.yaml, such as conditions.count=64 trainer.threads=1"
+    )
     parser.add_argument("--run", default="curriculum/seed_0", help="folder in outputs/")
     parser.add_argument("--student", default="distill", help="folder of the stage=distill run in it")
     parser.add_argument("--count", type=int, default=64, help="conditions of the MSE")

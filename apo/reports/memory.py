@@ -50,7 +50,11 @@ def peaks(held: list[torch.Tensor], step: Callable[[], object]) -> dict[str, flo
 
 def of_a_row(module: PreferenceModule, pair: Pair, step: Callable[[], None]) -> dict[str, float]:
     held = [*module.parameters(), *module.buffers(), *(p.grad for p in module.parameters() if p.grad is not None)]
-    held += [pair.chosen, pair.rejected, *(value for value in vars(pair.cond).values() if isinstance(value, torch.Tensor))]
+    held += [
+        pair.chosen,
+        pair.rejected,
+        *(value for value in vars(pair.cond).values() if isinstance(value, torch.Tensor)),
+    ]
     found = peaks(held, step)
     module.meters.clear()
     return found
@@ -67,7 +71,9 @@ def prepared(cfg: DictConfig, draw: torch.Generator) -> tuple[Still, Pair]:
     module = instantiate(cfg.module, _target_="apo.reports.memory.Still")
     module.to("cuda" if cfg.trainer.accelerator == "gpu" else "cpu").train()
     policy = module.policy
-    frames = torch.randint(0, 256, (cfg.batch_size, 3, policy.spec.height, policy.spec.width), dtype=torch.uint8, generator=draw)
+    frames = torch.randint(
+        0, 256, (cfg.batch_size, 3, policy.spec.height, policy.spec.width), dtype=torch.uint8, generator=draw
+    )
     cond = policy.encode_condition([""] * cfg.batch_size, frames)
     latents = [torch.randn(cfg.batch_size, *policy.codec.latent_shape, generator=draw).to(cond.image) for _ in range(2)]
     for parameter in policy.parameters():  # as in every row but the first
@@ -98,10 +104,14 @@ def main(overrides: list[str]) -> None:
     for name in joint:
         ratio = split[name] / joint[name]
         verdict = "met" if ratio <= BAR else "MISSED"
-        print(f"{name}, MiB: {joint[name]:.1f} together, {split[name]:.1f} in turn: {ratio:.3f} of it, bar {BAR} {verdict}")
+        print(
+            f"{name}, MiB: {joint[name]:.1f} together, {split[name]:.1f} in turn: {ratio:.3f} of it, bar {BAR} {verdict}"
+        )
     channels, frames, *sides = policy.codec.latent_shape
     scale, side = policy.codec.pipeline.vae.config.scale_factor_spatial, policy.model.decode_tile or LARGE // 4
-    latents = torch.randn(1, channels, frames, *(max(size, LARGE // scale) for size in sides), generator=draw).to(cond.image)
+    latents = torch.randn(1, channels, frames, *(max(size, LARGE // scale) for size in sides), generator=draw).to(
+        cond.image
+    )
     whole, tiled = (of_decoding(policy.codec, latents, tile) for tile in (None, side))
     height, width = (scale * size for size in latents.shape[-2:])
     print(f"decoding {policy.spec.frames} frames of {height} x {width}")

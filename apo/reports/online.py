@@ -24,8 +24,20 @@ instruction following won 86, tied 148 and lost 22 comparisons by people."""
 
 def markdown(arms: dict[str, Arm], against: str) -> str:
     """Rates over seeds, outcomes against `against` summed over seeds, cost, and the shares of an optimizer step's time."""
-    head = ["", "distorted, % [pooled]", "dynamic degree, px/frame", "instruction, % [pooled]", "clean: win/tie/loss",
-            "following: win/tie/loss", "forward-equivalents", "s a step", "generate, %", "rank, %", "optimize, %", "seeds"]  # fmt: skip
+    head = [
+        "",
+        "distorted, % [pooled]",
+        "dynamic degree, px/frame",
+        "instruction, % [pooled]",
+        "clean: win/tie/loss",
+        "following: win/tie/loss",
+        "forward-equivalents",
+        "s a step",
+        "generate, %",
+        "rank, %",
+        "optimize, %",
+        "seeds",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, arm in arms.items():
         total = sum(arm.time.values())
@@ -38,12 +50,21 @@ def markdown(arms: dict[str, Arm], against: str) -> str:
             "{win}/{tie}/{loss}".format(**arm.following) if arm.seeds else "",
             spread(arm.forward_equivalents, "{:.0f}").removesuffix(" ± 0") if arm.seeds else "",
             f"{total / sum(arm.steps):.2f}" if total else "",
-            *(f"{100 * arm.time.get(kind, 0) / total:.0f}" if total else "" for kind in ("generate", "rank", "optimize")),
+            *(
+                f"{100 * arm.time.get(kind, 0) / total:.0f}" if total else ""
+                for kind in ("generate", "rank", "optimize")
+            ),
             str(len(arm.seeds) or ""),
-        ]  # fmt: skip
+        ]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"Win/tie/loss on the same conditions and noise, against {against}, all seeds. "
-                       "Forward-equivalents: of a run, in forwards of its batch of pairs."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Win/tie/loss on the same conditions and noise, against {against}, all seeds. "
+            "Forward-equivalents: of a run, in forwards of its batch of pairs.",
+        ]
+    )
 
 
 def draw(arms: dict[str, Arm], path: Path) -> None:
@@ -54,11 +75,15 @@ def draw(arms: dict[str, Arm], path: Path) -> None:
         pooled = arm.pooled
         error = [[100 * (pooled.value - pooled.low)], [100 * (pooled.high - pooled.value)]]
         ax.errorbar(100 * rate, 100 * pooled.value, yerr=error, fmt="o", color="C0", capsize=4)
-        ax.plot([100 * rate] * len(arm.distortion_rate), [100 * value for value in arm.distortion_rate], "k.", markersize=4)
+        ax.plot(
+            [100 * rate] * len(arm.distortion_rate), [100 * value for value in arm.distortion_rate], "k.", markersize=4
+        )
     if "baseline" in arms:
         ax.axhline(100 * arms["baseline"].pooled.value, color="C7", linestyle="--", label="pre-trained")
         ax.legend()
-    ax.set(xlabel="annotator's error rate, %", ylabel="distorted videos, %", ylim=(0, None), title="online Diffusion-APO")
+    ax.set(
+        xlabel="annotator's error rate, %", ylabel="distorted videos, %", ylim=(0, None), title="online Diffusion-APO"
+    )
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -1,8 +1,8 @@
 """How often the oracle is wrong, by eye: generated videos shown without their verdicts, labelled by a person, then compared.
 
-    python -m apo.reports.oracle_audit --run demo --draw     # sheets in an order that hides arms and verdicts
-    python -m apo.reports.oracle_audit --run demo            # docs/oracle_audit.csv against the oracle, also with other thresholds
-    python -m apo.reports.oracle_audit --run demo --picture docs/before_after.png
+python -m apo.reports.oracle_audit --run demo --draw     # sheets in an order that hides arms and verdicts
+python -m apo.reports.oracle_audit --run demo            # docs/oracle_audit.csv against the oracle, also with other thresholds
+python -m apo.reports.oracle_audit --run demo --picture docs/before_after.png
 """
 
 import argparse
@@ -77,7 +77,13 @@ def table(eye: dict[tuple[str, int], str], judged: dict[str, dict[tuple[str, int
     eye, and each of judged: (arm, condition) -> CLEAN, SLIGHT (eye alone) or a kind of distortion.
     """
     arms, kinds = sorted({arm for arm, _ in eye}), [*sorted(set(eye.values()) - {CLEAN, SLIGHT}), SLIGHT, CLEAN]
-    head = ["", *(f"missed: {kind}" for kind in kinds[:-2]), "flagged: slight", "flagged: clean", *(f"{arm}, distorted" for arm in arms)]
+    head = [
+        "",
+        *(f"missed: {kind}" for kind in kinds[:-2]),
+        "flagged: slight",
+        "flagged: clean",
+        *(f"{arm}, distorted" for arm in arms),
+    ]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     seen = {key: kind if kind != SLIGHT else CLEAN for key, kind in eye.items()}
     for name, oracle in ({"the eye": seen, "the eye, slight ones too": eye} | judged).items():
@@ -96,7 +102,9 @@ def telling(eye: dict[tuple[str, int], str], oracle: dict[tuple[str, int], str],
     return sorted(place for place in better if {eye[before, place], oracle[before, place]}.isdisjoint({CLEAN, SLIGHT}))
 
 
-def draw_telling(judge: Judge, arms: list[str], places: list[int], oracle: dict[tuple[str, int], str], path: Path) -> None:
+def draw_telling(
+    judge: Judge, arms: list[str], places: list[int], oracle: dict[tuple[str, int], str], path: Path
+) -> None:
     """Two rows a condition, before and after, with the oracle's word."""
     prompts, _ = judge.conditions.batch(0, max(places) + 1)
     shown = {name: judge.kept(arm := find(judge.cfg, name), judge.score(arm)["key"], places) for name in arms}
@@ -124,7 +132,9 @@ def main() -> None:
         judge = Judge(compose("evaluate", [f"run={given.run}", f"arm={given.stage}", "videos=0", *given.overrides]))
     arms = [BASELINE, given.stage]
     if not 1 <= given.count <= len(judge.conditions):
-        raise SystemExit(f"oracle_audit: --count {given.count}: give 1 to {len(judge.conditions)}, as many as conditions.count")
+        raise SystemExit(
+            f"oracle_audit: --count {given.count}: give 1 to {len(judge.conditions)}, as many as conditions.count"
+        )
     if given.draw:
         draw(judge, arms, given.count, Path("outputs") / given.run / "oracle_audit")
         return

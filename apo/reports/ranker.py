@@ -1,7 +1,7 @@
 """How well a ranker agrees with the oracle on the world's held-out pairs (Appendix C.3):
 
-    python -m apo.reports.ranker ranker=by_domain
-    python -m apo.reports.ranker --name base ranker=qwen3_vl
+python -m apo.reports.ranker ranker=by_domain
+python -m apo.reports.ranker --name base ranker=qwen3_vl
 """
 
 import argparse
@@ -26,7 +26,9 @@ from apo.world.rankings import WorldRankingDataset
 ROOT = Path(__file__).parents[2]
 SEVERITY = (0.05, 0.15, 0.3, 0.6, 1.01)  # edges of the margins in severity, for labels 1 and 2
 SPEED = (0.25, 0.5, 1.0, 2.01)  # px/frame, for labels 3 and 4
-PAPER = "The paper: accuracy 91.8 % and 94.2 % on two sets of human-centric videos, 78.5 % on the others (Appendix C.3)."
+PAPER = (
+    "The paper: accuracy 91.8 % and 94.2 % on two sets of human-centric videos, 78.5 % on the others (Appendix C.3)."
+)
 
 
 def set_swapping(node, value: bool) -> None:
@@ -52,7 +54,10 @@ def labels(ranker: Ranker, data: WorldRankingDataset, batch_size: int, title: st
 def position(given: Tensor, exchanged: Tensor) -> dict[str, Interval]:
     """inconsistent: pairs whose verdict depends on the order. first: verdicts, over both orders, for the first video."""
     first = int((given % 2 == 1).sum() + (exchanged % 2 == 1).sum())
-    return {"inconsistent": wilson(int((given != swapped(exchanged)).sum()), len(given)), "first": wilson(first, 2 * len(given))}
+    return {
+        "inconsistent": wilson(int((given != swapped(exchanged)).sum()), len(given)),
+        "first": wilson(first, 2 * len(given)),
+    }
 
 
 def share(hits: Tensor, chosen: list[bool]) -> dict:
@@ -66,8 +71,12 @@ def by_margin(same_winner: Tensor, rows: list[dict]) -> dict[str, dict]:
     found = {}
     for name, edges, of_labels in (("severity", SEVERITY, (1, 2)), ("speed", SPEED, (3, 4))):
         for low, high in zip(edges, edges[1:]):
-            chosen = [row["label"] in of_labels and low <= abs(row[name][0] - row[name][1]) + 1e-6 < high for row in rows]
-            found[f"{name} {low:g} to {min(high, 2) if name == 'speed' else min(high, 1):g}"] = share(same_winner, chosen)
+            chosen = [
+                row["label"] in of_labels and low <= abs(row[name][0] - row[name][1]) + 1e-6 < high for row in rows
+            ]
+            found[f"{name} {low:g} to {min(high, 2) if name == 'speed' else min(high, 1):g}"] = share(
+                same_winner, chosen
+            )
     return found
 
 
@@ -87,13 +96,16 @@ def report(cfg: DictConfig, count: int, batch_size: int) -> dict:
     same_winner = given % 2 == wanted % 2
     still = [row["same_frames"] for row in rows]
     return {
-        "ranker": OmegaConf.to_container(cfg.ranker, resolve=True), "n": len(rows),
+        "ranker": OmegaConf.to_container(cfg.ranker, resolve=True),
+        "n": len(rows),
         "scores": {domain: asdict(found) for domain, found in metrics.compute().items()},
         "position": results,
         "slowed against its original": {"winner": share(same_winner, still), "label": share(given == wanted, still)},
-        "source": {name: share(given == wanted, [p.source == name for p in places]) for name in ("generated", "rendered")},
+        "source": {
+            name: share(given == wanted, [p.source == name for p in places]) for name in ("generated", "rendered")
+        },
         "margin": by_margin(same_winner, rows),
-    }  # fmt: skip
+    }
 
 
 def percent(interval: dict) -> str:
@@ -107,10 +119,16 @@ def markdown(name: str, found: dict) -> str:
         cells = [scores["accuracy"], scores["winner"], *scores["recall"].values()]
         lines.append(f"| {domain} | " + " | ".join(percent(cell) for cell in cells) + " |")
     lines += ["", "| position | verdict depends on the order | the first video wins |", "|---|---|---|"]
-    lines += [f"| {title} | {percent(cells['inconsistent'])} | {percent(cells['first'])} |" for title, cells in found["position"].items()]
+    lines += [
+        f"| {title} | {percent(cells['inconsistent'])} | {percent(cells['first'])} |"
+        for title, cells in found["position"].items()
+    ]
     lines += ["", "| pairs | n | agreement |", "|---|---|---|"]
     still = found["slowed against its original"]
-    table = {"slowed against its original, winner": still["winner"], "slowed against its original, label": still["label"]}
+    table = {
+        "slowed against its original, winner": still["winner"],
+        "slowed against its original, label": still["label"],
+    }
     table |= {f"{source}, label": cell for source, cell in found["source"].items()}
     table |= {f"{margin}, winner": cell for margin, cell in found["margin"].items()}
     return "\n".join([*lines, *(f"| {title} | {cell['n']} | {percent(cell)} |" for title, cell in table.items())])

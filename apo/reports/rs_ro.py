@@ -1,6 +1,6 @@
 """Whether policies trained with random shift and offset lose less under distillation (Section 4.2):
 
-    python -m apo.reports.rs_ro
+python -m apo.reports.rs_ro
 """
 
 import argparse
@@ -36,7 +36,9 @@ def collect(before: Path, after: Path) -> dict[str, dict[str, np.ndarray]]:
 
     FileNotFoundError says what is missing, ValueError which evaluations have unequal numbers of conditions.
     """
-    seeds = set.intersection(*({path.name.split("seed_")[1] for path in after.glob(f"arm_{arm}-seed_*")} for arm in ARMS))
+    seeds = set.intersection(
+        *({path.name.split("seed_")[1] for path in after.glob(f"arm_{arm}-seed_*")} for arm in ARMS)
+    )
     if not seeds:
         raise FileNotFoundError(f"{after} has no seed of both arms: `make rsro` trains and evaluates them")
     found = {}
@@ -75,7 +77,9 @@ def markdown(found: dict[str, dict[str, np.ndarray]]) -> str:
         cells = [percent(rates[key]) for key in ("before", "unguided", "after")]
         lines.append(f"| {ARMS[arm]} | " + " | ".join(cells) + f" | {percent(lost)} {points(bootstrap(lost))} |")
     less = spared(found)
-    verdict = "the interval holds 0: no difference is shown" if less.low <= 0 <= less.high else "the interval excludes 0"
+    verdict = (
+        "the interval holds 0: no difference is shown" if less.low <= 0 <= less.high else "the interval excludes 0"
+    )
     lines += ["", f"With RS & RO {100 * less.value:.1f} points less are lost {points(less)}: {verdict}."]
     return "\n".join([*lines, NOTES])
 

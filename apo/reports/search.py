@@ -43,7 +43,9 @@ class Search:
     def __post_init__(self):
         self.found = {arm: [] for arm in self.arms}
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            self.pairs = {arm: (cfg := compose("train", [f"ablation={arm}"])).max_steps * cfg.batch_size for arm in self.arms}
+            self.pairs = {
+                arm: (cfg := compose("train", [f"ablation={arm}"])).max_steps * cfg.batch_size for arm in self.arms
+            }
 
     def best(self, arm: str) -> None:
         """The coordinate search of one arm; its settings are in `found`, in the order in which they were tried."""
@@ -57,11 +59,28 @@ class Search:
         """Trains and evaluates one setting."""
         name = "-".join([arm, *(f"{key.split('.')[-1]}_{value:g}" for key, value in settings.items())])
         steps = round(self.pairs[arm] / settings["batch_size"])
-        overrides = [f"{key}={value}" for key, value in settings.items()] + [f"max_steps={steps}", f"trainer.threads={self.threads}"]
+        overrides = [f"{key}={value}" for key, value in settings.items()] + [
+            f"max_steps={steps}",
+            f"trainer.threads={self.threads}",
+        ]
         folder = Path("outputs") / self.run / name
-        call("train.py", f"run={self.run}", f"hydra.run.dir={folder}", f"ablation={arm}", "sample_every_n_steps=0", *overrides)
-        call("evaluate.py", f"run={self.run}", f"stage={name}", f"trainer.threads={self.threads}", "videos=0",
-             "conditions.split=validation", f"conditions.count={self.count}")  # fmt: skip
+        call(
+            "train.py",
+            f"run={self.run}",
+            f"hydra.run.dir={folder}",
+            f"ablation={arm}",
+            "sample_every_n_steps=0",
+            *overrides,
+        )
+        call(
+            "evaluate.py",
+            f"run={self.run}",
+            f"stage={name}",
+            f"trainer.threads={self.threads}",
+            "videos=0",
+            "conditions.split=validation",
+            f"conditions.count={self.count}",
+        )
         row = read(folder) | {"settings": settings, "chosen": False}
         row["moves"] = row["dynamics"] >= DYNAMICS * read(folder.parent / "baseline")["dynamics"]
         self.found[arm].append(row)
@@ -71,7 +90,9 @@ class Search:
 
 def call(script: str, *arguments: str) -> None:
     """Runs a script of the repository; SystemExit with the end of what it said if it fails."""
-    done = subprocess.run([sys.executable, script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        [sys.executable, script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode:
         raise SystemExit(f"{script} {' '.join(arguments)}\n{done.stdout[-2000:]}")
 
@@ -85,7 +106,9 @@ def read(folder: Path) -> dict:
 
 def table(found: dict[str, list[dict]]) -> str:
     """Markdown; chosen settings in bold."""
-    lines = ["| arm | learning rate | β | rank | batch | distorted | dynamic degree | instruction following | win/tie/loss |"]
+    lines = [
+        "| arm | learning rate | β | rank | batch | distorted | dynamic degree | instruction following | win/tie/loss |"
+    ]
     lines.append("|---" * 9 + "|")
     for arm, rows in found.items():
         for row in rows:
@@ -107,8 +130,15 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=1, help="of each")
     args = parser.parse_args()
     search = Search(args.run, args.count, args.threads, args.arms)
-    call("evaluate.py", f"run={args.run}", "stage=null", f"trainer.threads={args.threads}", "videos=0",
-         "conditions.split=validation", f"conditions.count={args.count}")  # fmt: skip
+    call(
+        "evaluate.py",
+        f"run={args.run}",
+        "stage=null",
+        f"trainer.threads={args.threads}",
+        "videos=0",
+        "conditions.split=validation",
+        f"conditions.count={args.count}",
+    )
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(search.best, args.arms))
     text = table(search.found)

@@ -1,6 +1,6 @@
 """Fixed-seed contact sheets of a curriculum's stages, row by row (Figs. 5-10, Appendix F):
 
-    python -m apo.reports.sheets --run curriculum/seed_0
+python -m apo.reports.sheets --run curriculum/seed_0
 """
 
 import argparse
@@ -29,7 +29,9 @@ class Sheet:
 SHEETS = [
     Sheet("fig5_6_baseline_aligned.png", (BASELINE, "offline"), (True, True), "distorted"),
     Sheet("fig7_half_online.png", ("online", "half_online"), (True, True), "followed"),
-    Sheet("fig8_10_teacher_student_aware.png", ("offline", "distill", "distill_dpo"), (True, False, False), "distorted"),
+    Sheet(
+        "fig8_10_teacher_student_aware.png", ("offline", "distill", "distill_dpo"), (True, False, False), "distorted"
+    ),
 ]
 
 
@@ -52,12 +54,18 @@ def draw(sheet: Sheet, judges: Sequence[Judge], arms: Sequence[Arm], count: int,
 
 def arm_of(two: Two, run: str, name: str) -> Arm:
     """The baseline is one for all seeds: it stands beside their folders."""
-    return Arm(BASELINE, (Path("outputs") / run).parent / BASELINE, None) if name == BASELINE else find(two.plain.cfg, name)
+    return (
+        Arm(BASELINE, (Path("outputs") / run).parent / BASELINE, None)
+        if name == BASELINE
+        else find(two.plain.cfg, name)
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="of conf/evaluate.yaml, such as conditions.count=64 trainer.threads=1")
+    parser.add_argument(
+        "overrides", nargs="*", help="of conf/evaluate.yaml, such as conditions.count=64 trainer.threads=1"
+    )
     parser.add_argument("--run", default="curriculum/seed_0", help="folder in outputs/")
     parser.add_argument("--count", type=int, default=6, help="conditions of a sheet")
     args = parser.parse_args()
@@ -69,7 +77,15 @@ def main() -> None:
     if two.plain.cfg.trainer.threads:
         torch.set_num_threads(two.plain.cfg.trainer.threads)
     for sheet, arms in zip(SHEETS, rows):
-        print(draw(sheet, [two.guided if guided else two.plain for guided in sheet.guided], arms, args.count, arms[-1].folder.parent))
+        print(
+            draw(
+                sheet,
+                [two.guided if guided else two.plain for guided in sheet.guided],
+                arms,
+                args.count,
+                arms[-1].folder.parent,
+            )
+        )
 
 
 if __name__ == "__main__":

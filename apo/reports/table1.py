@@ -16,14 +16,26 @@ from apo.reports.arms import PASSES, Arm, percent, spread
 from apo.reports.arms import collect as arms_of
 
 ARMS = {  # folder's arm -> title, in the table's order; others follow by name
-    "baseline": "Pre-trained", "diffusion_dpo": "Diffusion-DPO", "apo": "Diffusion-APO", "wo_rs_ro": "APO w/o RS & RO",
-    "wo_rs": "APO w/o RS", "wo_ro": "APO w/o RO", "high_only": "high only", "low_only": "low only",
-    "no_window": "no window", "uniform_window": "uniform window (control)", "logit_normal": "logit-normal window",
-    "decay": "APO, rate falls to zero", "diffusion_dpo_decay": "DPO, rate falls to zero",
-}  # fmt: skip
+    "baseline": "Pre-trained",
+    "diffusion_dpo": "Diffusion-DPO",
+    "apo": "Diffusion-APO",
+    "wo_rs_ro": "APO w/o RS & RO",
+    "wo_rs": "APO w/o RS",
+    "wo_ro": "APO w/o RO",
+    "high_only": "high only",
+    "low_only": "low only",
+    "no_window": "no window",
+    "uniform_window": "uniform window (control)",
+    "logit_normal": "logit-normal window",
+    "decay": "APO, rate falls to zero",
+    "diffusion_dpo_decay": "DPO, rate falls to zero",
+}
 PAPER = {  # Table 1: distortion rate, mean and std over seeds; 400 human-judged videos of another model
-    "baseline": (0.21, 0.02), "diffusion_dpo": (0.15, 0.015), "apo": (0.08, 0.01), "wo_rs_ro": (0.09, 0.01),
-}  # fmt: skip
+    "baseline": (0.21, 0.02),
+    "diffusion_dpo": (0.15, 0.015),
+    "apo": (0.08, 0.01),
+    "wo_rs_ro": (0.09, 0.01),
+}
 NOTES = f"""
 Mean ± standard deviation over training seeds, and [95 % Wilson interval] of the videos of all seeds pooled. The seeds
 share their conditions and noise, so pooled videos are not independent and the interval is narrower than it should be.
@@ -37,14 +49,27 @@ Paper: Table 1 of arXiv 2605.07503, Wan2.1 at 14 B judged by people on 400 promp
 
 def collect(run: Path) -> tuple[list[Arm], list[str]]:
     """The arms of outputs/<run> that are evaluated, in the table's order, and the run folders that are not."""
-    arms, waiting = arms_of(run, r"ablation_(\w+)-(?:.*-)?seed_(\d+)(?:-.*)?", "`make table1` trains and evaluates them")
+    arms, waiting = arms_of(
+        run, r"ablation_(\w+)-(?:.*-)?seed_(\d+)(?:-.*)?", "`make table1` trains and evaluates them"
+    )
     order = [name for name in ARMS if name in arms] + sorted(name for name in arms if name not in ARMS)
     return [arms[name] for name in order], waiting
 
 
 def markdown(arms: list[Arm], waiting: list[str]) -> str:
-    head = ["", "distorted, % [pooled]", "paper, %", "dynamic degree, px/frame", "instruction, % [pooled]", "win/tie/loss",
-            "wall time, s", "forward-equivalents", "pairs", "seeds", "videos"]  # fmt: skip
+    head = [
+        "",
+        "distorted, % [pooled]",
+        "paper, %",
+        "dynamic degree, px/frame",
+        "instruction, % [pooled]",
+        "win/tie/loss",
+        "wall time, s",
+        "forward-equivalents",
+        "pairs",
+        "seeds",
+        "videos",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for arm in arms:
         paper = PAPER.get(arm.name)
@@ -58,8 +83,10 @@ def markdown(arms: list[Arm], waiting: list[str]) -> str:
             f"{arm.win}/{arm.tie}/{arm.loss}" if arm.win + arm.tie + arm.loss else "",
             f"{statistics.mean(arm.seconds):.0f}" if trained else "",
             f"{statistics.mean(arm.forward_equivalents):.0f}" if trained else "",
-            str(arm.batch_size or ""), str(len(arm.seeds) or ""), str(arm.videos),
-        ]  # fmt: skip
+            str(arm.batch_size or ""),
+            str(len(arm.seeds) or ""),
+            str(arm.videos),
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     missing = [f"\nNot evaluated yet: {', '.join(waiting)}.\n"] if waiting else []
     return "\n".join([*lines, NOTES, *missing])
@@ -76,7 +103,9 @@ def draw(arms: list[Arm], path: Path) -> None:
             ax.plot([x] * len(arm.seeds), [100 * value for value in arm.distortion_rate], "k.", markersize=5)
         if arm.name in PAPER:
             mean, std = PAPER[arm.name]
-            ax.errorbar(x + 0.25, 100 * mean, yerr=100 * std, fmt="D", color="C3", markerfacecolor="white", markersize=5)
+            ax.errorbar(
+                x + 0.25, 100 * mean, yerr=100 * std, fmt="D", color="C3", markerfacecolor="white", markersize=5
+            )
     ax.plot([], [], "k.", label="one seed")
     ax.errorbar([], [], yerr=[], fmt="D", color="C3", markerfacecolor="white", label="the paper (other model, people)")
     ax.set_xticks(range(len(arms)), [ARMS.get(arm.name, arm.name) for arm in arms], rotation=30, ha="right")

@@ -21,9 +21,15 @@ def solver(policy: "WanPolicy", num_inference_steps: int | None = None) -> "Sche
 
     The shift always comes from our config: converted checkpoints carry 3.0 whatever the model wants.
     """
-    from diffusers import FlowMatchEulerDiscreteScheduler  # takes seconds, and what only generates later imports this file, too
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+    )  # takes seconds, and what only generates later imports this file, too
 
-    kind, shift, steps = type(policy.scheduler), policy.model.shift, num_inference_steps or policy.model.num_inference_steps
+    kind, shift, steps = (
+        type(policy.scheduler),
+        policy.model.shift,
+        num_inference_steps or policy.model.num_inference_steps,
+    )
     if kind is FlowMatchEulerDiscreteScheduler:
         scheduler = kind.from_config(policy.scheduler.config, shift=shift)
         # set_timesteps(steps) alone would apply the shift twice
@@ -41,7 +47,9 @@ def initial_noise(policy: "WanPolicy", seeds: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def generate(policy: "WanPolicy", guidance: Guidance, cond: Condition, noise: Tensor, num_inference_steps: int | None = None) -> Tensor:
+def generate(
+    policy: "WanPolicy", guidance: Guidance, cond: Condition, noise: Tensor, num_inference_steps: int | None = None
+) -> Tensor:
     """Latents x_0 (B, C, F, H, W) from noise x_T of the same shape."""
     scheduler, x_t = solver(policy, num_inference_steps), noise.to(cond.image.device, torch.float32)
     known = cond.image[:, :1] if policy.codec.expand_timesteps else None

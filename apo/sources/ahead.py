@@ -27,7 +27,9 @@ class AheadPairs(OnlinePairs):
     def __init__(self, min_confidence: Share, **settings):
         super().__init__(min_confidence=min_confidence, **settings)
         if min_confidence > 0:
-            raise ValueError(f"module.pairs.min_confidence={min_confidence}: one step ahead no pair is generated anew; set it 0")
+            raise ValueError(
+                f"module.pairs.min_confidence={min_confidence}: one step ahead no pair is generated anew; set it 0"
+            )
         self.pool = ThreadPoolExecutor(1, "ranker")
         self.waiting: tuple[Drafts, Future] | None = None
         self.left: tuple[Tensor, Condition] | None = None  # by a checkpoint, not yet decoded
@@ -38,9 +40,15 @@ class AheadPairs(OnlinePairs):
         if self.left is not None:
             latents, cond = self.left
             latents, cond = latents.to(batch.image.device), cond.map(lambda value: value.to(batch.image.device))
-            self.submit(Drafts(latents, self.rollout.decode(policy, latents.flatten(0, 1)).unflatten(0, latents.shape[:2]), cond))
+            self.submit(
+                Drafts(
+                    latents, self.rollout.decode(policy, latents.flatten(0, 1)).unflatten(0, latents.shape[:2]), cond
+                )
+            )
             self.left = None
-            wait([self.waiting[1]])  # transformers changes torch's default dtype, of all threads, while a ranker is loaded
+            wait(
+                [self.waiting[1]]
+            )  # transformers changes torch's default dtype, of all threads, while a ranker is loaded
         before = self.waiting
         drafts = self.generate(batch, policy, step, 0, range(len(batch.prompt)))
         if before is None:

@@ -65,9 +65,14 @@ class OnlinePairs:
     """
 
     def __init__(
-        self, ranker: Ranker, rollout: Rollout, candidates: Annotated[int, Range(2, 1000)], min_confidence: Share,
-        max_attempts: Annotated[int, Range(1, 1000)], seed: Seed,
-    ):  # fmt: skip
+        self,
+        ranker: Ranker,
+        rollout: Rollout,
+        candidates: Annotated[int, Range(2, 1000)],
+        min_confidence: Share,
+        max_attempts: Annotated[int, Range(1, 1000)],
+        seed: Seed,
+    ):
         self.ranker, self.rollout, self.candidates = ranker, rollout, candidates
         self.min_confidence, self.max_attempts, self.seed = min_confidence, max_attempts, seed
         self.meters: dict[str, Tensor] = {}
@@ -104,7 +109,9 @@ class OnlinePairs:
     def generate(self, batch: Condition, policy: "WanPolicy", step: int, attempt: int, places: Sequence[int]) -> Drafts:
         """New candidates for the conditions at `places` of this rank's batch."""
         first, count = replica() * len(batch.prompt), len(places)
-        keys = [(self.seed, step, first + i, candidate, attempt) for candidate in range(self.candidates) for i in places]
+        keys = [
+            (self.seed, step, first + i, candidate, attempt) for candidate in range(self.candidates) for i in places
+        ]
         with timed(self.meters, "time/generate"):
             cond = rows(batch, list(places))
             latents = self.rollout(policy, rows(cond, list(range(count)) * self.candidates), keys)
@@ -155,5 +162,7 @@ def agreed(found: list[tuple], failure: Exception | None, device: torch.device) 
     if all_reduce_max(int(failure is not None), device):
         kind = "" if isinstance(failure, UserError) else f"{type(failure).__name__}: "
         what = " ".join(f"{kind}{failure}".split()) if failure else "on another rank, see its log"
-        raise RankerFailed(f"the ranker gave no verdict ({what}); no step was taken: the same command continues") from failure
+        raise RankerFailed(
+            f"the ranker gave no verdict ({what}); no step was taken: the same command continues"
+        ) from failure
     return broadcast(found)

@@ -73,7 +73,9 @@ class APOSampler:
     def _window(self, step: int, batch_size: int) -> Tensor:
         anchors = self.anchors(step)
         high, low = anchors[anchors >= self.split * T], anchors[anchors < self.split * T]
-        rows = [self._row(high[i % len(high)], (self.split * T, T)) for i in _advance(step, self.high_rows, self.stride)]
+        rows = [
+            self._row(high[i % len(high)], (self.split * T, T)) for i in _advance(step, self.high_rows, self.stride)
+        ]
         rows += [self._row(low[i % len(low)], (0, self.split * T - 1)) for i in _advance(step, self.low_rows, 1)]
         offsets = torch.randn(len(rows), batch_size * replicas(), generator=generator(self.seed, step, 1))
         offsets = offsets[:, replica() * batch_size :][:, :batch_size] * self.offset_variance**0.5

@@ -8,11 +8,26 @@ REFUSED, MENDED, EITHER = "refused", "mended", "either"
 
 # of every training here: the model and the size are the tree's own
 TRAIN = (
-    "train.py", "run=case", "model.path=model", "model.spec={height: 32, width: 48, frames: 9, fps: 8}", "model.num_inference_steps=4",
-    "policy.lora.rank=2", "max_steps=2", "checkpoint_every_n_steps=1", "sample_every_n_steps=0", "validate_every_n_steps=2", "batch_size=2",
-    "logger=csv", "trainer.threads=1",
-)  # fmt: skip
-OFFLINE = (*TRAIN, "stage=offline", "data=pairs", "data.path=data/pairs.jsonl")  # what the tree's finished run was trained with
+    "train.py",
+    "run=case",
+    "model.path=model",
+    "model.spec={height: 32, width: 48, frames: 9, fps: 8}",
+    "model.num_inference_steps=4",
+    "policy.lora.rank=2",
+    "max_steps=2",
+    "checkpoint_every_n_steps=1",
+    "sample_every_n_steps=0",
+    "validate_every_n_steps=2",
+    "batch_size=2",
+    "logger=csv",
+    "trainer.threads=1",
+)
+OFFLINE = (
+    *TRAIN,
+    "stage=offline",
+    "data=pairs",
+    "data.path=data/pairs.jsonl",
+)  # what the tree's finished run was trained with
 
 
 def nothing(tree: Path) -> None:

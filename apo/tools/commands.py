@@ -46,7 +46,11 @@ def in_document(path: Path, root: Path) -> list[Shown]:
         if CONTINUED.match(code):
             code = f"{before} {code.removeprefix('... ')}"
         if COMMAND.match(code):
-            before = code if code.startswith(("python", "make", "sbatch", "vllm", "torchrun", "srun", "pip")) else f"python {code}"
+            before = (
+                code
+                if code.startswith(("python", "make", "sbatch", "vllm", "torchrun", "srun", "pip"))
+                else f"python {code}"
+            )
             found.append(Shown(before, name, text.count("\n", 0, start) + 1))
     return found
 

@@ -148,7 +148,9 @@ class Clone:
             (self.root / "snippet.py").write_text(f"{how['before']}\n{code}", encoding="utf-8")
             return self.program([self.warm.python, "snippet.py"])
         (self.root / how["file"]).write_text(code, encoding="utf-8")
-        beside = re.search(rf"`{re.escape(how['beside'])}`: `(\{{[^`]*\}})`", (self.root / command.file).read_text(encoding="utf-8"))
+        beside = re.search(
+            rf"`{re.escape(how['beside'])}`: `(\{{[^`]*\}})`", (self.root / command.file).read_text(encoding="utf-8")
+        )
         (self.root / how["beside"]).write_text(beside[1], encoding="utf-8")
         return Done(0, "", 0, 0)
 
@@ -188,7 +190,9 @@ class Report:
         took = f"{done.cpu_s:6.1f} s  {command.place:24}"
         print(f"[{len(self.rows)}/{self.count}, {cpu_s:.0f} s] {took} {self.rows[-1][1][:90]}  {said}", flush=True)
         if done.code:
-            (self.folder / f"{command.place.replace('/', '_').replace(':', '_')}.log").write_text(f"{command.text}\n{done.output}")
+            (self.folder / f"{command.place.replace('/', '_').replace(':', '_')}.log").write_text(
+                f"{command.text}\n{done.output}"
+            )
         return done.code == 0
 
     def write(self) -> None:
@@ -202,7 +206,11 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the clone, which then stays")
     args = parser.parse_args()
     everything = shown(ROOT)
-    wanted = [command for command in everything if listed(command) is None and re.search(args.only, f"{command.place} {command.text}")]
+    wanted = [
+        command
+        for command in everything
+        if listed(command) is None and re.search(args.only, f"{command.place} {command.text}")
+    ]
     report = Report(len(wanted), RESULTS)
     with TemporaryDirectory() as temporary:
         good = run_all(wanted, args.keep or Path(temporary) / "clone", report)

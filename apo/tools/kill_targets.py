@@ -7,10 +7,30 @@ from apo.tools.stages import STAGES, adapter, command
 
 INTERVAL, STEPS = 2, 6  # of checkpoints; of a run
 LONGER = [f"max_steps={STEPS}", f"checkpoint_every_n_steps={INTERVAL}", "batch_size=2"]
-WORLD = ["train.py", "run=world", "hydra.run.dir=outputs/world/run", "model.num_inference_steps=4", "policy.lora.rank=2", "batch_size=2",
-         "sample_every_n_steps=0", "logger=csv", "trainer.threads=1", *LONGER]  # fmt: skip
-EVALUATE = ["evaluate.py", "run=offline", "stage=run", "conditions=prompts", "evaluator=none", "videos=2", "batch_size=1",
-            "trainer.threads=1", "model.spec={height: 32, width: 48, frames: 9, fps: 8}", "model.num_inference_steps=4"]  # fmt: skip
+WORLD = [
+    "train.py",
+    "run=world",
+    "hydra.run.dir=outputs/world/run",
+    "model.num_inference_steps=4",
+    "policy.lora.rank=2",
+    "batch_size=2",
+    "sample_every_n_steps=0",
+    "logger=csv",
+    "trainer.threads=1",
+    *LONGER,
+]
+EVALUATE = [
+    "evaluate.py",
+    "run=offline",
+    "stage=run",
+    "conditions=prompts",
+    "evaluator=none",
+    "videos=2",
+    "batch_size=1",
+    "trainer.threads=1",
+    "model.spec={height: 32, width: 48, frames: 9, fps: 8}",
+    "model.num_inference_steps=4",
+]
 PAIRS = ["stage=offline", "data=world_pairs", "data.count=6", "data.batch_size=2"]
 TWO = ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.backend=gloo"]
 
@@ -26,7 +46,10 @@ class Target:
 def targets(model: Path, manifests: dict[str, Path]) -> dict[str, Target]:
     """name -> target, for a tiny pipeline and manifests of the four kinds."""
     train = {stage: command(stage, needs.kind, stage, model, manifests) for stage, needs in STAGES.items()}
-    plain = {stage: [word for word in words if not word.startswith(("adapter=", "ranker.adapter="))] for stage, words in train.items()}
+    plain = {
+        stage: [word for word in words if not word.startswith(("adapter=", "ranker.adapter="))]
+        for stage, words in train.items()
+    }
     distilled = [*plain["distill"]]
     data = [f"data.path={manifests['pairs']}", f"model.path={model}"]
     found = {stage: Target([*words, *LONGER]) for stage, words in plain.items()}

@@ -71,7 +71,9 @@ class Place:
     def tree(self, name: str) -> Path:
         tree = working_tree(self.home / name)
         if not (tree / VLM).exists():
-            shutil.copytree(ROOT / "apo/world/checkpoints/ranker/base", tree / VLM)  # a link to it judges the world's videos alone
+            shutil.copytree(
+                ROOT / "apo/world/checkpoints/ranker/base", tree / VLM
+            )  # a link to it judges the world's videos alone
         return tree
 
 
@@ -102,10 +104,14 @@ class Killed:
 
     def require(self, done: Done, command: Sequence[str]) -> None:
         if done.code:
-            raise SystemExit(f"kills: {self.name}: {' '.join(command)} does not end without a kill:\n{done.output[-2000:]}")
+            raise SystemExit(
+                f"kills: {self.name}: {' '.join(command)} does not end without a kill:\n{done.output[-2000:]}"
+            )
 
     def run(self, tree: Path, limit_s: float | None, command: Sequence[str] = ()) -> Done:
-        return self.shell.run(command or self.target.command, tree, limit_s or LIMIT_S, WANDB_MODE="disabled", HF_HUB_OFFLINE="1")
+        return self.shell.run(
+            command or self.target.command, tree, limit_s or LIMIT_S, WANDB_MODE="disabled", HF_HUB_OFFLINE="1"
+        )
 
     def cycle(self, number: int, seed: int) -> Cycle:
         """Kills it one to MOST times, and lets it end."""
@@ -152,7 +158,10 @@ class Record:
             done, seconds = self.kills() - self.start, time.monotonic() - self.began
             left = seconds / max(done, 1) * max(count - self.kills(), 0)
             verdict = "ok" if cycle.good else f"NOT OK: {cycle}"
-            print(f"[{self.kills()}/{count} kills, {left / 60:.0f} min left] {cycle.target}: {cycle.kills} kills, {verdict}", flush=True)
+            print(
+                f"[{self.kills()}/{count} kills, {left / 60:.0f} min left] {cycle.target}: {cycle.kills} kills, {verdict}",
+                flush=True,
+            )
 
 
 def typed(row: dict[str, str]) -> Cycle:
@@ -170,12 +179,21 @@ def kill_target(name: str, place: Place, record: Record, share: int, count: int,
 
 
 def table(cycles: Sequence[Cycle]) -> str:
-    lines = ["| target | kills | reruns completed | steps done twice, most | files different | stray files |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| target | kills | reruns completed | steps done twice, most | files different | stray files |",
+        "|---|---|---|---|---|---|",
+    ]
     for name in [*dict.fromkeys(cycle.target for cycle in cycles), None]:
         of = [cycle for cycle in cycles if name in (None, cycle.target)]
         counts = [sum(len(getattr(cycle, kind).split()) for cycle in of) for kind in ("different", "stray")]
         completed = f"{sum(cycle.completed for cycle in of)} of {len(of)}"
-        cells = [name or "all", sum(cycle.kills for cycle in of), completed, max((cycle.lost for cycle in of), default=0), *counts]
+        cells = [
+            name or "all",
+            sum(cycle.kills for cycle in of),
+            completed,
+            max((cycle.lost for cycle in of), default=0),
+            *counts,
+        ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
@@ -189,7 +207,9 @@ def run(names: Sequence[str], count: int, jobs: int, seed: int, real: bool, home
         raise SystemExit(f"kills: --targets {','.join(unknown)}: there are {', '.join(place.targets)}")
     shares = {name: count * (i + 1) // len(names) - count * i // len(names) for i, name in enumerate(names)}
     with ThreadPoolExecutor(jobs) as pool:
-        started = [pool.submit(kill_target, name, place, record, share, count, seed, real) for name, share in shares.items()]
+        started = [
+            pool.submit(kill_target, name, place, record, share, count, seed, real) for name, share in shares.items()
+        ]
         try:
             for job in as_completed(started):
                 job.result()
@@ -202,7 +222,9 @@ def run(names: Sequence[str], count: int, jobs: int, seed: int, real: bool, home
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200, help="kills, together")
-    parser.add_argument("--targets", type=lambda text: text.split(","), default=[], help="names, with commas between; all otherwise")
+    parser.add_argument(
+        "--targets", type=lambda text: text.split(","), default=[], help="names, with commas between; all otherwise"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="targets at a time")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--real", action="store_true", help="new interpreters instead of forks")
@@ -211,7 +233,9 @@ def main() -> None:
     cycles = run(args.targets, args.count, args.jobs, args.seed, args.real, args.home)
     print(table(cycles))
     if bad := sum(not cycle.good for cycle in cycles):
-        sys.exit(f"kills: {bad} of {len(cycles)} reruns were not as if nothing had happened: see {args.home}/results.csv")
+        sys.exit(
+            f"kills: {bad} of {len(cycles)} reruns were not as if nothing had happened: see {args.home}/results.csv"
+        )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,13 @@ import json
 import re
 from pathlib import Path
 
-LOGS = ("train.log", "evaluate.log", "last.ckpt", "previous.ckpt", ".sha256")  # they tell of interruptions, or hold what does
+LOGS = (
+    "train.log",
+    "evaluate.log",
+    "last.ckpt",
+    "previous.ckpt",
+    ".sha256",
+)  # they tell of interruptions, or hold what does
 TIMED = ("time/",)  # columns of metrics.csv
 
 

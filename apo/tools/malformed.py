@@ -36,8 +36,9 @@ LIMIT_S, CPU_S = 90, 3
 REMEDY = re.compile(
     r"\b(give|use|set|add|delete|make|lower|raise|drop|copy|write|train|run|start|check|install|choose|take|leave|put|remove|rename|need|move|"
     r"needs|must|name|wait|continue|continues|save|label|encode|did you mean|closest|known|there are|required|one of|choices?|free|mend|"
-    r"quote|mended|rebuilt|anew|falls? back|previous)\b", re.I,
-)  # fmt: skip
+    r"quote|mended|rebuilt|anew|falls? back|previous)\b",
+    re.I,
+)
 ROW = re.compile(r"\s+(line|row) \d+: ")
 NOISE = re.compile(
     r"^\s*(steps|encoding|generating|evaluating|Loading|[\w ]+:\s+\d+%|\[rank|usage:|outputs and caches:)|^ {16,}|it/s\]|s/it\]"
@@ -57,18 +58,26 @@ class Verdict:
 
 def judge(case: Case, done: Done, touched: Sequence[str], ran: bool) -> Verdict:
     """What is not as it must be."""
-    everything = [line for line in done.output.replace("\r", "\n").splitlines() if line.strip() and not NOISE.search(line)]
+    everything = [
+        line for line in done.output.replace("\r", "\n").splitlines() if line.strip() and not NOISE.search(line)
+    ]
     lines = [line for line in everything if not ROW.match(line)]  # a manifest's bad rows follow, a line each
     text = "\n".join(everything)
     said = "\n".join(everything[-2:])
     wrong = [
-        ("hangs", done.wall_s > LIMIT_S), ("traceback", "Traceback (most recent" in done.output), ("killed by a signal", done.code < 0),
-        ("accepted", done.code == 0 and case.ends == REFUSED), ("refused", done.code != 0 and case.ends == MENDED),
-        ("more than one line", done.code != 0 and len(lines) > 1), ("nothing said", not lines),
+        ("hangs", done.wall_s > LIMIT_S),
+        ("traceback", "Traceback (most recent" in done.output),
+        ("killed by a signal", done.code < 0),
+        ("accepted", done.code == 0 and case.ends == REFUSED),
+        ("refused", done.code != 0 and case.ends == MENDED),
+        ("more than one line", done.code != 0 and len(lines) > 1),
+        ("nothing said", not lines),
         ("does not name it", not all(re.search(pattern, text) for pattern in case.says)),
-        ("no remedy", done.code != 0 and not REMEDY.search(text)), ("planted code was run", ran),
-        ("files touched", bool(touched)), ("slow", done.cpu_s > CPU_S and not case.loads and done.code != 0),
-    ]  # fmt: skip
+        ("no remedy", done.code != 0 and not REMEDY.search(text)),
+        ("planted code was run", ran),
+        ("files touched", bool(touched)),
+        ("slow", done.cpu_s > CPU_S and not case.loads and done.code != 0),
+    ]
     silent = done.code == 0 and case.ends == EITHER
     found = [name for name, true in wrong if true and not (silent and name in ("does not name it", "nothing said"))]
     return Verdict(case.name, ", ".join(found), done.code, round(done.cpu_s, 2), said[:400])
@@ -82,9 +91,14 @@ class Place:
         from apo.world.build.pipeline import tiny_wan22  # takes seconds to import
 
         tiny_wan22(self.home / "model")
-        shutil.copytree(ROOT / "apo/world/checkpoints/ranker/base", self.home / "vlm")  # a link to it judges the world's videos alone
+        shutil.copytree(
+            ROOT / "apo/world/checkpoints/ranker/base", self.home / "vlm"
+        )  # a link to it judges the world's videos alone
         write_manifests(self.home / "data", 2)
-        written(self.home / "data/other.jsonl", [{"prompt": f"a man waves {i}", "image": f"first_{i}.png"} for i in range(2)])
+        written(
+            self.home / "data/other.jsonl",
+            [{"prompt": f"a man waves {i}", "image": f"first_{i}.png"} for i in range(2)],
+        )
         self.first = self.tree()
         for folder in ("made/run", "begun/offline"):
             done = shell.run((*OFFLINE, f"run={folder.split('/')[0]}", f"hydra.run.dir=outputs/{folder}"), self.first)
@@ -109,7 +123,9 @@ class Place:
 def mine(tree: Path) -> dict[str, str]:
     """Digests of the user's files: data, notes, a video among results, the adapter that is read."""
     places = ("data", "guard", "model", "outputs/made/run/adapter", "outputs/made/run/eval_prompts/videos/mine.mp4")
-    paths = [path for place in places for path in ((tree / place).rglob("*") if (tree / place).is_dir() else [tree / place])]
+    paths = [
+        path for place in places for path in ((tree / place).rglob("*") if (tree / place).is_dir() else [tree / place])
+    ]
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
 
 
@@ -121,7 +137,9 @@ def tried(case: Case, place: Place, shell: Real) -> Verdict:
         before = mine(tree)
         done = shell.run(case.command, tree, LIMIT_S, WANDB_MODE="disabled", HF_HUB_OFFLINE="1")
         after = mine(tree)
-        return judge(case, done, [path for path in before if after.get(path) != before[path]], bool(list(tree.rglob("pwned"))))
+        return judge(
+            case, done, [path for path in before if after.get(path) != before[path]], bool(list(tree.rglob("pwned")))
+        )
     finally:
         if ends:
             ends()
@@ -129,7 +147,12 @@ def tried(case: Case, place: Place, shell: Real) -> Verdict:
 
 
 def run(
-    cases: Sequence[Case], jobs: int, real: bool, home: Path, show: bool = False, add: Callable[[Verdict], object] = lambda verdict: None
+    cases: Sequence[Case],
+    jobs: int,
+    real: bool,
+    home: Path,
+    show: bool = False,
+    add: Callable[[Verdict], object] = lambda verdict: None,
 ) -> list[Verdict]:
     """The verdicts in the order of the cases. add: is given each as it comes."""
     shells: SimpleQueue[Real] = SimpleQueue()
@@ -162,7 +185,12 @@ def run(
 
 def all_cases(port: int) -> list[Case]:
     """port: of `malformed_rankers.serve`."""
-    return [*malformed_manifests.cases(), *malformed_config.cases(), *malformed_state.cases(), *malformed_rankers.cases(port)]
+    return [
+        *malformed_manifests.cases(),
+        *malformed_config.cases(),
+        *malformed_state.cases(),
+        *malformed_rankers.cases(port),
+    ]
 
 
 @contextmanager
@@ -196,7 +224,9 @@ def main() -> None:
         verdicts = run(cases, args.jobs, args.real, Path(home), args.show, add)
     print(summary(verdicts))
     if any(verdict.wrong for verdict in verdicts):
-        sys.exit(f"malformed: {sum(bool(verdict.wrong) for verdict in verdicts)} of {len(verdicts)} cases: see {RESULTS}/results.csv")
+        sys.exit(
+            f"malformed: {sum(bool(verdict.wrong) for verdict in verdicts)} of {len(verdicts)} cases: see {RESULTS}/results.csv"
+        )
 
 
 if __name__ == "__main__":

@@ -12,8 +12,19 @@ MODELS = {"object": "list", "data": [{"id": "judge", "object": "model"}]}
 
 
 def completion(content: object = "1", logprobs: object = None, choices: object = None) -> dict:
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}, "logprobs": logprobs}
-    return {"id": "1", "object": "chat.completion", "created": 1, "model": "judge", "choices": [choice] if choices is None else choices}
+    choice = {
+        "index": 0,
+        "finish_reason": "stop",
+        "message": {"role": "assistant", "content": content},
+        "logprobs": logprobs,
+    }
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "judge",
+        "choices": [choice] if choices is None else choices,
+    }
 
 
 def tokens(*pairs: tuple[str, float]) -> dict:
@@ -22,15 +33,25 @@ def tokens(*pairs: tuple[str, float]) -> dict:
 
 
 ANSWERS = {  # how a server errs -> the body of its completions
-    "html": b"<html><body>502 Bad Gateway</body></html>", "empty": b"", "no json": b"{", "a list": b"[]", "null": b"null", "text": b'"1"',
-    "no choices": json.dumps(completion(choices=[])).encode(), "choices null": json.dumps(completion() | {"choices": None}).encode(),
-    "label 7": json.dumps(completion("7")).encode(), "prose": json.dumps(completion("the first one")).encode(),
-    "nothing said": json.dumps(completion("")).encode(), "content null": json.dumps(completion(None)).encode(),
+    "html": b"<html><body>502 Bad Gateway</body></html>",
+    "empty": b"",
+    "no json": b"{",
+    "a list": b"[]",
+    "null": b"null",
+    "text": b'"1"',
+    "no choices": json.dumps(completion(choices=[])).encode(),
+    "choices null": json.dumps(completion() | {"choices": None}).encode(),
+    "label 7": json.dumps(completion("7")).encode(),
+    "prose": json.dumps(completion("the first one")).encode(),
+    "nothing said": json.dumps(completion("")).encode(),
+    "content null": json.dumps(completion(None)).encode(),
     "infinite": json.dumps(completion("1", tokens(("1", float("-inf")), ("2", float("-inf"))))).encode(),
     "nan": json.dumps(completion("1", tokens(("1", float("nan")), ("2", 0.0)))).encode(),
     "other tokens": json.dumps(completion("1", tokens(("a", -0.1), ("b", -3.0)))).encode(),
-    "logprobs a number": json.dumps(completion("1") | {"choices": [{"message": {"content": "1"}, "logprobs": 3}]}).encode(),
-}  # fmt: skip
+    "logprobs a number": json.dumps(
+        completion("1") | {"choices": [{"message": {"content": "1"}, "logprobs": 3}]}
+    ).encode(),
+}
 STATUS = {"status 500": 500, "status 404": 404, "status 401": 401, "status 429": 429, "status 302": 302}
 
 
@@ -73,17 +94,49 @@ def serve() -> ThreadingHTTPServer:
 
 def cases(port: int) -> Iterator[Case]:
     """port: of `serve`."""
-    base = (*TRAIN, "stage=online", "data=prompts", "data.path=data/prompts.jsonl", "ranker=served", "ranker.model=judge",
-            "ranker.timeout_s=2", "ranker.retries=0", "ranker.frames=4")  # fmt: skip
+    base = (
+        *TRAIN,
+        "stage=online",
+        "data=prompts",
+        "data.path=data/prompts.jsonl",
+        "ranker=served",
+        "ranker.model=judge",
+        "ranker.timeout_s=2",
+        "ranker.retries=0",
+        "ranker.frames=4",
+    )
     for how in (*ANSWERS, *STATUS, "hangs", "hangs at once", "models html"):
         url = f"http://127.0.0.1:{port}/{how.replace(' ', '_')}/v1"
         yield Case(f"server: {how}", (*base, f"ranker.base_url={url}"), ("ranker",))
     good = f"ranker.base_url=http://127.0.0.1:{port}/label_7/v1"
     for url in ("http://127.0.0.1:9/v1", "127.0.0.1:8000", "ftp://a/v1", "http://nowhere.invalid/v1", "abc", ""):
         yield Case(f"server: base_url={url}", (*base, f"ranker.base_url={url}"), ("base_url",))
-    for words in ("frames=0", "frames=-1", "frames=nan", "timeout_s=0", "timeout_s=nan", "timeout_s=-1", "retries=-1", "retries=nan",
-                  "max_concurrency=0", "media=audio", "top_logprobs=0", "top_logprobs=-1", "api_key_env=NOWHERE", "fps=0", "model=other"):
+    for words in (
+        "frames=0",
+        "frames=-1",
+        "frames=nan",
+        "timeout_s=0",
+        "timeout_s=nan",
+        "timeout_s=-1",
+        "retries=-1",
+        "retries=nan",
+        "max_concurrency=0",
+        "media=audio",
+        "top_logprobs=0",
+        "top_logprobs=-1",
+        "api_key_env=NOWHERE",
+        "fps=0",
+        "model=other",
+    ):
         yield Case(f"served: {words}", (*base, good, f"ranker.{words}"), (words.split("=")[0],))
     local = (*base[:-5], "ranker=qwen3_vl")
-    for words in ("path=nowhere", "path=data", "adapter=nowhere", "frames=0", "batch_size=0", "dtype=float9", "device=tpu"):
+    for words in (
+        "path=nowhere",
+        "path=data",
+        "adapter=nowhere",
+        "frames=0",
+        "batch_size=0",
+        "dtype=float9",
+        "device=tpu",
+    ):
         yield Case(f"qwen3_vl: {words}", (*local, "ranker.path=vlm", f"ranker.{words}"), (words.split("=")[0],))

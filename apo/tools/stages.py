@@ -6,9 +6,17 @@ from pathlib import Path
 
 VLM = "vlm"  # in the working tree: a Qwen3-VL that is not the world's
 SMALL = (
-    "model.spec={height: 32, width: 48, frames: 9, fps: 8}", "model.num_inference_steps=4", "policy.lora.rank=2", "max_steps=2",
-    "checkpoint_every_n_steps=1", "sample_every_n_steps=0", "validate_every_n_steps=2", "batch_size=2", "logger=csv", "trainer.threads=1",
-)  # fmt: skip
+    "model.spec={height: 32, width: 48, frames: 9, fps: 8}",
+    "model.num_inference_steps=4",
+    "policy.lora.rank=2",
+    "max_steps=2",
+    "checkpoint_every_n_steps=1",
+    "sample_every_n_steps=0",
+    "validate_every_n_steps=2",
+    "batch_size=2",
+    "logger=csv",
+    "trainer.threads=1",
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,11 @@ class Stage:
     def overrides(self) -> list[str]:
         start = [f"adapter={adapter(self.start)}"] if self.start else []
         judge = ["ranker=qwen3_vl", f"ranker.path={VLM}", "ranker.frames=4", f"ranker.adapter={adapter(self.ranker)}"]
-        return start + (judge if self.ranker else []) + ([f"vlm.path={VLM}", "vlm.dtype=float32", "vlm.frames=4"] if self.vlm else [])
+        return (
+            start
+            + (judge if self.ranker else [])
+            + ([f"vlm.path={VLM}", "vlm.dtype=float32", "vlm.frames=4"] if self.vlm else [])
+        )
 
 
 STAGES = {

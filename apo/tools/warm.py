@@ -62,7 +62,11 @@ class Warm(Real):
         script = Path(self.python)
         script.write_text(f"#!{sys.executable} -IS\n{script.read_text()}")
         script.chmod(0o755)
-        env = os.environ | {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000", "PYTHONPATH": str(root)}  # see apo/quiet.py
+        env = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "GOMP_SPINCOUNT": "1000",
+            "PYTHONPATH": str(root),
+        }  # see apo/quiet.py
         command = [sys.executable, "-m", "apo.tools.server", self.python]
         self.server = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, env=env)
         while not (self.folder / "socket").exists():
@@ -95,8 +99,15 @@ def executed(command: Sequence[str], cwd: Path, limit_s: float | None, env: dict
     """Runs a program in a process group of its own and kills what it leaves behind."""
     with TemporaryFile() as log:
         began = time.monotonic()
-        process = subprocess.Popen(command, cwd=cwd, env=os.environ | env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                   start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=os.environ | env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
         timer = threading.Timer(limit_s, kill, [process.pid]) if limit_s is not None else None
         if timer:
             timer.start()

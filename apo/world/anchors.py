@@ -67,8 +67,10 @@ class WorldAnchors(WorldVideos):
         """Generates a batch of conditions as asked and redirected, saves what is of use; returns file name -> kind."""
         start, size = batch * self.batch_size, self.batch_size
         prompts, frames = self.conditions.batch(start, start + size)
-        turned = [redirected(clip, np.random.default_rng([ASKED, self.seed, start + i]))
-                  for i, clip in enumerate(self.conditions.clips(start, start + size))]
+        turned = [
+            redirected(clip, np.random.default_rng([ASKED, self.seed, start + i]))
+            for i, clip in enumerate(self.conditions.clips(start, start + size))
+        ]
         cond, kinds = policy.encode_condition(prompts, frames), {}
         for which, asked in enumerate((prompts, [describe(clip.meaning) for clip in turned])):
             seeds = [ASKED + (self.seed * 2 + which) * 10**6 + start + i for i in range(size)]

@@ -40,7 +40,10 @@ class WorldConditions:
 
     def clips(self, start: int, stop: int) -> list[Clip]:
         """What conditions start..stop-1 ask for, with everything that their prompts leave open."""
-        return [random_clip(np.random.default_rng([STREAMS[self.split], self.seed, i]), self.split) for i in range(start, stop)]
+        return [
+            random_clip(np.random.default_rng([STREAMS[self.split], self.seed, i]), self.split)
+            for i in range(start, stop)
+        ]
 
     def batch(self, start: int, stop: int) -> tuple[list[str], Tensor]:
         """Prompts and first frames (B, 3, 64, 64) uint8 of conditions start..stop-1."""
@@ -64,4 +67,6 @@ def require_sentences(asked: Sequence[Asked], what: str, instead: str) -> None:
         try:
             parse(row.prompt)
         except ValueError as error:
-            raise UserError(f"{what} judges the world only, and in row {row.line} of the data {error}; or use {instead}") from None
+            raise UserError(
+                f"{what} judges the world only, and in row {row.line} of the data {error}; or use {instead}"
+            ) from None

@@ -12,8 +12,17 @@ from apo.intervals import Interval
 from apo.world.conditions import require_sentences, require_world
 from apo.world.oracle import measure
 
-ROW = ("distorted", "cause", "followed", "direction_followed", "speed_followed", "speed", "subject_consistency",
-       "background_consistency", "motion_smoothness")  # fmt: skip
+ROW = (
+    "distorted",
+    "cause",
+    "followed",
+    "direction_followed",
+    "speed_followed",
+    "speed",
+    "subject_consistency",
+    "background_consistency",
+    "motion_smoothness",
+)
 
 
 class WorldEvaluator:

@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 
 COLOURS = {
-    "red": (235, 60, 50), "green": (60, 215, 90), "blue": (80, 130, 255),
-    "yellow": (245, 225, 60), "pink": (250, 110, 210), "white": (245, 245, 245),
+    "red": (235, 60, 50),
+    "green": (60, 215, 90),
+    "blue": (80, 130, 255),
+    "yellow": (245, 225, 60),
+    "pink": (250, 110, 210),
+    "white": (245, 245, 245),
 }
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # unit steps (dy, dx), image coordinates

@@ -141,7 +141,8 @@ def excess(track: Track, limits: Thresholds = THRESHOLDS) -> Tensor:
         "split": (track.spill - limits.spill) / limits.spill * (track.intact >= limits.similarity),
         "colour": (track.colour_error - limits.colour) / limits.colour,
         "deformed": torch.maximum(
-            (limits.similarity - track.similarity) / limits.similarity, (track.local_error - limits.local) / limits.local
+            (limits.similarity - track.similarity) / limits.similarity,
+            (track.local_error - limits.local) / limits.local,
         ),
         "flicker": (bend - limits.brightness) / limits.brightness,
         "background": (track.background_error - limits.background) / limits.background,

@@ -61,10 +61,21 @@ class WorldRankings:
     gives = "rankings"
 
     def __init__(
-        self, model: WanModel, guidance: Guidance, annotator: OracleRanker, min_confidence: Share, cache_dir: Text, count: Count,
-        validation_count: Whole, generated_share: Share, slow_motion: bool, domain: str | None,
-        candidates: Annotated[int, Range(2, 100)], batch_size: Size, seed: Seed,
-    ):  # fmt: skip
+        self,
+        model: WanModel,
+        guidance: Guidance,
+        annotator: OracleRanker,
+        min_confidence: Share,
+        cache_dir: Text,
+        count: Count,
+        validation_count: Whole,
+        generated_share: Share,
+        slow_motion: bool,
+        domain: str | None,
+        candidates: Annotated[int, Range(2, 100)],
+        batch_size: Size,
+        seed: Seed,
+    ):
         self.model, self.guidance, self.annotator, self.min_confidence = model, guidance, annotator, min_confidence
         self.cache_dir, self.count, self.validation_count = Path(cache_dir), count, validation_count
         self.generated_share, self.slow_motion, self.domain = generated_share, slow_motion, domain
@@ -114,12 +125,22 @@ class WorldRankings:
                 bar.update(min(len(rows), count) - bar.n)
                 block += 1
                 if block * self.batch_size > PATIENCE * (len(rows) + 1):
-                    raise RuntimeError(f"{block * self.batch_size} conditions gave {len(rows)} {title}: lower data.min_confidence")
+                    raise RuntimeError(
+                        f"{block * self.batch_size} conditions gave {len(rows)} {title}: lower data.min_confidence"
+                    )
         return rows[:count]
 
     def folder(self, place: Place) -> Path:
         """Of a place's labels, by everything that they depend on; slow_motion and counts select among them."""
-        key = ["a clean one slowed", vars(place), vars(self.annotator), self.min_confidence, self.candidates, self.batch_size, self.seed]
+        key = [
+            "a clean one slowed",
+            vars(place),
+            vars(self.annotator),
+            self.min_confidence,
+            self.candidates,
+            self.batch_size,
+            self.seed,
+        ]
         if place.source == GENERATED:
             key += [self.generator_key]
         name = f"world_rankings-{place.split}-{place.source}-{place.domain}"
@@ -144,7 +165,9 @@ class WorldRankings:
         videos = torch.cat([videos, slow[:, None]], 1)
         found.append(measure(slow, prompts, frames))
         for one, two in combinations(range(last + 1), 2):
-            swap = torch.tensor([rng_of(place.split, place.domain, self.seed, i, one, two).random() < 0.5 for i in indices])
+            swap = torch.tensor(
+                [rng_of(place.split, place.domain, self.seed, i, one, two).random() < 0.5 for i in indices]
+            )
             shape = (-1, 1, 1, 1, 1)
             first = torch.where(swap.view(shape), videos[:, two], videos[:, one])
             second = torch.where(swap.view(shape), videos[:, one], videos[:, two])
@@ -153,12 +176,19 @@ class WorldRankings:
                 a, b = (two, one) if swap[i] else (one, two)
                 if verdict.confidence[i] < self.min_confidence or last in (a, b) and not clean[i].any():
                     continue
-                rows.append({
-                    "index": index, "first": a, "second": b, "label": int(verdict.label[i]), "slow": last in (a, b),
-                    "original": int(original[i]), "same_frames": {a, b} == {int(original[i]), last},
-                    "severity": [round(float(found[which].severity[i]), 4) for which in (a, b)],
-                    "speed": [round(float(found[which].speed[i]), 4) for which in (a, b)],
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "index": index,
+                        "first": a,
+                        "second": b,
+                        "label": int(verdict.label[i]),
+                        "slow": last in (a, b),
+                        "original": int(original[i]),
+                        "same_frames": {a, b} == {int(original[i]), last},
+                        "severity": [round(float(found[which].severity[i]), 4) for which in (a, b)],
+                        "speed": [round(float(found[which].speed[i]), 4) for which in (a, b)],
+                    }
+                )
         return sorted(rows, key=lambda row: row["index"])
 
     def videos(self, place: Place, index: int) -> Tensor:
@@ -166,7 +196,9 @@ class WorldRankings:
         if place.source == GENERATED:
             return self.generated(place, index)
         clip = clip_of(place.split, place.domain, self.seed, index)
-        return torch.stack([rendered(clip, rng_of(place.split, place.domain, self.seed, index, 1, i)) for i in range(2)])
+        return torch.stack(
+            [rendered(clip, rng_of(place.split, place.domain, self.seed, index, 1, i)) for i in range(2)]
+        )
 
     def slow(self, place: Place, index: int, video: Tensor) -> Tensor:
         """One of a condition's candidates (F, 3, 64, 64) slowed down."""
@@ -175,7 +207,11 @@ class WorldRankings:
     def generated(self, place: Place, index: int) -> Tensor:
         """(candidates, F, 3, 64, 64) by the baseline, kept on disk a block of conditions at a time."""
         block, i = divmod(index, self.batch_size)
-        path = self.cache_dir / f"world_rankings-videos-{self.video_key}" / f"{place.split}-{place.domain}-{block:05d}.safetensors"
+        path = (
+            self.cache_dir
+            / f"world_rankings-videos-{self.video_key}"
+            / f"{place.split}-{place.domain}-{block:05d}.safetensors"
+        )
         if path not in self.verified:
             self.make_sure(path, place, block)
             self.verified.add(path)
@@ -226,7 +262,9 @@ class WorldRankingDataset(RankingDataset):
     def __init__(self, source: WorldRankings, rows: list[tuple[Place, dict]]):
         self.source, self.rows = source, rows
         self.domains = [place.domain for place, _ in rows]
-        self.identity = hashlib.sha256(json.dumps([(source.folder(place).name, row) for place, row in rows]).encode()).hexdigest()
+        self.identity = hashlib.sha256(
+            json.dumps([(source.folder(place).name, row) for place, row in rows]).encode()
+        ).hexdigest()
 
     def __getitem__(self, index: int) -> dict:
         place, row = self.rows[index]
@@ -242,4 +280,10 @@ class WorldRankingDataset(RankingDataset):
         clips = [clip_of(place.split, place.domain, self.source.seed, row["index"]) for place, row in items]
         frames = torch.stack([render(clip)[0] for clip in clips])
         empty = torch.empty(len(clips), 0)
-        return Condition([describe(c.meaning) for c in clips], empty, empty, frame=frames, domain=[place.domain for place, _ in items])
+        return Condition(
+            [describe(c.meaning) for c in clips],
+            empty,
+            empty,
+            frame=frames,
+            domain=[place.domain for place, _ in items],
+        )

@@ -142,7 +142,8 @@ def redirected(clip: Clip, rng: np.random.Generator) -> Clip:
     """The same first frame with another direction or speed that also fits: a clean clip of another prompt."""
     others = [
         replace(clip.meaning, direction=direction, speed=speed)
-        for direction in DIRECTIONS for speed in SPEEDS
+        for direction in DIRECTIONS
+        for speed in SPEEDS
         if (direction, speed) != (clip.meaning.direction, clip.meaning.speed)
     ]
     return replace(clip, meaning=rng.choice([other for other in others if fits(clip.start, other)]))

@@ -41,9 +41,16 @@ class WorldVideos(ABC):
     hint = "use another model or guidance"  # where too few of its videos are of use
 
     def __init__(
-        self, model: WanModel, guidance: Guidance, cache_dir: Text, split: SplitName, batch_size: Size, seed: Seed,
-        generator: Literal["base", "start"], adapter: str | None,
-    ):  # fmt: skip
+        self,
+        model: WanModel,
+        guidance: Guidance,
+        cache_dir: Text,
+        split: SplitName,
+        batch_size: Size,
+        seed: Seed,
+        generator: Literal["base", "start"],
+        adapter: str | None,
+    ):
         self.model, self.guidance, self.cache_dir = model, guidance, Path(cache_dir)
         self.batch_size, self.split, self.seed = batch_size, split, seed
         self.generator, self.adapter = generator, adapter
@@ -51,7 +58,9 @@ class WorldVideos(ABC):
         if generator not in ("base", "start"):
             raise ValueError(f"data.generator={generator!r}: base or start")
         if generator == "start" and adapter is None:
-            raise ValueError("data.generator=start: there is no adapter to start from; give adapter=FOLDER, or data.generator=base")
+            raise ValueError(
+                "data.generator=start: there is no adapter to start from; give adapter=FOLDER, or data.generator=base"
+            )
 
     def check(self, spec: VideoSpec) -> None:
         """ValueError unless the model's videos are of the world's size."""
@@ -70,7 +79,14 @@ class WorldVideos(ABC):
 
     def folder(self, policy: "WanPolicy") -> Path:
         """Of what is made, by everything that it depends on."""
-        key = [policy.base_hash, policy.fingerprint, self.model.shift, self.model.num_inference_steps, self.split, self.seed]
+        key = [
+            policy.base_hash,
+            policy.fingerprint,
+            self.model.shift,
+            self.model.num_inference_steps,
+            self.split,
+            self.seed,
+        ]
         key += [type(self.guidance).__name__, vars(self.guidance), self.batch_size]
         if self.generator == "start":
             key.append(adapter_hash(Path(self.adapter)))

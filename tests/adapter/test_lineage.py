@@ -19,10 +19,15 @@ class Data:
 
 
 def cfg(adapter: Path | None = None, **stage):
-    return OmegaConf.create({
-        "adapter": None if adapter is None else str(adapter), "model": {"path": "somewhere"}, "seed": 0,
-        "policy": {"lora": {"rank": 4, "alpha": 4, "targets": ["to_q", "to_k"]}}, "stage": {"name": "offline", "data": "pairs"} | stage,
-    })
+    return OmegaConf.create(
+        {
+            "adapter": None if adapter is None else str(adapter),
+            "model": {"path": "somewhere"},
+            "seed": 0,
+            "policy": {"lora": {"rank": 4, "alpha": 4, "targets": ["to_q", "to_k"]}},
+            "stage": {"name": "offline", "data": "pairs"} | stage,
+        }
+    )
 
 
 def finished(folder: Path, content: bytes = b"weights", config=None, base: str = "b1") -> Path:
@@ -62,7 +67,9 @@ def test_a_stage_starts_from_what_fits(tmp_path):
 
 
 def test_a_student_may_generate_its_own_candidates(tmp_path):
-    with pytest.raises(ConfigError, match="stage=online starts from an adapter of stage=distill, and adapter is not set"):
+    with pytest.raises(
+        ConfigError, match="stage=online starts from an adapter of stage=distill, and adapter is not set"
+    ):
         check(composed("cheaper=student"), tmp_path)
     base = WanModel.base_hash(instantiate(composed().model).local())
     student = finished(tmp_path / "b", config=composed("stage=distill"), base=base)
@@ -75,11 +82,22 @@ def test_a_student_may_generate_its_own_candidates(tmp_path):
         check(composed("cheaper=student", f"adapter={undistilled}"), tmp_path / "c")
 
 
-@pytest.mark.parametrize("stage, base, said", [
-    ({}, "b2", r"was trained over somewhere \(b1\), and this run's somewhere is b2: give the model that it was trained over"),
-    ({"name": "distill_dpo", "after": ["distill"]}, "b1", "went through offline: train stage=distill adapter=.* first"),
-    ({"name": "distill", "not_after": ["offline"]}, "b1", "stage=distill does not follow stage=offline"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "stage, base, said",
+    [
+        (
+            {},
+            "b2",
+            r"was trained over somewhere \(b1\), and this run's somewhere is b2: give the model that it was trained over",
+        ),
+        (
+            {"name": "distill_dpo", "after": ["distill"]},
+            "b1",
+            "went through offline: train stage=distill adapter=.* first",
+        ),
+        ({"name": "distill", "not_after": ["offline"]}, "b1", "stage=distill does not follow stage=offline"),
+    ],
+)
 def test_what_does_not_fit_is_refused_with_what_was_found(tmp_path, stage, base, said):
     with pytest.raises(ValueError, match=said):
         lineage.require_start(cfg(finished(tmp_path / "a"), **stage), base)
@@ -88,7 +106,9 @@ def test_what_does_not_fit_is_refused_with_what_was_found(tmp_path, stage, base,
 def test_a_policy_of_another_shape_or_scale_is_refused(tmp_path):
     other = cfg(finished(tmp_path / "a"))
     other.policy.lora.alpha = 8  # the weights would fit, and mean something else
-    with pytest.raises(ValueError, match="does not have this run's shape: give policy.lora.alpha=4, as it was trained with"):
+    with pytest.raises(
+        ValueError, match="does not have this run's shape: give policy.lora.alpha=4, as it was trained with"
+    ):
         lineage.require_start(other, "b1")
     other.policy.lora = None
     lineage.require_start(other, "b1")

@@ -16,7 +16,9 @@ WIDTH = 90  # of an option's line
 
 
 def run(*words: str, **options: str) -> str:
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "120"} | options
+    environment = (
+        os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "120"} | options
+    )
     return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
 
 
@@ -25,12 +27,16 @@ def test_every_group_and_option_has_a_line():
         for group in listed(config):
             assert group.about and group.options, f"{config}: say beside {group.name} what it is for"
             for option, about in group.options.items():
-                assert 10 < len(about) <= WIDTH, f"{group.name}/{option}.yaml: begin with a comment of at most {WIDTH} letters"
+                assert 10 < len(about) <= WIDTH, (
+                    f"{group.name}/{option}.yaml: begin with a comment of at most {WIDTH} letters"
+                )
                 assert about in " ".join(text(command, config).split())
 
 
 def test_every_yaml_file_of_the_groups_is_listed():
-    shown = {f"{group.name}/{option}" for config in COMMANDS.values() for group in listed(config) for option in group.options}
+    shown = {
+        f"{group.name}/{option}" for config in COMMANDS.values() for group in listed(config) for option in group.options
+    }
     files = {str(path.relative_to(folder).with_suffix("")) for folder in FOLDERS for path in folder.glob("*/**/*.yaml")}
     assert files - shown == {"hydra/job_logging/stdout_file"}
 

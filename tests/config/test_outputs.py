@@ -15,8 +15,25 @@ from apo.errors import UserError, one_line
 from apo.runs import find, find_all
 
 ROOT = Path(__file__).parents[2]
-ASTRAY = ["../../x", "/tmp/x", "..", ".", "", "a/../../b", "a//b", "a/", "~/x", ".hidden", "a\\b", "a\nb", "a\0b", "x" * 300,
-          None, True, ["a"]]  # fmt: skip
+ASTRAY = [
+    "../../x",
+    "/tmp/x",
+    "..",
+    ".",
+    "",
+    "a/../../b",
+    "a//b",
+    "a/",
+    "~/x",
+    ".hidden",
+    "a\\b",
+    "a\nb",
+    "a\0b",
+    "x" * 300,
+    None,
+    True,
+    ["a"],
+]
 
 
 @pytest.fixture
@@ -84,9 +101,16 @@ def test_links_do_not_lead_out(outputs):
 
 def test_an_arm_is_a_name_or_the_path_of_a_finished_run_folder(outputs):
     cfg = OmegaConf.create({"run": "r", "arm": "*"})
-    finished(outputs / "r" / "offline"), finished(outputs.parent / "elsewhere" / "run"), finished(outputs / "other" / "offline")
+    (
+        finished(outputs / "r" / "offline"),
+        finished(outputs.parent / "elsewhere" / "run"),
+        finished(outputs / "other" / "offline"),
+    )
     assert find(cfg, "offline").folder == Path("outputs/r/offline")
-    assert find(cfg, "elsewhere/run").folder == Path("elsewhere/run") and find(cfg, str(outputs / "other/offline")).name == "offline"
+    assert (
+        find(cfg, "elsewhere/run").folder == Path("elsewhere/run")
+        and find(cfg, str(outputs / "other/offline")).name == "offline"
+    )
     for wrong in ("", "../other/none", "..", "elsewhere", "/", 5, "a\0b", "x" * 300):
         with pytest.raises(UserError, match="against=|has no finished adapter"):
             find(cfg, wrong, "against")
@@ -96,13 +120,19 @@ def test_an_arm_is_a_name_or_the_path_of_a_finished_run_folder(outputs):
             find_all(OmegaConf.create({"run": "r", "arm": wrong}))
 
 
-@pytest.mark.parametrize("command, said", [
-    (["train.py", "run=../../x", "max_steps=-1"], "config: run=../../x: give"),
-    (["train.py", "-m", "run=a,../x", "max_steps=-1"], "config: run=../x: give"),
-    (["train.py", "stage.name=../../../x", "max_steps=-1"], "config: the run folder: outputs/main/../../../x leads to"),
-    (["evaluate.py", "run=../x"], "evaluate: run=../x: give"),
-    (["evaluate.py", "hydra.run.dir=x"], "evaluate: hydra.run.dir=x: results go to outputs/<run>"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "command, said",
+    [
+        (["train.py", "run=../../x", "max_steps=-1"], "config: run=../../x: give"),
+        (["train.py", "-m", "run=a,../x", "max_steps=-1"], "config: run=../x: give"),
+        (
+            ["train.py", "stage.name=../../../x", "max_steps=-1"],
+            "config: the run folder: outputs/main/../../../x leads to",
+        ),
+        (["evaluate.py", "run=../x"], "evaluate: run=../x: give"),
+        (["evaluate.py", "hydra.run.dir=x"], "evaluate: hydra.run.dir=x: results go to outputs/<run>"),
+    ],
+)
 def test_commands_refuse_before_a_folder_is_made(tmp_path, command, said):
     home = tmp_path / "home"
     home.mkdir()
@@ -110,4 +140,6 @@ def test_commands_refuse_before_a_folder_is_made(tmp_path, command, said):
     words, environment = [sys.executable, str(ROOT / command[0]), *command[1:]], {"PYTHONPATH": str(ROOT), "PATH": ""}
     found = subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True)
     assert found.returncode == 1 and found.stderr.startswith(said) and found.stderr.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["home"] and [path.name for path in home.iterdir()] == ["experiments"]
+    assert [path.name for path in tmp_path.iterdir()] == ["home"] and [path.name for path in home.iterdir()] == [
+        "experiments"
+    ]

@@ -38,11 +38,19 @@ def test_the_numbers_of_a_resumed_run_stay_what_they_were(tmp_path):
 def payloads(mark: str) -> dict[str, object]:
     touch = {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": [mark]}}
     return {
-        "sampler": touch, "guidance": touch, "stage.sample_guidance": touch, "module.distill": touch,
-        "module.distill.guidance": touch, "sampler.seed": touch, "sampler.shifts": [touch], "sampler._args_": [touch],
-        "sampler._target_": "os.system", "guidance.blocks": {"_target_": "apo.timesteps.uniform.UniformSampler"},
-        "sampler.split": "${oc.env:SECRET}", "run": "${oc.env:SECRET}",
-    }  # fmt: skip
+        "sampler": touch,
+        "guidance": touch,
+        "stage.sample_guidance": touch,
+        "module.distill": touch,
+        "module.distill.guidance": touch,
+        "sampler.seed": touch,
+        "sampler.shifts": [touch],
+        "sampler._args_": [touch],
+        "sampler._target_": "os.system",
+        "guidance.blocks": {"_target_": "apo.timesteps.uniform.UniformSampler"},
+        "sampler.split": "${oc.env:SECRET}",
+        "run": "${oc.env:SECRET}",
+    }
 
 
 @pytest.mark.parametrize("key", payloads(""))
@@ -52,6 +60,8 @@ def test_nothing_that_a_config_names_is_called_or_resolved(tmp_path, config, key
     changed = OmegaConf.to_container(cfg)
     place, _, name = key.rpartition(".")
     (recorded.node(changed, place) if place else changed)[name] = payloads(str(mark))[key]
-    with pytest.raises(UserError, match="config.yaml.* is not built|config.yaml has .* which would be resolved") as caught:
+    with pytest.raises(
+        UserError, match="config.yaml.* is not built|config.yaml has .* which would be resolved"
+    ) as caught:
         curves.load(handed_over(tmp_path, changed))
     assert not mark.exists() and "\n" not in str(caught.value)

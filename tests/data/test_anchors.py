@@ -20,7 +20,9 @@ def records(tmp_path) -> list[dict]:
     """Three positive anchors and five negative ones; the video of anchor i begins with counted frame i."""
     for i in range(8):
         counted(tmp_path / f"{i}.mp4", 6, start=i)
-    return [{"prompt": f"anchor {i}", "video": f"{i}.mp4", "label": "positive" if i < 3 else "negative"} for i in range(8)]
+    return [
+        {"prompt": f"anchor {i}", "video": f"{i}.mp4", "label": "positive" if i < 3 else "negative"} for i in range(8)
+    ]
 
 
 @pytest.fixture
@@ -81,10 +83,14 @@ def test_two_ranks_see_what_one_with_twice_the_batch_sees(tmp_path, manifest):
 
 def test_mistakes_are_named(tmp_path, records, manifest):
     write_jsonl(manifest, [records[0] | {"label": "good"}, records[1] | {"video": "none.mp4"}, records[2]])
-    with pytest.raises(ManifestError, match="2 bad rows\n  line 1: label is 'good': write one of 'positive', 'negative'"):
+    with pytest.raises(
+        ManifestError, match="2 bad rows\n  line 1: label is 'good': write one of 'positive', 'negative'"
+    ):
         user(tmp_path, manifest).check(Spec())
     write_jsonl(manifest, records[:3])
-    with pytest.raises(ValueError, match="none of the 3 anchors is labelled 'negative': add some, or set data.positive_share=1"):
+    with pytest.raises(
+        ValueError, match="none of the 3 anchors is labelled 'negative': add some, or set data.positive_share=1"
+    ):
         user(tmp_path, manifest).check(Spec())
     user(tmp_path, manifest, 1.0).check(Spec())
     with pytest.raises(ValueError, match="data.positive_share=1.5"):

@@ -121,7 +121,10 @@ def test_no_hostile_row_hides_another(tmp_path, records):
         ('"a text"', "is 'a text': write an object"),
         ("NaN", "is nan: write an object"),
         ('{"prompt": "a", "prompt": "b"}', "a name is there twice"),
-        (json.dumps(good | {"prompt": "a \ud800 b"}), "prompt is .*: write UTF-8 text, without NUL and lone surrogates"),
+        (
+            json.dumps(good | {"prompt": "a \ud800 b"}),
+            "prompt is .*: write UTF-8 text, without NUL and lone surrogates",
+        ),
         (json.dumps(good | {"prompt": "a \0 b"}), "prompt is .*without NUL"),
         (json.dumps(good | {"prompt": 10**4000}), "prompt is 1000.*: write a text"),
         (json.dumps(good | {"chosen": "good0\0.mp4"}), "chosen is .*without NUL"),
@@ -134,9 +137,11 @@ def test_no_hostile_row_hides_another(tmp_path, records):
         (json.dumps(good | {"segment": [False, True]}), "segment is .*: write"),
         (json.dumps(good | {"segment": [0, 60]}), r"the segment \[0, 60\] ends after the video \(0.8 s\)"),
         (json.dumps(good | {"annotators": ["a", 1]}), "annotators is .*: write a list of strings"),
-        *((json.dumps(good | {"domain": path}), "domain is .*: write a name, such as human")
-          for path in ("../a.txt", "/etc/passwd", "a/b.txt", "..", "a\0.txt", 5)),
-    ]  # fmt: skip
+        *(
+            (json.dumps(good | {"domain": path}), "domain is .*: write a name, such as human")
+            for path in ("../a.txt", "/etc/passwd", "a/b.txt", "..", "a\0.txt", 5)
+        ),
+    ]
     path = write_jsonl(tmp_path / "m.jsonl", [f"{text}\n" for text, _ in rows])
     with pytest.raises(ManifestError) as raised:
         load(path, PairRow, Spec())

@@ -139,7 +139,10 @@ def prepare_as(rank: int, folder: Path, manifest: Path, stops: int | None = None
     (folder / f"{rank}.here").touch()
     while stops is None and not (folder / f"{1 - rank}.here").exists():
         time.sleep(0.01)
-    policy, data = SlowPolicy(folder / "stuck", stops), UserPairs(str(manifest), str(folder / "cache"), validation_fraction=0.0, seed=0)
+    policy, data = (
+        SlowPolicy(folder / "stuck", stops),
+        UserPairs(str(manifest), str(folder / "cache"), validation_fraction=0.0, seed=0),
+    )
     files = [file.name for file in data.prepare(policy).train.files]
     (folder / f"{rank}.json").write_text(json.dumps([policy.encoded, files]))
 
@@ -163,7 +166,9 @@ def test_the_share_of_a_process_that_died_is_taken_over(tmp_path, manifest, monk
     data = UserPairs(str(manifest), str(tmp_path / "cache"), validation_fraction=0.0, seed=0)
     assert len(data.prepare(policy).train.files) == 7 and policy.encoded == 14 - 2
     died.join()
-    (tmp_path / "bad4.mp4").write_bytes((tmp_path / "good0.mp4").read_bytes() + b"\0\0\0\x08free")  # row 4's chosen frames
+    (tmp_path / "bad4.mp4").write_bytes(
+        (tmp_path / "good0.mp4").read_bytes() + b"\0\0\0\x08free"
+    )  # row 4's chosen frames
     with pytest.raises(ManifestError, match="line 5: .*same frames"):
         data.prepare(policy)
 

@@ -29,9 +29,17 @@ def command(tmp_path_factory, wan22_folder):
 
     def build(folder: Path, *more: str) -> list[str]:
         return [
-            sys.executable, "-m", "apo.data.cache", "data=pairs", f"data.path={manifest}", f"data.cache_dir={folder}",
-            f"model.path={wan22_folder}", "model.spec={height: 32, width: 48, frames: 9, fps: 8}", "trainer.threads=1", *more,
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "apo.data.cache",
+            "data=pairs",
+            f"data.path={manifest}",
+            f"data.cache_dir={folder}",
+            f"model.path={wan22_folder}",
+            "model.spec={height: 32, width: 48, frames: 9, fps: 8}",
+            "trainer.threads=1",
+            *more,
+        ]
 
     return build
 
@@ -46,7 +54,9 @@ def whole(command, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     result = execute(command(folder))
     assert result.returncode == 0, result.stderr[-3000:]
-    assert re.search(r"1 workers, 16 rows: 16 rows encoded, 0 were there and sound; [\d.]+ s, [\d.]+ rows/s", result.stdout)
+    assert re.search(
+        r"1 workers, 16 rows: 16 rows encoded, 0 were there and sound; [\d.]+ s, [\d.]+ rows/s", result.stdout
+    )
     return folder
 
 
@@ -112,7 +122,9 @@ def test_mistakes_end_with_the_key_before_a_model_is_loaded(command, tmp_path):
         (["--workers", "0"], "--workers 0: give at least 1"),
     ]:
         result = execute(command(tmp_path / "cache", *more))
-        assert result.returncode == 1 and "Traceback" not in result.stderr and re.search(said, result.stderr), result.stderr
+        assert result.returncode == 1 and "Traceback" not in result.stderr and re.search(said, result.stderr), (
+            result.stderr
+        )
     result = execute([sys.executable, "-m", "apo.data.cache"])
     assert "data=WorldPairs has no rows to encode: use data=pairs" in result.stderr
 
@@ -123,7 +135,9 @@ def test_shares_come_from_torchrun_or_srun_and_not_from_sbatchs_own_shell():
     assert from_environment(torchrun | slurm) == Share(5, 8, 1)
     assert from_environment(slurm | {"SLURM_STEP_ID": "0"}) == Share(3, 4, 3)
     assert from_environment(slurm) is None and from_environment({}) is None
-    assert from_environment({"WORLD_SIZE": "8", "LOCAL_RANK": "1", "NODE_RANK": "0"}) is None  # a child that Lightning started
+    assert (
+        from_environment({"WORLD_SIZE": "8", "LOCAL_RANK": "1", "NODE_RANK": "0"}) is None
+    )  # a child that Lightning started
 
 
 def test_checksums_take_either_writers_bytes_and_no_half_line(tmp_path):
@@ -157,7 +171,9 @@ def test_a_files_digest_is_computed_again_only_when_it_has_changed(tmp_path, mon
     assert Digests(tmp_path, "1of2")(file) == first(file) and len(read) == 1  # another writer's
     file.write_bytes(b"two")
     assert Digests(tmp_path, "0of2")(file) == hashlib.sha256(b"two").hexdigest()
-    assert Digests(tmp_path, "0of1")(file) == hashlib.sha256(b"two").hexdigest() and len(read) == 2  # whichever list is read last
+    assert (
+        Digests(tmp_path, "0of1")(file) == hashlib.sha256(b"two").hexdigest() and len(read) == 2
+    )  # whichever list is read last
 
 
 def test_damaged_lists_are_lists_of_what_is_left_in_them(tmp_path):
@@ -166,11 +182,24 @@ def test_damaged_lists_are_lists_of_what_is_left_in_them(tmp_path):
     good = hashlib.sha256(b"one").hexdigest()
     Checksums(tmp_path, "a").record(file)
     Digests(tmp_path, "a")(file)
-    hostile = ["5", "null", "[" * 100_000, '[["a"], 1, 2]', '["a", [1, 2, 3], "short"]', '["a", null, null]', '{"a": 1}', "\0\0", '"a"']
+    hostile = [
+        "5",
+        "null",
+        "[" * 100_000,
+        '[["a"], 1, 2]',
+        '["a", [1, 2, 3], "short"]',
+        '["a", null, null]',
+        '{"a": 1}',
+        "\0\0",
+        '"a"',
+    ]
     for name in ("b.digests", "b.sha256"):
         (tmp_path / name).write_bytes(b"\xff\xfe\n" + "\n".join(hostile).encode())
     assert Digests(tmp_path, "c")(file) == good and Checksums(tmp_path, "c").holds(file)
-    assert Digests(tmp_path, "c").known.keys() == Digests(tmp_path, "d").known.keys() and len(Digests(tmp_path, "d").known) == 1
+    assert (
+        Digests(tmp_path, "c").known.keys() == Digests(tmp_path, "d").known.keys()
+        and len(Digests(tmp_path, "d").known) == 1
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -183,11 +212,15 @@ def test_an_interrupted_command_says_how_to_go_on(monkeypatch, capsys, number):
             precompute.main()
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert ended.value.code == INTERRUPTED and capsys.readouterr().err.startswith("\ninterrupted; the same command continues: ")
+    assert ended.value.code == INTERRUPTED and capsys.readouterr().err.startswith(
+        "\ninterrupted; the same command continues: "
+    )
 
 
 def test_more_workers_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setattr("sys.argv", ["cache", "--workers", "8", "data=pairs", "data.path=pairs.jsonl"])
-    with pytest.raises(SystemExit, match="--workers 8: one a GPU, and there are 1; CUDA_VISIBLE_DEVICES= encodes on CPUs"):
+    with pytest.raises(
+        SystemExit, match="--workers 8: one a GPU, and there are 1; CUDA_VISIBLE_DEVICES= encodes on CPUs"
+    ):
         precompute.main()

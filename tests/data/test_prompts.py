@@ -63,7 +63,9 @@ def test_bad_rows_are_reported_at_once(tmp_path, manifest):
 
 def test_held_out_conditions_come_of_any_table_and_any_columns(tmp_path, manifest):
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    (tmp_path / "metadata.csv").write_text("text,file_name\n" + "".join(f"{row['prompt']},{row['image']}\n" for row in rows))
+    (tmp_path / "metadata.csv").write_text(
+        "text,file_name\n" + "".join(f"{row['prompt']},{row['image']}\n" for row in rows)
+    )
     plain = PromptConditions(str(manifest), 3, OmegaConf.create(SIZES))  # as YAML says it: `fit` may be left out
     mapped = PromptConditions(str(tmp_path), 3, Spec(), {"prompt": "text", "image": "file_name"})
     mapped.check(Spec())
@@ -83,7 +85,11 @@ def test_the_worlds_conditions_never_end_nor_repeat():
     data = WorldPrompts("train", seed=0)
     split = data.prepare(FakePolicy(Spec(64, 64, 9)))
     steps = StepBatches(split.train, 3, 10**6, 7, 1, 2, split.order)
-    assert [steps.indices(step) for step in (0, 1, 999_999)] == [[3, 4, 5], [9, 10, 11], [5_999_997, 5_999_998, 5_999_999]]
+    assert [steps.indices(step) for step in (0, 1, 999_999)] == [
+        [3, 4, 5],
+        [9, 10, 11],
+        [5_999_997, 5_999_998, 5_999_999],
+    ]
     cond = steps[1]
     prompts, frames = data.conditions.batch(9, 12)
     assert cond.prompt == prompts and torch.equal(cond.frame, frames)

@@ -49,7 +49,9 @@ def test_a_spec_of_yaml_may_leave_out_how_videos_are_fitted(tmp_path, records):
 
 def test_no_prompt_is_on_both_sides(tmp_path, records):
     split = rankings(tmp_path, records).prepare(None)
-    sides = [{split_part[i]["prompt"] for i in range(len(split_part))} for split_part in (split.train, split.validation)]
+    sides = [
+        {split_part[i]["prompt"] for i in range(len(split_part))} for split_part in (split.train, split.validation)
+    ]
     assert not sides[0] & sides[1] and len(split.train) == 6 and len(split.validation) == 2
     with pytest.raises(ValueError, match="of 2 rankings of 1 prompts leaves none to train on"):
         rankings(tmp_path, [records[0], records[4]]).prepare(None)
@@ -90,4 +92,8 @@ def test_all_bad_rows_are_reported_at_once(tmp_path, records):
     said = {problem.line: problem.message for problem in caught.value.problems}
     assert set(said) == {1, 2, 3, 4, 5}
     assert said[1].startswith("label is 5: write one of 1, 2, 3, 4") and "no such file" in said[2]
-    assert "domain='cars': there is no ranking prompt" in said[3] and "the same video" in said[4] and "label is missing" in said[5]
+    assert (
+        "domain='cars': there is no ranking prompt" in said[3]
+        and "the same video" in said[4]
+        and "label is missing" in said[5]
+    )

@@ -57,7 +57,9 @@ def test_scenes_become_a_manifest_that_trains_and_survives_a_kill(tmp_path):
     make(tmp_path / "real", clips, scenes, SPEC)
     assert all(path.read_bytes() == content for path, content in before.items())
     smaller = Spec(32, 32, 9, 8)  # another model's: none of the videos that are there will do
-    assert {row.chosen for row in load(make(tmp_path / "real", clips, scenes, smaller), PairRow, smaller)}.isdisjoint(before)
+    assert {row.chosen for row in load(make(tmp_path / "real", clips, scenes, smaller), PairRow, smaller)}.isdisjoint(
+        before
+    )
 
 
 def wheel(folder: Path) -> None:
@@ -77,8 +79,19 @@ def test_the_whole_command_trains_on_what_it_cuts_for_the_model(tmp_path, wan22_
     wheel(tmp_path / "outputs" / "real")
     small = f"model.path={wan22_folder} model.num_inference_steps=4 max_steps=2 batch_size=1 sample_every_n_steps=0 trainer.threads=1"
     small += " model.spec.height=32 model.spec.width=32 model.spec.frames=5 model.spec.fps=4"
-    command = ["make", "-f", ROOT / "Makefile", "-o", "install", "real", f"BIN={Path(sys.executable).parent}", f"ARGS={small}"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    command = [
+        "make",
+        "-f",
+        ROOT / "Makefile",
+        "-o",
+        "install",
+        "real",
+        f"BIN={Path(sys.executable).parent}",
+        f"ARGS={small}",
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "60 pairs in outputs/real/manifest.jsonl" in done.stdout
     assert (tmp_path / "outputs" / "real" / "offline" / "adapter" / "lineage.json").is_file()

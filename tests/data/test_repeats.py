@@ -17,15 +17,20 @@ def of(folder, row_type, rows: list[dict]) -> list[str]:
 
 def test_nothing_is_said_of_rows_that_all_differ(tmp_path, records):
     assert of(tmp_path, PairRow, records) == []
-    assert of(tmp_path, PairRow, [records[0], records[0] | {"prompt": "another"}, records[0] | {"segment": [0, 0.7]}]) == []
+    assert (
+        of(tmp_path, PairRow, [records[0], records[0] | {"prompt": "another"}, records[0] | {"segment": [0, 0.7]}])
+        == []
+    )
 
 
 def test_a_pair_there_twice_and_a_pair_and_its_opposite_are_counted(tmp_path, records, capsys):
     shutil.copy(tmp_path / "good0.mp4", tmp_path / "copy.mp4")  # another name, the same video
     opposite = records[1] | {"chosen": records[1]["rejected"], "rejected": records[1]["chosen"]}
     rows = [*records[:2], records[0] | {"chosen": "copy.mp4"}, opposite]
-    said = ["1 of 4 rows repeat another and count again: rows 3",
-            "1 contradiction, rows that judge the same videos differently: rows 2 and 4"]  # fmt: skip
+    said = [
+        "1 of 4 rows repeat another and count again: rows 3",
+        "1 contradiction, rows that judge the same videos differently: rows 2 and 4",
+    ]
     assert of(tmp_path, PairRow, rows) == said
     data = UserPairs(str(tmp_path / "rows.jsonl"), str(tmp_path / "cache"), validation_fraction=0.0, seed=0)
     data.check(Spec())  # no error: people disagree
@@ -35,7 +40,9 @@ def test_a_pair_there_twice_and_a_pair_and_its_opposite_are_counted(tmp_path, re
 def test_every_kind_of_row_can_contradict_another(tmp_path, records):
     ranking = {"prompt": "p", "first": "good0.mp4", "second": "bad0.mp4", "label": 1}
     turned = {"prompt": "p", "first": "bad0.mp4", "second": "good0.mp4"}
-    assert of(tmp_path, RankingRow, [ranking, turned | {"label": 2}]) == ["1 of 2 rows repeat another and count again: rows 2"]
+    assert of(tmp_path, RankingRow, [ranking, turned | {"label": 2}]) == [
+        "1 of 2 rows repeat another and count again: rows 2"
+    ]
     for other in (turned | {"label": 1}, ranking | {"label": 2}, turned | {"label": 4}):
         assert "1 contradiction" in of(tmp_path, RankingRow, [ranking, other])[0]
     anchor = {"prompt": "p", "video": "good0.mp4", "label": "positive"}

@@ -51,18 +51,24 @@ def sides(row: dict, folder: Path) -> tuple[Path, Path]:
 
 def test_slow_versions_move_less_and_keep_everything_else(videos, tmp_path):
     rows = [json.loads(line) for line in make(videos, tmp_path / "out", [2, 4]).read_text().splitlines()]
-    assert [row["prompt"] for row in rows] == ["a quick square"] * 2 + ["a slow square"] * 2  # a still one makes no pair
+    assert [row["prompt"] for row in rows] == ["a quick square"] * 2 + [
+        "a slow square"
+    ] * 2  # a still one makes no pair
     assert [row.get("domain") for row in rows] == ["scene", "scene", None, None]
     for row, factor in zip(rows, (2, 4, 2, 4)):
         standard, slow = sides(row, tmp_path / "out")
         assert shape(standard) == shape(slow) == (FRAMES, 64, 96, FPS, round((FRAMES - 1) / FPS, 3))
         assert slow.stem == f"{standard.stem}_x{factor}"
-        assert measured(slow)[1] < measured(standard)[1] * {2: 0.7, 4: 0.4}[factor]  # hard edges keep it above 1 / factor
+        assert (
+            measured(slow)[1] < measured(standard)[1] * {2: 0.7, 4: 0.4}[factor]
+        )  # hard edges keep it above 1 / factor
     paths = tmp_path / "quick.mp4", *sides(rows[0], tmp_path / "out")
     source, standard, slow = (read_video(path, 64, 96, FRAMES, FPS).float() for path in paths)
     assert (standard - source).abs().mean() < 1
     shown = [int(torch.stack([(frame - other).abs().mean() for other in source]).argmin()) for frame in slow[::2]]
-    assert shown == list(range(FRAMES // 2))  # frame 2 i of the slow version is frame i of the source: the rest is dropped
+    assert shown == list(
+        range(FRAMES // 2)
+    )  # frame 2 i of the slow version is frame i of the source: the rest is dropped
 
 
 def test_both_orders_are_drawn_and_the_seed_decides(tmp_path):
@@ -71,7 +77,9 @@ def test_both_orders_are_drawn_and_the_seed_decides(tmp_path):
     manifest = write_jsonl(tmp_path / "videos.jsonl", [{"prompt": "a square", "video": f"{i}.mp4"} for i in range(8)])
 
     def labels(seed: int) -> list[int]:
-        return [json.loads(line)["label"] for line in make(manifest, tmp_path / "out", [2], seed).read_text().splitlines()]
+        return [
+            json.loads(line)["label"] for line in make(manifest, tmp_path / "out", [2], seed).read_text().splitlines()
+        ]
 
     assert set(labels(0)) == {3, 4} and labels(0) == labels(0) != labels(1)
 
@@ -89,7 +97,9 @@ def test_the_same_command_again_makes_only_what_is_missing(videos, tmp_path):
     (slow.parent / f".{slow.name}.abc").write_bytes(b"half")
     make(videos, tmp_path / "out", [2])
     assert slow.read_bytes() == content and manifest.read_text() == text
-    assert before.keys() - {slow} <= {p for p, seen in before.items() if (p.stat().st_mtime_ns, p.stat().st_ino) == seen}
+    assert before.keys() - {slow} <= {
+        p for p, seen in before.items() if (p.stat().st_mtime_ns, p.stat().st_ino) == seen
+    }
 
 
 def test_a_segment_is_all_that_is_used(tmp_path):
@@ -125,7 +135,16 @@ def test_columns_of_other_names_are_mapped(tmp_path):
 
 
 def test_the_command_says_what_it_made_or_why_not(videos, tmp_path):
-    command = [sys.executable, "-m", "apo.data.slow_motion", "--out", str(tmp_path / "out"), "--factor", "2", "--manifest"]
+    command = [
+        sys.executable,
+        "-m",
+        "apo.data.slow_motion",
+        "--out",
+        str(tmp_path / "out"),
+        "--factor",
+        "2",
+        "--manifest",
+    ]
     root = Path(__file__).parents[2]
     done = subprocess.run([*command, str(videos)], capture_output=True, text=True, cwd=root)
     assert done.returncode == 0 and "2 pairs in" in done.stdout and "1 of videos that hardly move" in done.stdout
@@ -148,4 +167,6 @@ def test_motion_is_measured_in_gray_levels(tmp_path):
 
 def test_rows_are_those_of_a_manifest(videos):
     rows = load(videos, VideoRow, Spec(64, 96, 9, 8))
-    assert [row.video.name for row in rows] == ["quick.mp4", "slow.mp4", "still.mp4"] and np.all([row.segment is None for row in rows])
+    assert [row.video.name for row in rows] == ["quick.mp4", "slow.mp4", "still.mp4"] and np.all(
+        [row.segment is None for row in rows]
+    )

@@ -33,7 +33,12 @@ def said(path, row_type=PairRow, columns=None) -> dict[int, str]:
 
 
 def test_a_csv_and_a_folder_read_as_jsonl_does(tmp_path, records, manifest):
-    records[0] |= {"segment": [0.0, 0.7], "annotators": ["a", "b"], "domain": "human", "prompt": 'a "quoted", long\nprompt'}
+    records[0] |= {
+        "segment": [0.0, 0.7],
+        "annotators": ["a", "b"],
+        "domain": "human",
+        "prompt": 'a "quoted", long\nprompt',
+    }
     rows = load(write_jsonl(manifest, records), PairRow, Spec())
     of_csv = load(write_csv(tmp_path / "m.csv", records), PairRow, Spec())
     assert [vars(row) | {"line": 0} for row in of_csv] == [vars(row) | {"line": 0} for row in rows]
@@ -48,13 +53,20 @@ def test_a_csv_and_a_folder_read_as_jsonl_does(tmp_path, records, manifest):
         else:
             (write_csv if kind == "csv" else write_jsonl)(folder / f"metadata.{kind}", records)
         found = load(folder, PairRow, Spec())
-        assert [(row.prompt, row.chosen.name, row.segment) for row in found] == [(r.prompt, r.chosen.name, r.segment) for r in rows]
+        assert [(row.prompt, row.chosen.name, row.segment) for row in found] == [
+            (r.prompt, r.chosen.name, r.segment) for r in rows
+        ]
         assert found[0].chosen.parent == folder
 
 
 def test_a_csvs_numbers_are_numbers(tmp_path, records):
-    rows = [{"prompt": "p", "first": row["chosen"], "second": row["rejected"], "label": 1 + i % 4} for i, row in enumerate(records)]
-    assert [row.label for row in load(write_csv(tmp_path / "m.csv", rows), RankingRow, Spec())] == [1 + i % 4 for i in range(7)]
+    rows = [
+        {"prompt": "p", "first": row["chosen"], "second": row["rejected"], "label": 1 + i % 4}
+        for i, row in enumerate(records)
+    ]
+    assert [row.label for row in load(write_csv(tmp_path / "m.csv", rows), RankingRow, Spec())] == [
+        1 + i % 4 for i in range(7)
+    ]
     for i, label in enumerate(("1.0", "true", '"1"', "5", "[1]", "one")):
         rows[i]["label"] = label
     assert set(said(write_csv(tmp_path / "m.csv", rows), RankingRow)) == set(range(2, 8))
@@ -92,7 +104,10 @@ def test_a_folder_needs_one_table_and_a_path_has_to_be_one(tmp_path):
 
 
 def test_columns_of_other_names_are_mapped_and_the_rest_ignored(tmp_path, records):
-    theirs = [{"caption": r["prompt"], "chosen_file_name": r["chosen"], "rejected": r["rejected"], "score": 1} for r in records]
+    theirs = [
+        {"caption": r["prompt"], "chosen_file_name": r["chosen"], "rejected": r["rejected"], "score": 1}
+        for r in records
+    ]
     path, names = write_csv(tmp_path / "metadata.csv", theirs), {"prompt": "caption", "chosen": "chosen_file_name"}
     assert [row.prompt for row in load(path, PairRow, Spec(), names)] == [r["prompt"] for r in records]
     assert said(path, columns=names | {"image": "first"}) == {
@@ -104,7 +119,9 @@ def test_columns_of_other_names_are_mapped_and_the_rest_ignored(tmp_path, record
         with pytest.raises(UserError, match="columns=.*: give {field: column}"):
             read(path, PairRow, columns)
     theirs[3]["caption"] = " "
-    assert said(write_csv(path, theirs), columns=names) == {5: "prompt (column 'caption') is ' ': write a text that is not empty"}
+    assert said(write_csv(path, theirs), columns=names) == {
+        5: "prompt (column 'caption') is ' ': write a text that is not empty"
+    }
 
 
 def test_a_column_that_is_unknown_or_missing_is_said_once(tmp_path, records):

@@ -16,7 +16,11 @@ from tests.data.clips import FakePolicy
 
 
 def prepared(folder: Path, manifest: Path, policy=None):
-    return UserPairs(str(manifest), str(folder / "cache"), validation_fraction=0.0, seed=0).prepare(policy or FakePolicy()).train
+    return (
+        UserPairs(str(manifest), str(folder / "cache"), validation_fraction=0.0, seed=0)
+        .prepare(policy or FakePolicy())
+        .train
+    )
 
 
 def flipped(file: Path) -> None:
@@ -54,9 +58,13 @@ FOREIGN = {  # of files that no list knows
 
 
 @pytest.mark.parametrize("wrong", [*DAMAGES, *FOREIGN])
-def test_what_is_damaged_after_the_start_is_encoded_anew_at_its_first_use(tmp_path, manifest, capsys, monkeypatch, wrong):
+def test_what_is_damaged_after_the_start_is_encoded_anew_at_its_first_use(
+    tmp_path, manifest, capsys, monkeypatch, wrong
+):
     monkeypatch.chdir(tmp_path)
-    before = {name: deepcopy(item) for name, item in prepared(tmp_path, manifest)[2].items()}  # what was read is mapped from the file
+    before = {
+        name: deepcopy(item) for name, item in prepared(tmp_path, manifest)[2].items()
+    }  # what was read is mapped from the file
     data = prepared(tmp_path, manifest, policy := FakePolicy())
     if wrong in FOREIGN:
         for known in (tmp_path / "cache").rglob("*.sha256"):
@@ -67,7 +75,12 @@ def test_what_is_damaged_after_the_start_is_encoded_anew_at_its_first_use(tmp_pa
         assert all(torch.equal(item, before[name]) for name, item in data[2].items() if isinstance(item, torch.Tensor))
         assert data[1]["prompt"] == "pair 1"
     said = [line for line in capsys.readouterr().out.splitlines() if "encoded anew" in line]
-    assert policy.encoded == 2 and len(said) == 1 and data.files[2].name in said[0] and (wrong in said[0] or wrong == "safetensors")
+    assert (
+        policy.encoded == 2
+        and len(said) == 1
+        and data.files[2].name in said[0]
+        and (wrong in said[0] or wrong == "safetensors")
+    )
     assert not (tmp_path / "planted").exists()
 
 

@@ -4,7 +4,9 @@ from apo.evaluators.instruction import DirectionFollowing, InstructionFollowing,
 from apo.intervals import wilson
 
 
-@pytest.mark.parametrize("metric, hits", [(InstructionFollowing(), 1), (DirectionFollowing(), 3), (SpeedFollowing(), 2)])
+@pytest.mark.parametrize(
+    "metric, hits", [(InstructionFollowing(), 1), (DirectionFollowing(), 3), (SpeedFollowing(), 2)]
+)
 def test_following_needs_direction_and_speed(measured, metric, hits):
     metric.update(measured(4, direction_followed=[True, True, True, False], speed_followed=[True, False, False, True]))
     assert metric.compute() == wilson(hits, 4)

@@ -24,7 +24,9 @@ def judged(places: list[int]) -> RankingMetrics:
 def test_accuracy_winner_and_recall_by_domain():
     values = judged(range(7)).values()
     assert values["digit/accuracy"] == values["digit/winner"] == values["digit/recall_4"] == 1
-    assert values["scene/accuracy"] == 0 and values["scene/winner"] == pytest.approx(2 / 3)  # 1 for 3 has the right winner
+    assert values["scene/accuracy"] == 0 and values["scene/winner"] == pytest.approx(
+        2 / 3
+    )  # 1 for 3 has the right winner
     assert values["accuracy"] == pytest.approx(4 / 7) and values["winner"] == pytest.approx(6 / 7)
     assert values["recall_1"] == pytest.approx(1 / 3) and values["recall_3"] == pytest.approx(1 / 2)
     assert math.isnan(values["scene/recall_2"])  # no scene has that label

@@ -19,10 +19,16 @@ def test_eq_3_is_the_algebra_of_diffusers_skip_layer_guidance(omega, lambda_, or
     """Its guidance_scale is ω from the conditional prediction on, and 1 + ω from the unconditional one on."""
     v_c, v_null, v_skip = torch.randn(3, *SHAPE).unbind()
     guider = SkipLayerGuidance(
-        guidance_scale=omega if original else 1 + omega, skip_layer_guidance_scale=lambda_, skip_layer_guidance_layers=[0],
-        skip_layer_guidance_start=0.0, skip_layer_guidance_stop=1.0, use_original_formulation=original,
-    )  # fmt: skip
-    assert_close(guided(v_c, v_null, v_skip, omega, lambda_), guider.forward(v_c, v_null, v_skip).pred, rtol=1e-5, atol=1e-5)
+        guidance_scale=omega if original else 1 + omega,
+        skip_layer_guidance_scale=lambda_,
+        skip_layer_guidance_layers=[0],
+        skip_layer_guidance_start=0.0,
+        skip_layer_guidance_stop=1.0,
+        use_original_formulation=original,
+    )
+    assert_close(
+        guided(v_c, v_null, v_skip, omega, lambda_), guider.forward(v_c, v_null, v_skip).pred, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_guidance_of_equal_predictions_changes_nothing():
@@ -82,5 +88,3 @@ def test_mistakes_name_the_field(request):
         pass
     with pytest.raises(ValueError, match=r"guidance.lambda_=1.0 and guidance.blocks=\[\]: name blocks to skip"):
         CFGSTG(1.0, 1.0, 0.9, 1.0, [], True)
-
-

@@ -17,7 +17,10 @@ class Linear:
         return Condition([""] * len(cond.prompt), torch.zeros_like(cond.text), cond.image)
 
 
-X, COND = torch.randn(2, 1, 1, 2, 2), Condition(["a", "b"], torch.tensor([[[2.0]], [[4.0]]]), torch.zeros(2, 5, 1, 2, 2))
+X, COND = (
+    torch.randn(2, 1, 1, 2, 2),
+    Condition(["a", "b"], torch.tensor([[[2.0]], [[4.0]]]), torch.zeros(2, 5, 1, 2, 2)),
+)
 
 
 @pytest.mark.parametrize("t", [500.0, 950.0])
@@ -35,4 +38,6 @@ def test_omega_zero_is_no_guidance():
 
 def test_joined_conditions_keep_their_order():
     both = joined(COND, Linear().unconditional(COND))
-    assert both.prompt == ["a", "b", "", ""] and both.text.flatten().tolist() == [2, 4, 0, 0] and both.image_embeds is None
+    assert (
+        both.prompt == ["a", "b", "", ""] and both.text.flatten().tolist() == [2, 4, 0, 0] and both.image_embeds is None
+    )

@@ -15,11 +15,17 @@ TEACHER = CFGSTG(2.0, 1.0, 0.9, 0.5, [1], True)
 
 def test_strengths_are_drawn_from_their_ranges_by_step_and_row_alone():
     distill = GuidanceDistillation(TEACHER, [0.5, 3.0], [0.0, 1.0], seed=0)
-    drawn = [(distill.at(step, row).omega_high, distill.at(step, row).lambda_) for step in range(50) for row in range(2)]
-    assert drawn == [(g.omega_low, g.lambda_) for step in range(50) for row in range(2) for g in [distill.at(step, row)]]
+    drawn = [
+        (distill.at(step, row).omega_high, distill.at(step, row).lambda_) for step in range(50) for row in range(2)
+    ]
+    assert drawn == [
+        (g.omega_low, g.lambda_) for step in range(50) for row in range(2) for g in [distill.at(step, row)]
+    ]
     omegas, lambdas = zip(*drawn)
     assert 0.5 <= min(omegas) < 0.8 and 2.7 < max(omegas) <= 3 and 0 <= min(lambdas) < 0.1 and 0.9 < max(lambdas) <= 1
-    assert len(set(drawn)) == 100 and GuidanceDistillation(TEACHER, [0.5, 3.0], [0.0, 1.0], seed=1).at(0, 0) != distill.at(0, 0)
+    assert len(set(drawn)) == 100 and GuidanceDistillation(TEACHER, [0.5, 3.0], [0.0, 1.0], seed=1).at(
+        0, 0
+    ) != distill.at(0, 0)
 
 
 def test_without_ranges_they_are_the_guidances():
@@ -52,13 +58,16 @@ def test_the_teacher_stays_put_while_the_student_moves(request, tmp_path):
         assert torch.equal(distill.target(policy, *place, TEACHER), target) and not target.requires_grad
 
 
-@pytest.mark.parametrize("settings, said", [
-    ((NoGuidance(), None, None), "NoGuidance leaves nothing to distill: use guidance=cfg_stg or guidance=cfg"),
-    ((TEACHER, [3.0, 1.0], None), r"distill.omega=\[3.0, 1.0\]: give a range"),
-    ((TEACHER, 1.5, None), r"distill.omega=1.5: give a range"),
-    ((TEACHER, None, [1.0]), r"distill.lambda_=\[1.0\]: give a range"),
-    ((CFG(1.0, 1.0, 0.9), None, [0.0, 1.0]), r"distill.lambda_=\[0.0, 1.0\] needs guidance=cfg_stg"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ((NoGuidance(), None, None), "NoGuidance leaves nothing to distill: use guidance=cfg_stg or guidance=cfg"),
+        ((TEACHER, [3.0, 1.0], None), r"distill.omega=\[3.0, 1.0\]: give a range"),
+        ((TEACHER, 1.5, None), r"distill.omega=1.5: give a range"),
+        ((TEACHER, None, [1.0]), r"distill.lambda_=\[1.0\]: give a range"),
+        ((CFG(1.0, 1.0, 0.9), None, [0.0, 1.0]), r"distill.lambda_=\[0.0, 1.0\] needs guidance=cfg_stg"),
+    ],
+)
 def test_mistakes_name_the_field(settings, said):
     with pytest.raises(ValueError, match=said):
         GuidanceDistillation(*settings, seed=0)

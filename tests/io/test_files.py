@@ -65,12 +65,17 @@ def test_what_a_killed_process_was_writing_is_swept_and_nothing_else(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 def test_a_disk_that_refuses_is_one_line_with_the_path(tmp_path, number):
-    refusals = [OSError(number, os.strerror(number)), SafetensorError(f"I/O error: {os.strerror(number)} (os error {number})")]
+    refusals = [
+        OSError(number, os.strerror(number)),
+        SafetensorError(f"I/O error: {os.strerror(number)} (os error {number})"),
+    ]
     for refusal in refusals:
         with pytest.raises(SystemExit) as caught, one_line("config"), naming(tmp_path / "last.ckpt"):
             raise refusal
         text = str(caught.value)
-        assert text.startswith(f"config: {tmp_path / 'last.ckpt'}: {os.strerror(number)}; ") and text.endswith("run the same command again")
+        assert text.startswith(f"config: {tmp_path / 'last.ckpt'}: {os.strerror(number)}; ") and text.endswith(
+            "run the same command again"
+        )
 
 
 def test_a_file_of_a_partial_folder_is_named_by_its_place_in_the_whole_one(tmp_path):
@@ -84,7 +89,10 @@ def test_a_full_disk_names_the_file_whoever_writes(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    for name, write in (("a", lambda path: write_text(path, "")), ("b", lambda path: write_tensors(path, {"x": torch.zeros(1)}))):
+    for name, write in (
+        ("a", lambda path: write_text(path, "")),
+        ("b", lambda path: write_tensors(path, {"x": torch.zeros(1)})),
+    ):
         with pytest.raises(OSError) as caught:
             write(tmp_path / name)
         assert caught.value.filename == str(tmp_path / name) and not list(tmp_path.iterdir())

@@ -92,7 +92,9 @@ def test_only_the_first_process_of_a_run_holds_it(tmp_path, other, monkeypatch, 
 
 
 def left_by(path, host: str) -> None:
-    path.write_text(json.dumps({"host": host, "pid": 1, "since": "2026-01-01 00:00:00", "job": None, "stopping": False}))
+    path.write_text(
+        json.dumps({"host": host, "pid": 1, "since": "2026-01-01 00:00:00", "job": None, "stopping": False})
+    )
 
 
 def test_a_holder_on_another_machine_is_known_by_its_signs_of_life(tmp_path, monkeypatch):

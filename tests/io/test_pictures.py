@@ -7,8 +7,17 @@ from PIL import Image
 
 from apo.io.pictures import LINES, MISSING, Caption, contact_sheet, font, header, looped, side_by_side, wrapped
 
-TEXTS = ["", "a word", "the red digit five moves up quickly " * 9, "unbroken" * 99, "猫" * 50, "🐈", "two\nlines\ttab", " ",
-         "\x00\ud800\u202e"]  # fmt: skip
+TEXTS = [
+    "",
+    "a word",
+    "the red digit five moves up quickly " * 9,
+    "unbroken" * 99,
+    "猫" * 50,
+    "🐈",
+    "two\nlines\ttab",
+    " ",
+    "\x00\ud800\u202e",
+]
 WHITE = 255
 
 
@@ -38,12 +47,14 @@ def test_captions_leave_a_margin_on_the_right():
 @pytest.mark.parametrize("height, width", [(64, 64), (32, 48), (31, 97), (300, 20), (256, 256)])
 def test_videos_beside_each_other_are_large_labelled_and_otherwise_as_they_were(height, width):
     videos = [torch.randint(0, 256, (5, 3, height, width), dtype=torch.uint8) for _ in range(2)]
-    shown = side_by_side(videos, "a prompt " * 30, [[Caption("baseline"), Caption("clean")], [Caption("a long name of an arm " * 5)]])
+    shown = side_by_side(
+        videos, "a prompt " * 30, [[Caption("baseline"), Caption("clean")], [Caption("a long name of an arm " * 5)]]
+    )
     factor = -(-256 // min(height, width)) if min(height, width) < 256 else 1
     assert min(height, width) * factor >= 256 and shown.shape[0] == 5 and shown.shape[-2] > height * factor
     below = shown[..., -height * factor :, :]
-    assert below[..., :: factor, : width * factor : factor].equal(videos[0])
-    assert below[..., :: factor, -width * factor :: factor].equal(videos[1])
+    assert below[..., ::factor, : width * factor : factor].equal(videos[0])
+    assert below[..., ::factor, -width * factor :: factor].equal(videos[1])
     assert (shown[..., : -height * factor, :] < 100).any()  # text
 
 
@@ -55,6 +66,11 @@ def test_short_videos_are_looped_at_their_own_speed(frames, fps, expected):
 
 
 def test_a_contact_sheet_holds_videos_of_any_size(tmp_path):
-    videos = [torch.zeros(frames, 3, height, width, dtype=torch.uint8) for frames, height, width in ((9, 64, 64), (1, 8, 400), (3, 400, 2))]
+    videos = [
+        torch.zeros(frames, 3, height, width, dtype=torch.uint8)
+        for frames, height, width in ((9, 64, 64), (1, 8, 400), (3, 400, 2))
+    ]
     contact_sheet(tmp_path / "sheets" / "sheet.png", videos, TEXTS[1:4], ["black", "firebrick", "black"], 32)
-    assert Image.open(tmp_path / "sheets" / "sheet.png").width >= 1600 and len(list((tmp_path / "sheets").iterdir())) == 1
+    assert (
+        Image.open(tmp_path / "sheets" / "sheet.png").width >= 1600 and len(list((tmp_path / "sheets").iterdir())) == 1
+    )

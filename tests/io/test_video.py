@@ -78,7 +78,9 @@ def test_padding_keeps_all_of_a_picture_and_its_proportions(height, width):
     there = fit(pixels, 40, 60, mode="pad")[0] > 0
     rows, columns = there.any(1), there.any(0)
     assert there.shape == (40, 60) and there[rows][:, columns].all()
-    assert (rows.sum() == 40 or columns.sum() == 60) and abs(columns.sum() - max(1, rows.sum() * width / height)) <= max(1, width / height)
+    assert (rows.sum() == 40 or columns.sum() == 60) and abs(
+        columns.sum() - max(1, rows.sum() * width / height)
+    ) <= max(1, width / height)
     assert abs(int(rows.nonzero().min()) - (39 - int(rows.nonzero().max()))) <= 1
 
 
@@ -137,7 +139,9 @@ def test_a_file_that_names_other_files_is_no_video(tmp_path):
         (tmp_path / name).write_text(content)
         with pytest.raises(VideoError, match=f"{name}: truncated or not a video"):
             probe(tmp_path / name)
-    (tmp_path / "script.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")  # PIL would have Ghostscript run it
+    (tmp_path / "script.png").write_text(
+        "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
+    )  # PIL would have Ghostscript run it
     with pytest.raises(VideoError, match="script.png: not a readable image"):
         read_image(tmp_path / "script.png", 3, 2)
 

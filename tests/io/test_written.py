@@ -35,7 +35,9 @@ def test_what_others_wrote_or_changed_stays_and_is_named(tmp_path, capsys):
     assert {path: path.read_text() for path in (tmp_path / "videos").iterdir()} == before
 
 
-@pytest.mark.parametrize("note", ["", "{", "[]", "5", "null", '{"a.mp4": 5}', '{"a.mp4": null}', '"' + "[" * 9, "[" * 10**5])
+@pytest.mark.parametrize(
+    "note", ["", "{", "[]", "5", "null", '{"a.mp4": 5}', '{"a.mp4": null}', '"' + "[" * 9, "[" * 10**5]
+)
 def test_a_damaged_list_removes_nothing(tmp_path, note):
     (tmp_path / ".written.json").write_text(note)
     (tmp_path / "a.mp4").write_text("a")

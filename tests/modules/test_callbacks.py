@@ -29,7 +29,9 @@ def test_samples_are_made_one_at_a_time_and_are_those_of_a_batch(request, style,
     together = policy.decode(generate(policy, guidance, cond, initial_noise(policy, [7, 8])))
     policy.train()
     asked, written = [], []
-    monkeypatch.setattr(SampleVideos, "write", lambda self, trainer, module, videos, prompts: written.append((videos, prompts)))
+    monkeypatch.setattr(
+        SampleVideos, "write", lambda self, trainer, module, videos, prompts: written.append((videos, prompts))
+    )
     policy.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
     decode = policy.decode
     monkeypatch.setattr(policy, "decode", lambda latents: asked.append(len(latents)) or decode(latents))
@@ -42,30 +44,45 @@ def test_samples_are_made_one_at_a_time_and_are_those_of_a_batch(request, style,
     assert videos.shape == together.shape and (videos.int() - together.int()).abs().max() <= 1
 
 
-@pytest.mark.parametrize("replicas, made", [(1, [[0, 1, 2, 3]]), (3, [[0, 3], [1, 0], [2, 1]]), (5, [[0], [1], [2], [3], [0]])])
+@pytest.mark.parametrize(
+    "replicas, made", [(1, [[0, 1, 2, 3]]), (3, [[0, 3], [1, 0], [2, 1]]), (5, [[0], [1], [2], [3], [0]])]
+)
 def test_replicas_share_the_samples_and_generate_equally_often(tmp_path, monkeypatch, replicas, made):
     shares, written = [], []
     monkeypatch.setattr(callbacks, "replicas", lambda: replicas)
-    monkeypatch.setattr(SampleVideos, "write", lambda self, trainer, module, videos, prompts: written.append(videos.flatten().tolist()))
+    monkeypatch.setattr(
+        SampleVideos, "write", lambda self, trainer, module, videos, prompts: written.append(videos.flatten().tolist())
+    )
     cond = Condition(list("abcd"), torch.zeros(4, 1), torch.zeros(4, 1))
     samples = SampleVideos(tmp_path, Whole(cond), 1, None, seed=0)
     policy = torch.nn.Linear(1, 1)
     for mine in range(replicas):
         asked = []
         monkeypatch.setattr(callbacks, "replica", lambda mine=mine: mine)
-        monkeypatch.setattr(samples, "video", lambda policy, cond, place, asked=asked: asked.append(place) or torch.full((1, 1), place))
-        monkeypatch.setattr(callbacks, "collected", lambda share: shares.append(share) or (shares if len(shares) == replicas else None))
-        samples.on_train_batch_end(SimpleNamespace(global_step=1, max_steps=1), SimpleNamespace(policy=policy, device="cpu"), None, None, 0)
+        monkeypatch.setattr(
+            samples, "video", lambda policy, cond, place, asked=asked: asked.append(place) or torch.full((1, 1), place)
+        )
+        monkeypatch.setattr(
+            callbacks, "collected", lambda share: shares.append(share) or (shares if len(shares) == replicas else None)
+        )
+        samples.on_train_batch_end(
+            SimpleNamespace(global_step=1, max_steps=1), SimpleNamespace(policy=policy, device="cpu"), None, None, 0
+        )
         assert asked == made[mine]
     assert written == [[0, 1, 2, 3]]
 
 
-@pytest.mark.parametrize("exception, saves", [(RankerFailed(), True), (NonFiniteGradient(), False), (KeyboardInterrupt(), False)])
+@pytest.mark.parametrize(
+    "exception, saves", [(RankerFailed(), True), (NonFiniteGradient(), False), (KeyboardInterrupt(), False)]
+)
 def test_only_a_failed_ranker_leaves_a_checkpoint_between_the_usual_ones(exception, saves, tmp_path):
     """With two windows a pair, an odd step could not resume; a gradient may fail there, a ranker only where a pair begins."""
     saved = []
     trainer = SimpleNamespace(
-        global_step=3, is_global_zero=False, save_checkpoint=saved.append, strategy=SimpleNamespace(barrier=lambda: None)
+        global_step=3,
+        is_global_zero=False,
+        save_checkpoint=saved.append,
+        strategy=SimpleNamespace(barrier=lambda: None),
     )
     WholeCheckpoint(tmp_path, 2).on_exception(trainer, SimpleNamespace(zero_grad=lambda: None), exception)
     assert bool(saved) == saves
@@ -110,9 +127,14 @@ def test_sigterm_stops_a_run_but_under_submitit_which_requeues_at_a_signal_of_it
     monkeypatch.setattr(checkpoint, "save", lambda trainer: saved.append(trainer.global_step))
     stop = StopWhenTold(checkpoint)
     trainer = L.Trainer(
-        max_steps=5, accelerator="cpu", callbacks=[stop], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        max_steps=5,
+        accelerator="cpu",
+        callbacks=[stop],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
         enable_model_summary=False,
-    )  # fmt: skip
+    )
     trainer.fit(Terminated(), torch.utils.data.DataLoader(range(5)))
     assert (trainer.global_step, saved, stop.stopped) == ((5, [], False) if submitit else (2, [2], True))
     assert signal.getsignal(signal.SIGTERM) == before
@@ -140,10 +162,15 @@ class Measured:
 @pytest.mark.parametrize("pairs, size", [(7, 2), (3, 1), (HELD_OUT + 9, 8)])
 def test_replicas_share_held_out_pairs_and_compute_equally_often(pairs, size, monkeypatch):
     """Of two replicas; what ranks record is averaged."""
-    data = type("Data", (), {
-        "__len__": lambda self: pairs, "__getitem__": lambda self, i: i,
-        "collate": lambda self, places: SimpleNamespace(chosen=torch.tensor(places).float()[:, None]),
-    })()  # fmt: skip
+    data = type(
+        "Data",
+        (),
+        {
+            "__len__": lambda self: pairs,
+            "__getitem__": lambda self, i: i,
+            "collate": lambda self, places: SimpleNamespace(chosen=torch.tensor(places).float()[:, None]),
+        },
+    )()
     trainer, found = SimpleNamespace(global_step=5, max_steps=9), {}
     for replicas, replica in ((1, 0), (2, 0), (2, 1)):
         monkeypatch.setattr("apo.modules.callbacks.replicas", lambda count=replicas: count)
@@ -152,7 +179,9 @@ def test_replicas_share_held_out_pairs_and_compute_equally_often(pairs, size, mo
         HeldOutPairs(data, 5, size).on_train_batch_end(trainer, module, None, None, 0)
     one, *two = found.values()
     assert one.recorded["val/loss"] == pytest.approx(sum(range(count := min(pairs, HELD_OUT))) / count + 0.78)
-    assert sum(float(module.recorded["val/loss"]) for module in two) / 2 == pytest.approx(float(one.recorded["val/loss"]))
+    assert sum(float(module.recorded["val/loss"]) for module in two) / 2 == pytest.approx(
+        float(one.recorded["val/loss"])
+    )
     assert len(two[0].asked) == len(two[1].asked) < len(one.asked)
     assert {place for places in two[0].asked + two[1].asked for place in places} == set(range(count))
 

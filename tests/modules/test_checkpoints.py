@@ -28,7 +28,9 @@ class Payload:
 
 def test_what_is_written_is_read(tmp_path):
     cond = Condition(["a"], torch.ones(1, 2, 3), torch.ones(1, 4))
-    path = leave_checkpoint(tmp_path, 3, pairs=(torch.ones(2), cond), settings={"lr": 1e-3, "names": ["a"], "none": None})
+    path = leave_checkpoint(
+        tmp_path, 3, pairs=(torch.ones(2), cond), settings={"lr": 1e-3, "names": ["a"], "none": None}
+    )
     for mmap in (False, True):
         found = read(path, mmap)
         assert torch.equal(found["pairs"][1].text, cond.text) and found["pairs"][1].prompt == ["a"]
@@ -52,10 +54,14 @@ def test_a_damaged_last_one_falls_back_to_the_previous_and_says_so(tmp_path, dam
     last.write_bytes(damage(last.read_bytes()))
     found = newest(tmp_path)
     assert found.step == 3 and found.path.name == PREVIOUS
-    assert found.instead.startswith(f"{last} is damaged (") and found.instead.endswith("continuing from previous.ckpt, step 3")
+    assert found.instead.startswith(f"{last} is damaged (") and found.instead.endswith(
+        "continuing from previous.ckpt, step 3"
+    )
     assert "\n" not in found.instead
     (tmp_path / "checkpoints" / "previous.ckpt").write_bytes(b"damaged too")
-    with pytest.raises(UserError, match=rf"last.ckpt is damaged .*previous.ckpt is damaged .*: copy a whole .* or delete {tmp_path}"):
+    with pytest.raises(
+        UserError, match=rf"last.ckpt is damaged .*previous.ckpt is damaged .*: copy a whole .* or delete {tmp_path}"
+    ):
         newest(tmp_path)
 
 
@@ -76,9 +82,18 @@ STRANGE = {
     "a list": ([1, 2], "it holds a list, not a checkpoint of train.py"),
     "another program's": ({"model": torch.ones(1)}, "it has no global_step, so it is no checkpoint of train.py"),
     "weights alone": (content(1, state_dict=None), "it has no state_dict"),
-    "nan": (content(1, state_dict={"policy.w": torch.tensor([1.0, float("nan")])}), "state_dict.policy.w is not finite"),
-    "inf": (content(1, optimizer_states=[{"state": {0: {"exp_avg": torch.tensor(float("inf"))}}}]), "optimizer_states.0.state.0.exp_avg"),
-    "integers": (content(1, state_dict={"policy.w": torch.ones(2).int()}), "state_dict.policy.w is of int32: weights are floating"),
+    "nan": (
+        content(1, state_dict={"policy.w": torch.tensor([1.0, float("nan")])}),
+        "state_dict.policy.w is not finite",
+    ),
+    "inf": (
+        content(1, optimizer_states=[{"state": {0: {"exp_avg": torch.tensor(float("inf"))}}}]),
+        "optimizer_states.0.state.0.exp_avg",
+    ),
+    "integers": (
+        content(1, state_dict={"policy.w": torch.ones(2).int()}),
+        "state_dict.policy.w is of int32: weights are floating",
+    ),
     "a path": (content(1, tensors="../elsewhere"), "tensors='../elsewhere' is no name of a folder"),
     "lost tensors": (content(1, tensors="step_1-01234567"), "step_1-01234567/.metadata is not there"),
 }

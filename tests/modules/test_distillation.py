@@ -29,8 +29,16 @@ ROOT = Path(__file__).parents[2]
 
 def module(request, guidance=None, **changes) -> DistillationModule:
     settings = dict(
-        policy=make(request, "wan22"), optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3), warmup_steps=1, max_grad_norm=1.0,
-        seed=0, pairs=OfflinePairs(), sampler=APOSampler(4, [5], 0, 1, 1, 0, 0.8, 0.9, 0), batch_size=2, split=0.8, rejected=True,
+        policy=make(request, "wan22"),
+        optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3),
+        warmup_steps=1,
+        max_grad_norm=1.0,
+        seed=0,
+        pairs=OfflinePairs(),
+        sampler=APOSampler(4, [5], 0, 1, 1, 0, 0.8, 0.9, 0),
+        batch_size=2,
+        split=0.8,
+        rejected=True,
         blocks=None,
         distill=GuidanceDistillation(guidance or CFGSTG(2.0, 2.0, 0.9, 1.0, [1], True), None, None, 0),
     )
@@ -70,10 +78,16 @@ def test_rejected_videos_are_left_out_when_asked(request):
     model = module(request, rejected=False)
     pair = pair_of(model.policy)
     t = torch.tensor([950.0, 940.0])
-    x_t, times, cond, target = model.taught(*model.whole(pair), t, torch.zeros_like(pair.chosen), model.distill.guidance)
-    assert torch.equal(x_t, noised(pair.chosen, torch.zeros_like(pair.chosen), t)) and times.equal(t) and len(target) == 2
+    x_t, times, cond, target = model.taught(
+        *model.whole(pair), t, torch.zeros_like(pair.chosen), model.distill.guidance
+    )
+    assert (
+        torch.equal(x_t, noised(pair.chosen, torch.zeros_like(pair.chosen), t)) and times.equal(t) and len(target) == 2
+    )
     model.rejected = True
-    x_t, times, cond, target = model.taught(*model.whole(pair), t, torch.zeros_like(pair.chosen), model.distill.guidance)
+    x_t, times, cond, target = model.taught(
+        *model.whole(pair), t, torch.zeros_like(pair.chosen), model.distill.guidance
+    )
     assert len(x_t) == len(times) == len(cond.prompt) == len(target) == 4
 
 
@@ -138,12 +152,27 @@ def home(tmp_path_factory, wan22_folder):
 
 def config(home: Path, *more: str) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("train", [
-            f"model.path={home}/model", "model.spec={height: 32, width: 48, frames: 9, fps: 8}", "model.num_inference_steps=4",
-            "data=pairs", f"data.path={home}/data/manifest.jsonl", f"data.cache_dir={home}/cache", "data.validation_fraction=0.3",
-            "max_steps=6", "checkpoint_every_n_steps=2", "sample_every_n_steps=3", "validate_every_n_steps=3", "batch_size=2",
-            "policy.lora.rank=2", "trainer.threads=1", "logger=csv", *more,
-        ])  # fmt: skip
+        return compose(
+            "train",
+            [
+                f"model.path={home}/model",
+                "model.spec={height: 32, width: 48, frames: 9, fps: 8}",
+                "model.num_inference_steps=4",
+                "data=pairs",
+                f"data.path={home}/data/manifest.jsonl",
+                f"data.cache_dir={home}/cache",
+                "data.validation_fraction=0.3",
+                "max_steps=6",
+                "checkpoint_every_n_steps=2",
+                "sample_every_n_steps=3",
+                "validate_every_n_steps=3",
+                "batch_size=2",
+                "policy.lora.rank=2",
+                "trainer.threads=1",
+                "logger=csv",
+                *more,
+            ],
+        )
 
 
 def test_a_run_that_dies_resumes_exactly_and_says_what_it_came_from(home):
@@ -158,25 +187,36 @@ def test_a_run_that_dies_resumes_exactly_and_says_what_it_came_from(home):
     assert lineage["stages"] == ["offline", "distill"]
     assert lineage["preceding"] == json.loads((home / "aligned" / "adapter" / "lineage.json").read_text())["files"]
     # what follows it
-    with pytest.raises(ConfigError, match="stage=distill does not follow stage=distill, and adapter=.* went through offline -> distill"):
+    with pytest.raises(
+        ConfigError, match="stage=distill does not follow stage=distill, and adapter=.* went through offline -> distill"
+    ):
         check(config(home, "stage=distill", f"adapter={home}/one/adapter"), home / "again")
     next_one = ["stage=distill_dpo", f"adapter={home}/one/adapter", "max_steps=1"]
     train(config(home, *next_one), home / "aware")
     assert abs(float(metrics(home / "aware")[0]["train/margin"])) == 0  # the reference is the student it starts from
-    assert json.loads((home / "aware" / "adapter" / "lineage.json").read_text())["stages"] == ["offline", "distill", "distill_dpo"]
+    assert json.loads((home / "aware" / "adapter" / "lineage.json").read_text())["stages"] == [
+        "offline",
+        "distill",
+        "distill_dpo",
+    ]
 
 
-@pytest.mark.parametrize("more, said", [
-    (["stage=distill", "guidance=none"], "NoGuidance leaves nothing to distill"),
-    (["stage=distill", "guidance.blocks=[2]"], r"guidance.blocks=\[2\]: there is no block 2; the model has 2"),
-    (["stage=distill", "distill.omega=[2,1]"], r"distill.omega=\[2, 1\]: give a range"),
-    (["stage=distill", "policy.lora=null"], "policy.lora=null"),
-    (["stage=distill", "module.blocks=[0,9]"], r"module.blocks=\[0, 9\]: there is no block 9; the model has 2"),
-    (["policy.lora.targets=[to_q,nope]"], "policy.lora.targets: the model has no layer nope; .* to_out.0, to_q"),
-    (["stage=distill_dpo"], "stage=distill_dpo starts from an adapter of stage=distill, and adapter is not set"),
-    (["stage=distill_dpo", "adapter={home}/aligned/adapter"],
-     "went through stage=distill, and adapter=.* went through offline: train stage=distill adapter="),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (["stage=distill", "guidance=none"], "NoGuidance leaves nothing to distill"),
+        (["stage=distill", "guidance.blocks=[2]"], r"guidance.blocks=\[2\]: there is no block 2; the model has 2"),
+        (["stage=distill", "distill.omega=[2,1]"], r"distill.omega=\[2, 1\]: give a range"),
+        (["stage=distill", "policy.lora=null"], "policy.lora=null"),
+        (["stage=distill", "module.blocks=[0,9]"], r"module.blocks=\[0, 9\]: there is no block 9; the model has 2"),
+        (["policy.lora.targets=[to_q,nope]"], "policy.lora.targets: the model has no layer nope; .* to_out.0, to_q"),
+        (["stage=distill_dpo"], "stage=distill_dpo starts from an adapter of stage=distill, and adapter is not set"),
+        (
+            ["stage=distill_dpo", "adapter={home}/aligned/adapter"],
+            "went through stage=distill, and adapter=.* went through offline: train stage=distill adapter=",
+        ),
+    ],
+)
 def test_mistakes_are_found_without_a_model(home, more, said, tmp_path):
     with pytest.raises(ConfigError, match=said):
         check(config(home, *(part.replace("{home}", str(home)) for part in more)), tmp_path)

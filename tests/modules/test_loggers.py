@@ -26,4 +26,9 @@ def test_rewind_forgets_the_steps_to_be_taken_again(tmp_path):
     resumed = MetricsCSV(str(tmp_path))
     resumed.rewind(3)
     resumed.log_metrics({"a": 30.0}, 3)
-    assert [(row["step"], row["a"]) for row in resumed.read()] == [("0", "0.0"), ("1", "1.0"), ("2", "2.0"), ("3", "30.0")]
+    assert [(row["step"], row["a"]) for row in resumed.read()] == [
+        ("0", "0.0"),
+        ("1", "1.0"),
+        ("2", "2.0"),
+        ("3", "30.0"),
+    ]

@@ -26,8 +26,16 @@ from tests.policies.test_wan import frame, make, perturbed
 def module(request, **changes) -> PreferenceModule:
     sampler = APOSampler(4, [3, 4, 5, 6], 5, 4, 1, 4, 0.8, 0.9, 0)
     settings = dict(
-        policy=make(request, "wan22"), optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3), warmup_steps=1, max_grad_norm=1.0,
-        seed=0, pairs=OfflinePairs(), sampler=sampler, objective=DiffusionDPO(500), batch_size=2, split=0.8,
+        policy=make(request, "wan22"),
+        optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3),
+        warmup_steps=1,
+        max_grad_norm=1.0,
+        seed=0,
+        pairs=OfflinePairs(),
+        sampler=sampler,
+        objective=DiffusionDPO(500),
+        batch_size=2,
+        split=0.8,
         reference_update_every_n_steps=None,
     )
     return PreferenceModule(**(settings | changes))
@@ -43,8 +51,14 @@ def fit(model: L.LightningModule, pair: Pair, steps: int, folder: Path) -> list[
     """Metrics of each step."""
     logger = MetricsCSV(str(folder))
     trainer = L.Trainer(
-        max_steps=steps, accelerator="cpu", logger=logger, log_every_n_steps=1, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, max_epochs=-1,
+        max_steps=steps,
+        accelerator="cpu",
+        logger=logger,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=-1,
     )
     trainer.fit(model, torch.utils.data.DataLoader([pair] * steps, batch_size=None))
     return logger.read()
@@ -72,7 +86,9 @@ def test_gradients_are_summed_over_the_window(request):
     model.__class__ = Still
     for row, t in enumerate(rows):
         loss = model.loss(pair, t, row)
-        gradient = torch.autograd.grad(loss, [p for p in model.policy.parameters() if p.requires_grad], allow_unused=True)
+        gradient = torch.autograd.grad(
+            loss, [p for p in model.policy.parameters() if p.requires_grad], allow_unused=True
+        )
         gradient = [torch.zeros(()) if g is None else g for g in gradient]
         total = gradient if total is None else [a + b for a, b in zip(total, gradient)]
     for row, t in enumerate(rows):
@@ -89,7 +105,9 @@ def test_the_split_backward_is_the_joint_one(request, objective):
     found = []
     for split in (False, True):
         model = module(request, objective=objective, split_backward=split)
-        model.__class__ = type("Still", (type(model),), {"global_step": 0, "manual_backward": lambda self, loss: loss.backward()})
+        model.__class__ = type(
+            "Still", (type(model),), {"global_step": 0, "manual_backward": lambda self, loss: loss.backward()}
+        )
         perturbed(model.policy, 0.03)
         pair = pair_of(model.policy)
         for row, t, last in model.rows():
@@ -101,7 +119,9 @@ def test_the_split_backward_is_the_joint_one(request, objective):
     (joint, meters), (split, same) = found
     assert joint.keys() == split.keys() and len(joint) > 20
     for name in joint:
-        assert (split[name] - joint[name]).norm() < 3e-4 * joint[name].norm(), name  # beta enlarges the errors' rounding
+        assert (split[name] - joint[name]).norm() < 3e-4 * joint[name].norm(), (
+            name
+        )  # beta enlarges the errors' rounding
     assert meters.keys() == same.keys() and min(abs(value) for value in meters["train/margin"]) > 1e-6
     for key in meters:
         assert_close(torch.stack(same[key]), torch.stack(meters[key]), rtol=1e-3, atol=1e-5)
@@ -135,7 +155,9 @@ def broken_weight(model, *_):
 
 def broken_reference(model, _, monkeypatch):
     errors = model.errors
-    monkeypatch.setattr(model, "errors", lambda *given: errors(*given)._replace(ref_chosen=torch.tensor([float("nan")] * 2)))
+    monkeypatch.setattr(
+        model, "errors", lambda *given: errors(*given)._replace(ref_chosen=torch.tensor([float("nan")] * 2))
+    )
 
 
 def broken_objective(model, *_):
@@ -143,17 +165,22 @@ def broken_objective(model, *_):
 
 
 def broken_gradient(model, *_):
-    next(p for p in model.policy.parameters() if p.requires_grad).register_hook(lambda gradient: gradient * float("nan"))
+    next(p for p in model.policy.parameters() if p.requires_grad).register_hook(
+        lambda gradient: gradient * float("nan")
+    )
 
 
-@pytest.mark.parametrize("damage, said", [
-    (broken_latents, "The pairs' latents are not: "),
-    (broken_condition, "The pairs' conditions are not: "),
-    (broken_weight, "The weight experts.transformer.* is not: "),
-    (broken_reference, "The reference's prediction is not: "),
-    (broken_objective, "train/loss is not: "),
-    (broken_gradient, "Weights, data and predictions are finite: give another run=NAME with a lower optimizer.lr"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (broken_latents, "The pairs' latents are not: "),
+        (broken_condition, "The pairs' conditions are not: "),
+        (broken_weight, "The weight experts.transformer.* is not: "),
+        (broken_reference, "The reference's prediction is not: "),
+        (broken_objective, "train/loss is not: "),
+        (broken_gradient, "Weights, data and predictions are finite: give another run=NAME with a lower optimizer.lr"),
+    ],
+)
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step_and_says_what_it_comes_from(
     request, tmp_path, monkeypatch, damage, said
 ):
@@ -185,8 +212,15 @@ def test_noise_belongs_to_the_pair_whatever_the_rank(request, monkeypatch):
 
 def test_sft_lowers_the_flow_matching_loss(request, tmp_path):
     model = SFTModule(
-        policy=make(request, "wan22"), optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3), warmup_steps=1, max_grad_norm=1.0,
-        seed=0, pairs=OfflinePairs(), sampler=UniformSampler(2, 0.9, 0), batch_size=2, split=0.8,
+        policy=make(request, "wan22"),
+        optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3),
+        warmup_steps=1,
+        max_grad_norm=1.0,
+        seed=0,
+        pairs=OfflinePairs(),
+        sampler=UniformSampler(2, 0.9, 0),
+        batch_size=2,
+        split=0.8,
     )
     losses = [float(row["train/loss"]) for row in fit(model, pair_of(model.policy), 30, tmp_path)]
     assert sum(losses[-8:]) < sum(losses[:8])
@@ -217,7 +251,9 @@ def test_a_reference_that_may_move_is_at_first_the_preceding_stage(request):
     noise = torch.randn(pair.chosen.shape, generator=torch.Generator().manual_seed(2))
     ours, theirs = (m.errors(pair, torch.tensor([950.0, 950.0]), noise) for m in (moving, still))
     assert torch.equal(ours.ref_chosen, theirs.ref_chosen) and torch.equal(ours.chosen, theirs.chosen)
-    assert {k for k, p in moving.named_parameters() if p.requires_grad} == {k for k, p in still.named_parameters() if p.requires_grad}
+    assert {k for k, p in moving.named_parameters() if p.requires_grad} == {
+        k for k, p in still.named_parameters() if p.requires_grad
+    }
     with pytest.raises(ValueError, match="module.reference_update_every_n_steps=0"):
         module(request, reference_update_every_n_steps=0)
 
@@ -240,13 +276,19 @@ def test_an_average_follows_the_adapter_and_is_what_is_saved(request, tmp_path):
     for key, value in weights(AVERAGE).items():
         assert_close(value, expected[key])
     fit(plain, pair, 3, tmp_path / "plain")
-    for (key, ours), theirs in zip(weights(POLICY).items(), [p for p in plain.policy.parameters() if p.requires_grad], strict=True):
+    for (key, ours), theirs in zip(
+        weights(POLICY).items(), [p for p in plain.policy.parameters() if p.requires_grad], strict=True
+    ):
         assert torch.equal(ours, theirs), key
     policy.save_adapter(tmp_path)
     again = make(request, "wan22", adapter=str(tmp_path)).experts.named_parameters()
     saved = {key.replace(".policy.", "."): value for key, value in again if ".policy." in key}
-    assert saved.keys() == expected.keys() and all(torch.equal(saved[key], value) for key, value in weights(AVERAGE).items())
-    assert {key for key in model.state_dict() if ".average." in key} == {k.replace(".policy.", ".average.") for k in plain.state_dict()}
+    assert saved.keys() == expected.keys() and all(
+        torch.equal(saved[key], value) for key, value in weights(AVERAGE).items()
+    )
+    assert {key for key in model.state_dict() if ".average." in key} == {
+        k.replace(".policy.", ".average.") for k in plain.state_dict()
+    }
 
 
 def test_a_sources_meters_are_logged_with_the_step(request, tmp_path):
@@ -275,6 +317,8 @@ def test_a_pair_goes_through_as_many_windows_as_set(request, tmp_path):
     assert pairs.calls == 2 and [int(row["step"]) for row in rows] == [0, 1, 2, 3]
     single = module(request)
     same = fit(single, pair_of(single.policy), 4, tmp_path / "single")  # the same pair each step: nothing else differs
-    assert [(row["train/loss"], row["train/t_mean"]) for row in same] == [(row["train/loss"], row["train/t_mean"]) for row in rows]
+    assert [(row["train/loss"], row["train/t_mean"]) for row in same] == [
+        (row["train/loss"], row["train/t_mean"]) for row in rows
+    ]
     with pytest.raises(ValueError, match="windows_per_pair=0"):
         module(request, windows_per_pair=0)

@@ -34,10 +34,23 @@ def home(tmp_path_factory):
 
 def overrides(home: Path, *more: str) -> list[str]:
     return [
-        "stage=ranker", f"vlm.path={home}/base", "vlm.frames=4", "vlm.lora.rank=4", f"data.cache_dir={home}/cache", "data.count=8",
-        "data.validation_count=4", "data.generated_share=0", "data.batch_size=8", "batch_size=4", "max_steps=6", "logger=csv",
-        "checkpoint_every_n_steps=2", "validate_every_n_steps=3", "trainer.threads=1", *more,
-    ]  # fmt: skip
+        "stage=ranker",
+        f"vlm.path={home}/base",
+        "vlm.frames=4",
+        "vlm.lora.rank=4",
+        f"data.cache_dir={home}/cache",
+        "data.count=8",
+        "data.validation_count=4",
+        "data.generated_share=0",
+        "data.batch_size=8",
+        "batch_size=4",
+        "max_steps=6",
+        "logger=csv",
+        "checkpoint_every_n_steps=2",
+        "validate_every_n_steps=3",
+        "trainer.threads=1",
+        *more,
+    ]
 
 
 def config(home: Path, *more: str) -> DictConfig:
@@ -51,7 +64,10 @@ def metrics(folder: Path) -> list[dict]:
 
 
 def test_it_overfits_a_handful_of_pairs_with_all_weights(home):
-    train(config(home, "vlm.lora=null", "batch_size=8", "max_steps=60", "optimizer.lr=3e-3", "validate_every_n_steps=60"), home / "whole")
+    train(
+        config(home, "vlm.lora=null", "batch_size=8", "max_steps=60", "optimizer.lr=3e-3", "validate_every_n_steps=60"),
+        home / "whole",
+    )
     rows = metrics(home / "whole")
     assert float(rows[0]["train/accuracy"]) < 0.6 and float(rows[-1]["train/accuracy"]) == 1
     assert float(rows[-1]["train/loss"]) < 0.1 * float(rows[0]["train/loss"])
@@ -82,7 +98,9 @@ def test_every_pair_is_trained_in_both_orders(home):
     exchange = Ranking(second, first, swapped(label), cond.prompt, domains)
     for batch, checkpointing in ((pair, False), (exchange, False), (pair, True)):
         vlm = TrainableVLM(str(home / "base"), "float32", 4, 8.0, LORA, None, 0, checkpointing)
-        module = RankerModule(policy=vlm, decay_steps=None, optimizer=torch.optim.SGD, warmup_steps=0, max_grad_norm=1.0, seed=0)
+        module = RankerModule(
+            policy=vlm, decay_steps=None, optimizer=torch.optim.SGD, warmup_steps=0, max_grad_norm=1.0, seed=0
+        )
         module.manual_backward = lambda loss: loss.backward()
         module.optim_step = lambda: None
         module.training_step(batch, 0)
@@ -94,28 +112,45 @@ def test_every_pair_is_trained_in_both_orders(home):
 
 
 def test_two_processes_equal_one_with_twice_the_batch(home):
-    same = ["max_steps=3", "max_grad_norm=1e9", "optimizer._target_=torch.optim.SGD", "~optimizer.betas", "optimizer.lr=1e-2"]
+    same = [
+        "max_steps=3",
+        "max_grad_norm=1e9",
+        "optimizer._target_=torch.optim.SGD",
+        "~optimizer.betas",
+        "optimizer.lr=1e-2",
+    ]
     train(config(home, *same), home / "single")
     settings = overrides(home, *same, "batch_size=2", "trainer=ddp", "run=two", f"hydra.run.dir={home}/double")
-    result = subprocess.run([sys.executable, "train.py", *settings], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [sys.executable, "train.py", *settings], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     for one, two in zip(metrics(home / "single"), metrics(home / "double"), strict=True):
         assert_close(float(two["train/loss"]), float(one["train/loss"]), rtol=1e-4, atol=1e-6)
         assert_close(float(two["train/grad_norm"]), float(one["train/grad_norm"]), rtol=1e-3, atol=1e-6)
-        assert {k: v for k, v in two.items() if k.startswith("val/")} == {k: v for k, v in one.items() if k.startswith("val/")}
+        assert {k: v for k, v in two.items() if k.startswith("val/")} == {
+            k: v for k, v in one.items() if k.startswith("val/")
+        }
     ours, theirs = (load_file(home / run / "adapter" / WEIGHTS) for run in ("double", "single"))
     for name in theirs:
         assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("more, said", [
-    (["vlm.path=outputs/nowhere"], "vlm.path=outputs/nowhere: no config.json there; `make ranker-world`"),
-    (["sample_every_n_steps=10"], "sample_every_n_steps=10: a ranker generates no videos"),
-    (["data=world_pairs"], "stage=ranker trains on rankings, and this data= gives pairs: use data=world_rankings"),
-    (["model=tiny_wan21"], "data=world_rankings needs videos of the world"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (["vlm.path=outputs/nowhere"], "vlm.path=outputs/nowhere: no config.json there; `make ranker-world`"),
+        (["sample_every_n_steps=10"], "sample_every_n_steps=10: a ranker generates no videos"),
+        (["data=world_pairs"], "stage=ranker trains on rankings, and this data= gives pairs: use data=world_rankings"),
+        (["model=tiny_wan21"], "data=world_rankings needs videos of the world"),
+    ],
+)
 def test_mistakes_are_found_without_a_model(home, more, said, tmp_path):
-    base = [line for line in overrides(home) if not line.startswith("data.")] if more[0].startswith("data=") else overrides(home)
+    base = (
+        [line for line in overrides(home) if not line.startswith("data.")]
+        if more[0].startswith("data=")
+        else overrides(home)
+    )
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.raises(ConfigError, match=said):
         check(compose("train", [*base, *more]), tmp_path)
 

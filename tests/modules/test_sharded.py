@@ -37,33 +37,59 @@ KINDS, STEPS, PAIRS = ("online", "ahead", "half online", "distill", "sft", "all 
 
 def module(kind: str, folder: Path, size: int, shard: str | None, shared: int) -> PolicyModule:
     request, optimizer = asking(wan22_folder=folder), partial(torch.optim.AdamW, lr=1.0, eps=1.0)
-    policy = make(request, "wan22", shard=shard, context_parallel=shared, **({"lora": None} if kind == "all weights" else {}))
+    policy = make(
+        request, "wan22", shard=shard, context_parallel=shared, **({"lora": None} if kind == "all weights" else {})
+    )
     if kind == "online":  # half of the pairs need a second attempt, so that the ranks need different numbers of them
         pairs = OnlinePairs(BrighterWins(sure=1.0), Rollout(NoGuidance()), 2, 0.75, 3, 0)
         changes = {"pairs": pairs, "reference_update_every_n_steps": 2, "split_backward": shard is not None}
         return test_preference.module(request, policy=policy, optimizer=optimizer, batch_size=size, **changes)
     if kind == "ahead":
-        pairs = AheadPairs(ranker=BrighterWins(), rollout=Rollout(NoGuidance()), candidates=2, min_confidence=0.0, max_attempts=1, seed=0)
+        pairs = AheadPairs(
+            ranker=BrighterWins(),
+            rollout=Rollout(NoGuidance()),
+            candidates=2,
+            min_confidence=0.0,
+            max_attempts=1,
+            seed=0,
+        )
         return test_preference.module(request, policy=policy, optimizer=optimizer, batch_size=size, pairs=pairs)
     if kind == "half online":
         pairs = HalfOnlinePairs(Rollout(NoGuidance()), 0)
         return test_preference.module(request, policy=policy, optimizer=optimizer, batch_size=size, pairs=pairs)
     if kind == "distill":  # from a teacher that skips a block, one video of a pair after the other
         split = shard is not None
-        return test_distillation.module(request, policy=policy, optimizer=optimizer, batch_size=size, split_backward=split)
+        return test_distillation.module(
+            request, policy=policy, optimizer=optimizer, batch_size=size, split_backward=split
+        )
     return SFTModule(
-        policy=policy, optimizer=optimizer, warmup_steps=1, max_grad_norm=1.0, seed=0, pairs=OfflinePairs(),
-        sampler=UniformSampler(3, 0.9, 0), batch_size=size, split=0.8,
-    )  # fmt: skip
+        policy=policy,
+        optimizer=optimizer,
+        warmup_steps=1,
+        max_grad_norm=1.0,
+        seed=0,
+        pairs=OfflinePairs(),
+        sampler=UniformSampler(3, 0.9, 0),
+        batch_size=size,
+        split=0.8,
+    )
 
 
 def fit(kind: str, folder: Path, home: Path, size: int, shared: int = 1, **settings) -> None:
     """Trains on this replica's share of the pairs; leaves home/<kind> with metrics and adapter. shared: processes of a replica."""
     model = module(kind, folder, size, "all" if "strategy" in settings else None, shared)
     trainer = L.Trainer(
-        max_steps=STEPS, accelerator="cpu", max_epochs=-1, logger=MetricsCSV(home / kind), log_every_n_steps=1,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, **settings,
-    )  # fmt: skip
+        max_steps=STEPS,
+        accelerator="cpu",
+        max_epochs=-1,
+        logger=MetricsCSV(home / kind),
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **settings,
+    )
     whole = pair_of(model.policy, PAIRS)
 
     class Share(L.LightningDataModule):
@@ -87,7 +113,9 @@ def sharded(folder: Path, home: Path, shared: int) -> None:
     for kind in KINDS:
         fit(kind, folder, home, PAIRS * shared // 2, shared, devices=2, strategy=ShardedStrategy(2, 2, "gloo"))
     groups = distributed_c10d._world.pg_map
-    assert len(groups) > 1 and all(group._get_backend(torch.device("cpu")).options._timeout == PATIENCE for group in groups)
+    assert len(groups) > 1 and all(
+        group._get_backend(torch.device("cpu")).options._timeout == PATIENCE for group in groups
+    )
 
 
 def weights(folder: Path) -> dict[tuple[str, str], torch.Tensor]:
@@ -117,7 +145,9 @@ def test_two_processes_equal_one(wan22_folder, tmp_path, one, shared):
         if kind == "online":
             assert max(float(row["rank/attempts"]) for row in found[1]) > 1
         ours, theirs = (weights(home / kind) for home in (tmp_path, one))
-        moved = max((theirs[key] - begun.get(key, 0)).abs().max() for key in theirs if "lora_A" not in key[1])  # lora_B from zero
+        moved = max(
+            (theirs[key] - begun.get(key, 0)).abs().max() for key in theirs if "lora_A" not in key[1]
+        )  # lora_B from zero
         assert moved > 1e-5 and ours.keys() == theirs.keys(), kind
         assert all((ours[key] - theirs[key]).abs().max() < 0.01 * moved for key in theirs), kind
 

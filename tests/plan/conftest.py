@@ -1,6 +1,5 @@
 """Tiny random pipelines with their counted passes."""
 
-
 import pytest
 import torch
 
@@ -18,6 +17,10 @@ def tiny(request):
         assert len(policy.null_text) == 1  # is encoded here, once: no part of a step
         architecture = read(policy.model.folder())
         dtype = getattr(torch, policy.model.dtype)
-        return policy, architecture, passes(architecture, policy.codec.latent_shape, policy.max_sequence_length, LORA, dtype)
+        return (
+            policy,
+            architecture,
+            passes(architecture, policy.codec.latent_shape, policy.max_sequence_length, LORA, dtype),
+        )
 
     return build

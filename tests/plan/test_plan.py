@@ -32,7 +32,13 @@ from tests.policies.test_wan import LORA, STYLES, inputs
 def test_passes_equal_those_of_the_policy_itself(tiny, style):
     policy, architecture, predicted = tiny(style, dtype="bfloat16")  # so that inputs are cast, and count as alive
     x_t, t, cond = inputs(policy, style, [950.0])
-    there = [*policy.parameters(), *policy.buffers(), x_t, t, *(v for v in vars(cond).values() if isinstance(v, torch.Tensor))]
+    there = [
+        *policy.parameters(),
+        *policy.buffers(),
+        x_t,
+        t,
+        *(v for v in vars(cond).values() if isinstance(v, torch.Tensor)),
+    ]
     forward = counted(torch.no_grad()(lambda: policy(x_t, t, cond)), there)
     with policy.base():
         base = counted(torch.no_grad()(lambda: policy(x_t, t, cond)), there)
@@ -44,7 +50,9 @@ def test_passes_equal_those_of_the_policy_itself(tiny, style):
     assert train.live == pytest.approx(predicted.live_train, rel=0.02)
     expert = policy.experts["transformer"]
     assert predicted.trained == sum(p.numel() for n, p in expert.named_parameters() if ".policy." in n)
-    assert predicted.weights == sum(p.numel() * p.element_size() for n, p in expert.named_parameters() if "lora_" not in n)
+    assert predicted.weights == sum(
+        p.numel() * p.element_size() for n, p in expert.named_parameters() if "lora_" not in n
+    )
     assert architecture.latent_shape(policy.spec) == policy.codec.latent_shape
 
 
@@ -52,9 +60,18 @@ def a_real_window(policy) -> PreferenceModule:
     """A module whose `training_step` runs a window, its trainer and pairs in place."""
     optimizer = partial(torch.optim.AdamW, lr=1e-3)
     module = PreferenceModule(
-        OfflinePairs(), instantiate({"_target_": "apo.timesteps.uniform.UniformSampler", "rows": ROWS, "boundary": None, "seed": 0}),
-        DiffusionDPO(500), PAIRS, 0.8, None, policy=policy, optimizer=optimizer, warmup_steps=1, max_grad_norm=1.0, seed=0,
-    )  # fmt: skip
+        OfflinePairs(),
+        instantiate({"_target_": "apo.timesteps.uniform.UniformSampler", "rows": ROWS, "boundary": None, "seed": 0}),
+        DiffusionDPO(500),
+        PAIRS,
+        0.8,
+        None,
+        policy=policy,
+        optimizer=optimizer,
+        warmup_steps=1,
+        max_grad_norm=1.0,
+        seed=0,
+    )
     module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
     return module
 
@@ -113,14 +130,27 @@ def test_generation_holds_what_its_guidance_runs_at_once(tiny, batched, at_once)
     policy, architecture, predicted = tiny("wan22")
     _, _, cond = inputs(policy, "wan22", [950.0, 950.0])
     noise, guidance = initial_noise(policy, [1, 2]), CFGSTG(2.0, 2.0, 0.9, 1.0, [1], batched)
-    there = [*policy.parameters(), *policy.buffers(), noise, *(v for v in vars(cond).values() if isinstance(v, torch.Tensor))]
+    there = [
+        *policy.parameters(),
+        *policy.buffers(),
+        noise,
+        *(v for v in vars(cond).values() if isinstance(v, torch.Tensor)),
+    ]
     real = counted(lambda: generate(policy, guidance, cond, noise), there)
-    given = [SMALL, "stage=online", "guidance=cfg_stg", f"guidance.batched={str(batched).lower()}", "sample_every_n_steps=0"]
+    given = [
+        SMALL,
+        "stage=online",
+        "guidance=cfg_stg",
+        f"guidance.batched={str(batched).lower()}",
+        "sample_every_n_steps=0",
+    ]
     asked = costs.step_of(composed(given))
     assert (asked.guidance_rows, asked.guidance_at_once) == (3, at_once)
     step = replace(asked, pairs=0, generated=2, at_once=2, solver_steps=4)  # nothing is trained on
     held = costs.memory(step, predicted, ONE, architecture.experts, True)["activations"]
-    assert held == pytest.approx(real.live, rel=0.3)  # a tiny model's inputs, joined for its guidance, are no small part
+    assert held == pytest.approx(
+        real.live, rel=0.3
+    )  # a tiny model's inputs, joined for its guidance, are no small part
     two, spec = replace(ONE, devices=2, shard=2), VideoSpec(**vars(SPECS["wan22"]), fps=8)
     volume = costs.communication(replace(step, rows=0), predicted, two, architecture, spec)["weights gathered"]
     assert volume == 4 * (3 // at_once) * predicted.weights / 2
@@ -138,7 +168,9 @@ def test_a_split_backward_halves_activations_for_one_forward_a_row_and_pair(tiny
     split = replace(ONE, split_backward=True)
     joint, halved = (costs.memory(OFFLINE, predicted, layout, architecture.experts, True) for layout in (ONE, split))
     assert halved["activations"] == joint["activations"] / 2
-    more = sum(costs.flops(OFFLINE, predicted, split, 0.0).values()) - sum(costs.flops(OFFLINE, predicted, ONE, 0.0).values())
+    more = sum(costs.flops(OFFLINE, predicted, split, 0.0).values()) - sum(
+        costs.flops(OFFLINE, predicted, ONE, 0.0).values()
+    )
     assert more == ROWS * PAIRS * predicted.forward
 
 
@@ -174,7 +206,9 @@ def test_the_published_models_have_their_published_sizes():
         if name == "wan22_i2v_a14b":
             parts = frozen(architecture, instantiate(cfg.model))
             # UMT5-XXL's encoder has 5.68 billion parameters, the VAE 127 million; decoding: `AutoencoderKLWan` itself on the meta device
-            assert parts.weights == pytest.approx(5.68e9 * 2 + 127e6 * 4, rel=0.01) and parts.vae == pytest.approx(127e6 * 4, rel=0.01)
+            assert parts.weights == pytest.approx(5.68e9 * 2 + 127e6 * 4, rel=0.01) and parts.vae == pytest.approx(
+                127e6 * 4, rel=0.01
+            )
             whole = frozen(architecture, replace(instantiate(cfg.model), decode_tile=None))
             assert whole.decoding / 2**30 == pytest.approx(13.477, rel=0.001) and parts.decoding < 0.35 * whole.decoding
         assert counted.weights / 4e9 == pytest.approx(billions, rel=0.01)
@@ -186,7 +220,9 @@ def test_the_papers_set_up(capsys):
     plan = planned(composed(overrides))
     assert plan.passes.base_forward == pytest.approx(7.82e15, rel=0.02)
     assert plan.layout.shard == 8 and plan.layout.split_backward
-    assert plan.layout.replicas == 192 and plan.step.rows == 5 and plan.step.guidance_rows == 2 and plan.step.judged == 1
+    assert (
+        plan.layout.replicas == 192 and plan.step.rows == 5 and plan.step.guidance_rows == 2 and plan.step.judged == 1
+    )
     flops = plan.flops()
     assert flops["generation"] == pytest.approx(1251e15, rel=0.05) and flops["generation"] / sum(flops.values()) > 0.6
     assert plan.fits(plan.memory()) and not plan.fits(plan.memory(replace(plan.layout, checkpointing=False)))
@@ -196,27 +232,45 @@ def test_the_papers_set_up(capsys):
     assert names == ["1 online", "2 half-online", "3 offline", "4 guidance distillation", "5 distillation-aware"]
     main([*overrides, "plan.utilisation=0.5"])
     said = capsys.readouterr().out
-    for words in ("83,700 tokens", "192 pairs a step", "It fits", "## Window sizes", "64,000 H200 hours", "50% are reached", "(chosen)"):
+    for words in (
+        "83,700 tokens",
+        "192 pairs a step",
+        "It fits",
+        "## Window sizes",
+        "64,000 H200 hours",
+        "50% are reached",
+        "(chosen)",
+    ):
         assert words in said
 
 
-@pytest.mark.parametrize("overrides, said", [
-    (["model=wan22_i2v_a14b", "model.path=someone/else"], "model.path=someone/else: no folder here"),
-    (["model=wan22_ti2v_5b", "model.spec.height=720"], "model.spec.height=720: must be a multiple of 32"),
-    ([SMALL, "trainer.context_parallel=3"], "trainer.context_parallel=3: give a divisor of the 2 ranks"),
-    (["trainer.devices=8", "trainer.context_parallel=4"], "trainer.context_parallel=4: the model has 2 attention heads"),
-    ([SMALL, "trainer.shard=3"], "trainer.shard=3: give node, all or a divisor of the 1 x 2 processes"),
-    ([SMALL, "plan=h300"], "h300"),
-    (["stage=ranker_8b", "data=rankings", "data.path=rankings.jsonl"], "stage=ranker.* trains a ranking model, which is not planned"),
-    ([SMALL, "plan.nope=1"], "nope"),
-    ([SMALL, "trainer.nodes=-1"], "trainer.nodes=-1: give a whole number"),
-    ([SMALL, "batch_size=0"], "batch_size=0"),
-    ([SMALL, "plan.utilisation=0"], "plan.utilisation=0: give a share above 0, up to 1"), ([SMALL, "plan.utilisation=40"], "a share"),
-    ([SMALL, "trainer.gradient_checkpointing=maybe"], "give true or false"),
-    ([SMALL, "guidance=cfg_stg", "guidance.blocks=[99]"], "guidance.blocks=.99.: there is no block 99"),
-    ([SMALL, "policy.lora.targets=[to_x]"], "policy.lora.targets: the model has no layer to_x"),
-    (["model.path={broken}"], "model.path=.*: transformer/config.json is missing or damaged .*: copy"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides, said",
+    [
+        (["model=wan22_i2v_a14b", "model.path=someone/else"], "model.path=someone/else: no folder here"),
+        (["model=wan22_ti2v_5b", "model.spec.height=720"], "model.spec.height=720: must be a multiple of 32"),
+        ([SMALL, "trainer.context_parallel=3"], "trainer.context_parallel=3: give a divisor of the 2 ranks"),
+        (
+            ["trainer.devices=8", "trainer.context_parallel=4"],
+            "trainer.context_parallel=4: the model has 2 attention heads",
+        ),
+        ([SMALL, "trainer.shard=3"], "trainer.shard=3: give node, all or a divisor of the 1 x 2 processes"),
+        ([SMALL, "plan=h300"], "h300"),
+        (
+            ["stage=ranker_8b", "data=rankings", "data.path=rankings.jsonl"],
+            "stage=ranker.* trains a ranking model, which is not planned",
+        ),
+        ([SMALL, "plan.nope=1"], "nope"),
+        ([SMALL, "trainer.nodes=-1"], "trainer.nodes=-1: give a whole number"),
+        ([SMALL, "batch_size=0"], "batch_size=0"),
+        ([SMALL, "plan.utilisation=0"], "plan.utilisation=0: give a share above 0, up to 1"),
+        ([SMALL, "plan.utilisation=40"], "a share"),
+        ([SMALL, "trainer.gradient_checkpointing=maybe"], "give true or false"),
+        ([SMALL, "guidance=cfg_stg", "guidance.blocks=[99]"], "guidance.blocks=.99.: there is no block 99"),
+        ([SMALL, "policy.lora.targets=[to_x]"], "policy.lora.targets: the model has no layer to_x"),
+        (["model.path={broken}"], "model.path=.*: transformer/config.json is missing or damaged .*: copy"),
+    ],
+)
 def test_mistakes_name_the_key(overrides, said, tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(SystemExit, match=said):
@@ -226,7 +280,10 @@ def test_mistakes_name_the_key(overrides, said, tmp_path):
 def test_what_generation_is_not_counted_by_is_said(capsys):
     main([SMALL, "stage=online", "cheaper=cache", "module.pairs.min_confidence=0.7"])
     said = capsys.readouterr().out
-    assert "First Block Cache: generation is counted whole" in said and "min_confidence=0.7: one attempt is counted of at most 3" in said
+    assert (
+        "First Block Cache: generation is counted whole" in said
+        and "min_confidence=0.7: one attempt is counted of at most 3" in said
+    )
     main(["--help"])
     assert "needs no GPU" in capsys.readouterr().out
 

@@ -28,9 +28,15 @@ TEACHERS = {
 }  # fmt: skip  # guidance, forwards of a video, at once, blocks left out
 
 
-@pytest.mark.parametrize("teacher, rejected, adapted", [
-    ("cfg_stg", True, True), ("in_turn", False, True), ("cfg", True, False), ("cfg_stg", False, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "teacher, rejected, adapted",
+    [
+        ("cfg_stg", True, True),
+        ("in_turn", False, True),
+        ("cfg", True, False),
+        ("cfg_stg", False, False),
+    ],
+)
 def test_a_distillation_steps_flops_are_those_of_a_real_window(request, tmp_path, teacher, rejected, adapted):
     guidance, forwards, at_once, left_out = TEACHERS[teacher]
     make(request, "wan22").save_adapter(tmp_path)
@@ -52,14 +58,22 @@ def test_a_distillation_steps_flops_are_those_of_a_real_window(request, tmp_path
     asked = costs.asked(guidance)
     assert (asked.rows, asked.at_once, asked.left_out) == (forwards, at_once, left_out)
     step = replace(
-        OFFLINE, rows=len(windows), videos=1 + rejected, adapted_reference=adapted, preference=False,
-        reference_forwards=forwards, reference_at_once=at_once, reference_left_out=left_out,
-    )  # fmt: skip
+        OFFLINE,
+        rows=len(windows),
+        videos=1 + rejected,
+        adapted_reference=adapted,
+        preference=False,
+        reference_forwards=forwards,
+        reference_at_once=at_once,
+        reference_left_out=left_out,
+    )
     found = costs.flops(step, predicted, replace(ONE, split_backward=split), 0.0)  # which costs distillation nothing
     assert sum(found.values()) == counted(window, []).flops
     videos = len(windows) * PAIRS * (1 + rejected)
     forward, block = (
-        (predicted.forward, predicted.block_forward) if adapted else (predicted.base_forward, predicted.block_base_forward)
+        (predicted.forward, predicted.block_forward)
+        if adapted
+        else (predicted.base_forward, predicted.block_base_forward)
     )
     assert found["reference"] == videos * (forwards * forward - left_out * block)
 
@@ -68,11 +82,19 @@ def test_stages_are_planned_as_their_configs_say():
     more = [SMALL, "adapter=preceding", "batch_size=2"]
     distill, sequence, student = (
         costs.step_of(composed([*more, *o]))
-        for o in (["stage=distill"], ["stage=distill", "guidance=cfg_stg", "guidance.batched=false", "module.rejected=false"],
-                  ["stage=distill_dpo"])
-    )  # fmt: skip
+        for o in (
+            ["stage=distill"],
+            ["stage=distill", "guidance=cfg_stg", "guidance.batched=false", "module.rejected=false"],
+            ["stage=distill_dpo"],
+        )
+    )
     assert (distill.rows, distill.videos, distill.reference_forwards, distill.reference_at_once) == (5, 2, 3, 3)
-    assert (sequence.videos, sequence.reference_forwards, sequence.reference_at_once, sequence.reference_left_out) == (1, 3, 1, 1)
+    assert (sequence.videos, sequence.reference_forwards, sequence.reference_at_once, sequence.reference_left_out) == (
+        1,
+        3,
+        1,
+        1,
+    )
     assert not distill.preference and distill.generated == distill.judged == 0 and distill.adapted_reference
     assert costs.step_of(composed([*more, "stage=distill", "guidance=cfg"])).reference_forwards == 2
     assert student.preference and (student.videos, student.reference_forwards, student.guidance_rows) == (2, 1, 1)
@@ -91,7 +113,8 @@ def test_what_a_teacher_holds_counts(tiny):
     _, architecture, predicted = tiny("wan22")
     step = replace(OFFLINE, preference=False, reference_forwards=1000)
     held = [
-        costs.memory(replace(step, reference_at_once=n), predicted, ONE, architecture.experts, True)["activations"] for n in (1, 1000)
+        costs.memory(replace(step, reference_at_once=n), predicted, ONE, architecture.experts, True)["activations"]
+        for n in (1, 1000)
     ]
     assert held[0] == 2 * PAIRS * predicted.live_train and held[1] == 2000 * PAIRS * predicted.live_forward
 
@@ -122,22 +145,30 @@ def test_offloaded_parts_take_memory_only_while_they_work(tiny):
 def test_copies_of_the_adapter_count(tiny):
     _, architecture, predicted = tiny("wan22")
     once, twice, thrice = (
-        costs.memory(costs.step_of(composed([SMALL, "stage=online", *more])), predicted, ONE, architecture.experts, True)["weights"]
+        costs.memory(
+            costs.step_of(composed([SMALL, "stage=online", *more])), predicted, ONE, architecture.experts, True
+        )["weights"]
         for more in ([], ["ema_decay=0.9"], ["ema_decay=0.9", "module.reference_update_every_n_steps=5"])
-    )  # fmt: skip
+    )
     assert twice - once == thrice - twice == 4 * predicted.trained * architecture.experts
 
 
 def test_sample_videos_count(tiny):
     policy, architecture, predicted = tiny("wan22")
     _, _, cond = inputs(policy, "wan22", [950.0])
-    step = costs.step_of(composed([SMALL, "model.num_inference_steps=4", "stage=distill", "sample_every_n_steps=8"]))  # the student's
-    guided = costs.step_of(composed([SMALL, "model.num_inference_steps=4", "guidance=cfg_stg", "sample_every_n_steps=8"]))
+    step = costs.step_of(
+        composed([SMALL, "model.num_inference_steps=4", "stage=distill", "sample_every_n_steps=8"])
+    )  # the student's
+    guided = costs.step_of(
+        composed([SMALL, "model.num_inference_steps=4", "guidance=cfg_stg", "sample_every_n_steps=8"])
+    )
     for asked, guidance in ((step, NoGuidance()), (guided, CFG(2.0, 2.0, 0.9))):
         real = counted(lambda guidance=guidance: generate(policy, guidance, cond, initial_noise(policy, [1])), [])
         asked = replace(asked, sample_rows=2) if asked is guided else asked  # but for the block that STG leaves out
         assert costs.flops(asked, predicted, ONE, 0.0)["sample videos"] == real.flops * 4 / 8
-    alone, many = (costs.flops(step, predicted, replace(ONE, devices=devices), 0.0)["sample videos"] for devices in (1, 3))
+    alone, many = (
+        costs.flops(step, predicted, replace(ONE, devices=devices), 0.0)["sample videos"] for devices in (1, 3)
+    )
     assert many == alone / 2  # of four videos, three replicas make two each
     memory = costs.memory(step, predicted, ONE, architecture.experts, True)
     parts = Frozen(weights=1e9, vae=1e8, decoding=1e12, video=1e6, sliced=True)
@@ -146,6 +177,13 @@ def test_sample_videos_count(tiny):
 
 
 def test_a_model_too_large_whole_is_told_to_decode_in_tiles():
-    small = ["model=wan22_ti2v_5b", "plan=h100", "trainer.devices=8", "stage=online", "model.decode_tile=null", "plan.reserve_gib=44"]
+    small = [
+        "model=wan22_ti2v_5b",
+        "plan=h100",
+        "trainer.devices=8",
+        "stage=online",
+        "model.decode_tile=null",
+        "plan.reserve_gib=44",
+    ]
     plan = planned(composed(small))
     assert not plan.fits(plan.memory()) and "model.decode_tile=256 would" in verdict(plan)

@@ -43,7 +43,9 @@ def use(codec: WanCodec, monkeypatch, **tiles: int | None) -> list[str]:
         return lambda *args, **kwargs: called.append(name) or method(*args, **kwargs)
 
     for name in ("tiled_decode", "tiled_encode"):
-        monkeypatch.setattr(codec.pipeline.vae, name, noting(name, getattr(type(codec.pipeline.vae), name).__get__(codec.pipeline.vae)))
+        monkeypatch.setattr(
+            codec.pipeline.vae, name, noting(name, getattr(type(codec.pipeline.vae), name).__get__(codec.pipeline.vae))
+        )
     codec.model = replace(codec.model, **{"decode_tile": None, "encode_tile": None} | tiles)
     return called
 
@@ -81,7 +83,9 @@ def test_a_video_that_a_tile_holds_is_not_cut(request, style, monkeypatch):
 
 
 def test_what_was_encoded_otherwise_has_another_fingerprint(request):
-    plain, decoding, encoding = (make(request, "wan22", **tiles) for tiles in ({}, {"decode_tile": 32}, {"encode_tile": 32}))
+    plain, decoding, encoding = (
+        make(request, "wan22", **tiles) for tiles in ({}, {"decode_tile": 32}, {"encode_tile": 32})
+    )
     assert plain.fingerprint == decoding.fingerprint != encoding.fingerprint
     assert encoding.fingerprint == WanEncoder(encoding.model).fingerprint
 
@@ -103,7 +107,9 @@ def watch(codec: WanCodec, monkeypatch) -> list[tuple[str, str]]:
 
     for name in PARTS:
         if (part := getattr(codec.pipeline, name)) is not None:
-            monkeypatch.setattr(part, "to", lambda device, name=name, part=part: seen.append((name, str(device))) or part)
+            monkeypatch.setattr(
+                part, "to", lambda device, name=name, part=part: seen.append((name, str(device))) or part
+            )
             for method in ("encode", "decode") if name == "vae" else ("forward",):
                 monkeypatch.setattr(part, method, noting(name, part, method))
     return seen
@@ -142,9 +148,13 @@ def test_offloaded_parts_are_moved_for_their_own_work_alone_and_give_the_same(re
     assert torch.equal(policy.encode(video), plain.encode(video))
     ours, theirs = (p.encode_condition([PROMPT], frame(style)) for p in (policy, plain))
     for name, value in vars(theirs).items():
-        assert torch.equal(getattr(ours, name), value) if isinstance(value, torch.Tensor) else getattr(ours, name) == value
+        assert (
+            torch.equal(getattr(ours, name), value) if isinstance(value, torch.Tensor) else getattr(ours, name) == value
+        )
     work = [("vae", "decode"), ("vae", "encode"), ("vae", "encode"), ("text_encoder", "forward")]
     if style == "wan21":
         work.insert(3, ("image_encoder", "forward"))
     assert seen["plain"] == work
-    assert seen["offloaded"] == [step for part, method in work for step in ((part, "cpu"), (part, method), (part, "cpu"))]
+    assert seen["offloaded"] == [
+        step for part, method in work for step in ((part, "cpu"), (part, method), (part, "cpu"))
+    ]

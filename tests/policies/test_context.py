@@ -46,7 +46,9 @@ def compare(folders: dict[str, Path]) -> None:
                     a.copy_(torch.distributed.tensor.distribute_tensor(b.detach(), a.device_mesh, a.placements))
         x_t, t, cond = inputs(plain, style, [950.0, 920.0])
         seen = []
-        policy.experts["transformer"].blocks[1].register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0].shape[1]))
+        policy.experts["transformer"].blocks[1].register_forward_pre_hook(
+            lambda _, given, seen=seen: seen.append(given[0].shape[1])
+        )
         with torch.no_grad():
             assert_close(policy(x_t, t, cond), plain(x_t, t, cond), **CLOSE["float32"])
             tokens = x_t[0, 0].numel() // 4
@@ -55,7 +57,12 @@ def compare(folders: dict[str, Path]) -> None:
                 guidance = CFGSTG(1.0, 1.0, plain.model.boundary, 1.0, [1], batched)
                 videos = [generate(model, guidance, cond, initial_noise(plain, [3, 4])) for model in (policy, plain)]
                 assert_close(*videos, rtol=1e-3, atol=1e-4)
-            with pytest.raises(ValueError, match=r"guidance.blocks=\[0\]: trainer.context_parallel=2 divides the tokens"), policy.skip([0]):
+            with (
+                pytest.raises(
+                    ValueError, match=r"guidance.blocks=\[0\]: trainer.context_parallel=2 divides the tokens"
+                ),
+                policy.skip([0]),
+            ):
                 pass
         for model in (plain, policy):
             model.train()
@@ -63,10 +70,14 @@ def compare(folders: dict[str, Path]) -> None:
         for name, a, b in both(policy, plain):
             if b.grad is not None:
                 near = dict(rtol=1e-3, atol=1e-4 * float(b.grad.abs().max()))
-                assert_close(a.grad.full_tensor(), b.grad, **near, msg=lambda said, what=f"{style} {name}": f"{what}: {said}")
+                assert_close(
+                    a.grad.full_tensor(), b.grad, **near, msg=lambda said, what=f"{style} {name}": f"{what}: {said}"
+                )
 
 
-def test_velocities_guided_videos_and_gradients_are_those_of_one_process(wan21_folder, wan22_folder, ti2v_folder, tmp_path):
+def test_velocities_guided_videos_and_gradients_are_those_of_one_process(
+    wan21_folder, wan22_folder, ti2v_folder, tmp_path
+):
     folders = {"wan21_folder": wan21_folder, "wan22_folder": wan22_folder, "ti2v_folder": ti2v_folder}
     ranks.together(2, tmp_path / "log", compare, folders)
 
@@ -120,11 +131,14 @@ def test_pairs_that_are_generated_are_the_same_on_both_and_one_asks_the_ranker(w
     ranks.together(2, tmp_path / "log", generated, wan22_folder)
 
 
-@pytest.mark.parametrize("degree, heads, tokens, said", [
-    (3, 40, 83_700, "40 attention heads and a video 83,700 tokens, .*; give one of 1, 2, 4, 5, 10, 20, or"),
-    (8, 40, 83_700, "trainer.context_parallel=8: the model has 40"),
-    (2, 24, 27, "give one of 1, 3, or another model.spec"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "degree, heads, tokens, said",
+    [
+        (3, 40, 83_700, "40 attention heads and a video 83,700 tokens, .*; give one of 1, 2, 4, 5, 10, 20, or"),
+        (8, 40, 83_700, "trainer.context_parallel=8: the model has 40"),
+        (2, 24, 27, "give one of 1, 3, or another model.spec"),
+    ],
+)
 def test_heads_and_tokens_must_divide(degree, heads, tokens, said):
     with pytest.raises(ValueError, match=said):
         require_divisible(degree, heads, tokens)
@@ -132,5 +146,7 @@ def test_heads_and_tokens_must_divide(degree, heads, tokens, said):
 
 
 def test_a_policy_asks_before_it_is_filled(request):
-    with pytest.raises(ValueError, match="trainer.context_parallel=3: the model has 2 attention heads and a video 18 tokens"):
+    with pytest.raises(
+        ValueError, match="trainer.context_parallel=3: the model has 2 attention heads and a video 18 tokens"
+    ):
         make(request, "wan22", shard="all", context_parallel=3)

@@ -61,15 +61,24 @@ def with_weight(make):
 
 def shards_lost(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder / "transformer_2" / "diffusion_pytorch_model-00001-of-00002.safetensors")
-    names = {"a": "diffusion_pytorch_model-00001-of-00002.safetensors", "b": "diffusion_pytorch_model-00002-of-00002.safetensors"}
+    names = {
+        "a": "diffusion_pytorch_model-00001-of-00002.safetensors",
+        "b": "diffusion_pytorch_model-00002-of-00002.safetensors",
+    }
     (folder / (WEIGHTS + ".index.json")).write_text(json.dumps({"weight_map": names}))
 
 
 BEFORE = {
     "an index that is none": (replaced("model_index.json", b"{}"), "model_index.json is no pipeline's"),
     "a cut index": (replaced("model_index.json", b"{"), "model_index.json is missing or damaged"),
-    "a config of random bytes": (replaced("transformer/config.json", b"\xff\x00"), "transformer/config.json is missing or damaged"),
-    "a config that is none": (replaced("vae/config.json", b"[1]"), "vae/config.json is missing or damaged .it holds no settings"),
+    "a config of random bytes": (
+        replaced("transformer/config.json", b"\xff\x00"),
+        "transformer/config.json is missing or damaged",
+    ),
+    "a config that is none": (
+        replaced("vae/config.json", b"[1]"),
+        "vae/config.json is missing or damaged .it holds no settings",
+    ),
     "empty weights": (replaced(WEIGHTS, b""), f"{WEIGHTS} is damaged"),
     "random weights": (replaced(WEIGHTS, bytes(range(256))), f"{WEIGHTS} is damaged"),
     "cut weights": (cut, f"{WEIGHTS} is damaged"),
@@ -79,7 +88,10 @@ BEFORE = {
     "whole numbers": (with_weight(lambda weight: weight.int()), "blocks.0.attn1.to_q.weight is of I32"),
     "code": (replaced("vae/diffusers.py", b"raise SystemExit"), "vae/diffusers.py is code, which is not run"),
     "another library": (named("vae", ["os", "system"]), "model_index.json takes vae from 'os'"),
-    "a library of its own": (named("transformer", ["payload", "Model"]), "model_index.json takes transformer from 'payload'"),
+    "a library of its own": (
+        named("transformer", ["payload", "Model"]),
+        "model_index.json takes transformer from 'payload'",
+    ),
 }
 
 
@@ -88,9 +100,17 @@ def test_damage_is_named_before_anything_is_loaded(folder, kind, monkeypatch):
     damage, said = BEFORE[kind]
     monkeypatch.chdir(folder.parent)
     model = WanModel(
-        str(folder), SPEC, shift=5.0, num_inference_steps=4, boundary=0.9, omega={}, max_sequence_length=16, negative_prompt="",
-        lora_targets=(), dtype="float32",
-    )  # fmt: skip
+        str(folder),
+        SPEC,
+        shift=5.0,
+        num_inference_steps=4,
+        boundary=0.9,
+        omega={},
+        max_sequence_length=16,
+        negative_prompt="",
+        lora_targets=(),
+        dtype="float32",
+    )
     model.check()
     model.check_weights()
     damage(folder)
@@ -101,11 +121,20 @@ def test_damage_is_named_before_anything_is_loaded(folder, kind, monkeypatch):
 
 
 ON_LOADING = {
-    "nan": (with_weight(lambda weight: weight.fill_(float("nan"))), "blocks.0.attn1.to_q.weight has values that are not finite"),
-    "one inf": (with_weight(lambda weight: weight.index_fill_(0, torch.tensor([0]), float("inf"))), "to_q.weight has values"),
+    "nan": (
+        with_weight(lambda weight: weight.fill_(float("nan"))),
+        "blocks.0.attn1.to_q.weight has values that are not finite",
+    ),
+    "one inf": (
+        with_weight(lambda weight: weight.index_fill_(0, torch.tensor([0]), float("inf"))),
+        "to_q.weight has values",
+    ),
     "a lost weight": (with_weight(lambda weight: None), "transformer_2 has 1 weights too few, blocks.0.attn1.to_q"),
     "another shape": (with_weight(lambda weight: weight[:1].clone()), "diffusers can't load it"),
-    "another model": (replaced("vae/config.json", b'{"_class_name": "AutoencoderKLWan", "base_dim": 4}'), "diffusers can't load it"),
+    "another model": (
+        replaced("vae/config.json", b'{"_class_name": "AutoencoderKLWan", "base_dim": 4}'),
+        "diffusers can't load it",
+    ),
 }
 
 
@@ -115,7 +144,11 @@ def test_what_only_loading_shows_is_named(folder, kind):
     damage(folder)
     with pytest.raises(UserError, match=said) as caught:
         pipeline_of(folder)
-    assert str(folder) in str(caught.value) and "\n" not in str(caught.value) and "copy the pipeline folder again" in str(caught.value)
+    assert (
+        str(folder) in str(caught.value)
+        and "\n" not in str(caught.value)
+        and "copy the pipeline folder again" in str(caught.value)
+    )
 
 
 def test_a_rank_that_reads_a_slice_finds_what_is_not_finite_in_it(folder):

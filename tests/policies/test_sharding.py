@@ -50,7 +50,9 @@ def test_types_are_those_of_from_pretrained(request, style):
 def test_waiting_for_its_weights_a_policy_has_the_same_adapter_and_can_be_whole_for_a_while(request, dtype, tmp_path):
     plain = make(request, "wan22", dtype=dtype)
     plain.save_adapter(tmp_path)
-    waiting, plain = (make(request, "wan22", adapter=str(tmp_path), dtype=dtype, shard=shard) for shard in ("all", None))
+    waiting, plain = (
+        make(request, "wan22", adapter=str(tmp_path), dtype=dtype, shard=shard) for shard in ("all", None)
+    )
     x_t, t, cond = inputs(plain, "wan22", [950.0])
     for _ in range(2):
         for name, a, b in both(waiting, plain):
@@ -71,7 +73,10 @@ def compare(folder: Path, shape: tuple[int, ...], dtype: str, shared: int) -> No
     """On every rank: the sharded policy's outputs are the whole one's, its weights a share of them."""
     request = asking(wan22_folder=folder)
     dist.init_process_group("gloo")
-    plain, policy = make(request, "wan22", dtype=dtype), make(request, "wan22", dtype=dtype, shard="all", context_parallel=shared)
+    plain, policy = (
+        make(request, "wan22", dtype=dtype),
+        make(request, "wan22", dtype=dtype, shard="all", context_parallel=shared),
+    )
     share_pairs(shared)
     policy.shard(init_device_mesh("cpu", shape, mesh_dim_names=("group", "shard")[-len(shape) :]))
     x_t, t, cond = inputs(plain, "wan22", [950.0, 920.0])
@@ -99,9 +104,10 @@ def compare(folder: Path, shape: tuple[int, ...], dtype: str, shared: int) -> No
 
 
 @pytest.mark.parametrize(
-    "shape, dtype, shared", [((2,), "bfloat16", 1), ((2, 2), "float32", 1), ((2, 2), "float32", 2)],
+    "shape, dtype, shared",
+    [((2,), "bfloat16", 1), ((2, 2), "float32", 1), ((2, 2), "float32", 2)],
     ids=["fsdp-bfloat16", "hsdp", "hsdp-shared-tokens"],
-)  # fmt: skip
+)
 def test_sharded_equals_whole(wan22_folder, tmp_path, shape, dtype, shared):
     ranks.together(torch.Size(shape).numel(), tmp_path / "log", compare, wan22_folder, shape, dtype, shared)
 
@@ -150,7 +156,9 @@ def mismatch(folder: Path) -> None:
     model.__class__ = type("Still", (type(model),), {"global_step": 0})
     policy.shard(init_device_mesh("cpu", (2,)))
     own = [950.0, 850.0][dist.get_rank()]
-    with pytest.raises(MismatchedExperts, match=rf"window row 1: ranks run different experts.* timesteps are \[{own}, {own}\]"):
+    with pytest.raises(
+        MismatchedExperts, match=rf"window row 1: ranks run different experts.* timesteps are \[{own}, {own}\]"
+    ):
         next(model.rows())
 
 

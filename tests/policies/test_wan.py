@@ -18,15 +18,32 @@ STYLES = pytest.mark.parametrize("style", ["wan21", "wan22", "ti2v"])
 
 
 def make(
-    request, style: str, lora=LORA, adapter=None, checkpointing=False, shard=None, context_parallel=1, offload=False, **changes
+    request,
+    style: str,
+    lora=LORA,
+    adapter=None,
+    checkpointing=False,
+    shard=None,
+    context_parallel=1,
+    offload=False,
+    **changes,
 ) -> WanPolicy:
     spec = SPECS[style]
     settings = dict(
-        path=str(request.getfixturevalue(f"{style}_folder")), spec=VideoSpec(spec.height, spec.width, spec.frames, 8),
-        shift=5.0, num_inference_steps=4, boundary=0.9 if style == "wan22" else None, omega={"high": 2.0, "low": 2.0},
-        max_sequence_length=512, negative_prompt="", lora_targets=tuple(LORA["targets"]), dtype="float32",
+        path=str(request.getfixturevalue(f"{style}_folder")),
+        spec=VideoSpec(spec.height, spec.width, spec.frames, 8),
+        shift=5.0,
+        num_inference_steps=4,
+        boundary=0.9 if style == "wan22" else None,
+        omega={"high": 2.0, "low": 2.0},
+        max_sequence_length=512,
+        negative_prompt="",
+        lora_targets=tuple(LORA["targets"]),
+        dtype="float32",
     )
-    return WanPolicy(WanModel(**(settings | changes)), lora, adapter, 0, checkpointing, shard, context_parallel, offload).eval()
+    return WanPolicy(
+        WanModel(**(settings | changes)), lora, adapter, 0, checkpointing, shard, context_parallel, offload
+    ).eval()
 
 
 def frame(style: str, seed: int = 0) -> torch.Tensor:
@@ -211,5 +228,3 @@ def test_mistakes_name_the_field(request, tmp_path):
     make(request, "wan22").save_adapter(tmp_path)
     with pytest.raises(ValueError, match="does not fit the adapter"):
         make(request, "wan22", lora=LORA | {"rank": 8}, adapter=str(tmp_path))
-
-

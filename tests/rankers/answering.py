@@ -8,7 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 def completion(content="1", logprobs=None, **more) -> dict:
-    return {"choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "logprobs": logprobs}]} | more
+    return {
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "logprobs": logprobs}]
+    } | more
 
 
 def token(logprob, text="1", **more) -> dict:

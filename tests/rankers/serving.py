@@ -83,9 +83,21 @@ class ServerProcess:
 
 def apo_server(base: Path, adapters: dict[str, Path], log: Path) -> ServerProcess:
     named = [f"{name}={folder}" for name, folder in adapters.items()]
-    return ServerProcess(["apo.rankers.serve", "--path", str(base), "--dtype", "float32", "--adapter", *named], "/v1/models", log)
+    return ServerProcess(
+        ["apo.rankers.serve", "--path", str(base), "--dtype", "float32", "--adapter", *named], "/v1/models", log
+    )
 
 
 def transformers_server(base: Path, log: Path) -> ServerProcess:
-    command = ["tests.rankers.transformers_serve", "serve", str(base), "--host", "127.0.0.1", "--device", "cpu", "--dtype", "float32"]
+    command = [
+        "tests.rankers.transformers_serve",
+        "serve",
+        str(base),
+        "--host",
+        "127.0.0.1",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+    ]
     return ServerProcess(command, "/health", log)

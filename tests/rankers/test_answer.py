@@ -14,7 +14,9 @@ def probabilities(*rows: list[float]) -> torch.Tensor:
     return torch.tensor(rows)
 
 
-@pytest.mark.parametrize("text, label", [("1", 1), (" 2", 2), ("3.", 3), ("**4**: Video 2 moves more", 4), ("1: ...", 1)])
+@pytest.mark.parametrize(
+    "text, label", [("1", 1), (" 2", 2), ("3.", 3), ("**4**: Video 2 moves more", 4), ("1: ...", 1)]
+)
 def test_a_label_is_read_from_an_answer(text, label):
     assert parse_label(text) == label
 
@@ -27,7 +29,11 @@ def test_another_answer_is_an_error_that_says_what_was_got(text):
 
 def test_the_winner_is_the_side_with_more_probability_and_the_label_its_likelier_reason():
     found = verdict(probabilities([0.4, 0.3, 0.0, 0.3], [0.1, 0.1, 0.7, 0.1], [0.0, 0.9, 0.0, 0.1]))
-    assert found.label.tolist() == [2, 3, 2]  # 0.6 of the first row is for the second video, though label 1 is likeliest
+    assert found.label.tolist() == [
+        2,
+        3,
+        2,
+    ]  # 0.6 of the first row is for the second video, though label 1 is likeliest
     assert_close(found.confidence, torch.tensor([0.6, 0.8, 1.0]))
 
 
@@ -50,7 +56,9 @@ def test_what_is_no_verdict_is_an_error_that_says_what_was_got():
 def test_exchanging_the_videos_exchanges_labels_and_keeps_confidence():
     drawn = torch.rand(50, 4, generator=torch.Generator().manual_seed(0)).softmax(1)
     found, exchanged = verdict(drawn), verdict(drawn[:, list(SWAP)])
-    assert torch.equal(exchanged.label, swapped(found.label)) and torch.equal(swapped(swapped(found.label)), found.label)
+    assert torch.equal(exchanged.label, swapped(found.label)) and torch.equal(
+        swapped(swapped(found.label)), found.label
+    )
     assert_close(exchanged.confidence, found.confidence)
     assert torch.equal(exchanged.first_wins, ~found.first_wins)
 
@@ -94,7 +102,18 @@ def test_a_domain_is_never_a_path(tmp_path):
     prompts.mkdir()
     (prompts / "link.txt").symlink_to(secret)
     (prompts / "folder.txt").mkdir()
-    for domain in (str(secret), str(secret.with_suffix("")), "../secret", "../secret.txt", "link", "folder", "digit.txt", "", ".", "\0"):
+    for domain in (
+        str(secret),
+        str(secret.with_suffix("")),
+        "../secret",
+        "../secret.txt",
+        "link",
+        "folder",
+        "digit.txt",
+        "",
+        ".",
+        "\0",
+    ):
         for folder in (None, str(prompts)):
             with pytest.raises(UserError, match="there is no ranking prompt for it"):
                 prompt_text(domain, folder)

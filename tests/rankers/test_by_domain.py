@@ -17,7 +17,9 @@ from tests.rankers.tiny import LORA, RULE, WORLD, ranker, tiny_adapter, tiny_bas
 @pytest.fixture(scope="module")
 def adapters(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapters")
-    return {domain: tiny_adapter(base, folder / domain, seed) for seed, domain in enumerate(("digit", "scene"), start=1)}
+    return {
+        domain: tiny_adapter(base, folder / domain, seed) for seed, domain in enumerate(("digit", "scene"), start=1)
+    }
 
 
 @pytest.fixture
@@ -31,7 +33,9 @@ def count(module) -> int:
 
 def test_adapters_round_trip(base, adapters):
     first, second, cond = world_pairs(2)
-    saved = TrainableVLM(str(base), "float32", 4, 8.0, LORA, str(adapters["digit"]), 7, gradient_checkpointing=False).eval()
+    saved = TrainableVLM(
+        str(base), "float32", 4, 8.0, LORA, str(adapters["digit"]), 7, gradient_checkpointing=False
+    ).eval()
     loaded = RankingVLM(str(base), "float32", 4, 8.0)
     with torch.no_grad():
         before = loaded(first, second, ["digit"] * 2)
@@ -58,7 +62,10 @@ def test_two_adapters_share_one_base(base, by_domain):
     first, second, cond = world_pairs(2)
     by_domain(first, second, cond)
     vlm = shared(str(base), "float32", 4, by_domain.rankers["digit"].fps, "cpu", None)
-    alone, one = RankingVLM(str(base), "float32", 4, 8.0), TrainableVLM(str(base), "float32", 4, 8.0, LORA, None, 0, False)
+    alone, one = (
+        RankingVLM(str(base), "float32", 4, 8.0),
+        TrainableVLM(str(base), "float32", 4, 8.0, LORA, None, 0, False),
+    )
     assert len(vlm.adapters) == 2
     assert count(vlm) == count(alone) + 2 * (count(one) - count(alone))
 

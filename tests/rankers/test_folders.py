@@ -52,30 +52,71 @@ def unpickled_instead(model: Path) -> None:
 
 
 DAMAGES = {  # name -> (what is done to the model and the adapter, what is said)
-    "cut weights": (lambda model, _: cut(model / MODEL), "ranker.path: .*model.safetensors is missing, truncated or damaged.*copy"),
-    "no weights": (lambda model, _: (model / MODEL).write_bytes(b""), "model.safetensors is missing, truncated or damaged"),
-    "weights that are unpickled": (lambda model, _: unpickled_instead(model), "no .safetensors there; .*can run code and are not read"),
-    "integer weights": (lambda m, _: rewritten(m / MODEL, lambda _, w: w.to(torch.int32)), "holds no floating-point numbers"),
+    "cut weights": (
+        lambda model, _: cut(model / MODEL),
+        "ranker.path: .*model.safetensors is missing, truncated or damaged.*copy",
+    ),
+    "no weights": (
+        lambda model, _: (model / MODEL).write_bytes(b""),
+        "model.safetensors is missing, truncated or damaged",
+    ),
+    "weights that are unpickled": (
+        lambda model, _: unpickled_instead(model),
+        "no .safetensors there; .*can run code and are not read",
+    ),
+    "integer weights": (
+        lambda m, _: rewritten(m / MODEL, lambda _, w: w.to(torch.int32)),
+        "holds no floating-point numbers",
+    ),
     "a cut config": (lambda model, _: cut(model / CONFIG), "config.json is damaged .*copy the folder again"),
-    "a config that is a list": (lambda model, _: (model / CONFIG).write_text("[]"), "config.json is damaged, it holds no JSON object"),
+    "a config that is a list": (
+        lambda model, _: (model / CONFIG).write_text("[]"),
+        "config.json is damaged, it holds no JSON object",
+    ),
     "a cut tokenizer": (lambda model, _: cut(model / "tokenizer.json"), "tokenizer.json is damaged"),
     "deep nesting": (lambda model, _: (model / CONFIG).write_text("[" * 10**5), "config.json is damaged"),
-    "another kind of model": (lambda model, _: settings(model, model_type="llama"), "model_type='llama', and rankers are Qwen3-VL"),
-    "a cut adapter": (lambda _, adapter: cut(adapter / WEIGHTS), "ranker.adapter: .*adapter_model.safetensors is missing, truncated"),
-    "an adapter without weights": (lambda _, adapter: (adapter / WEIGHTS).unlink(), "adapter_model.safetensors is missing"),
-    "NaN": (lambda _, a: rewritten(a / WEIGHTS, lambda _, w: w * float("nan")), "holds NaN or infinity; train the adapter again"),
+    "another kind of model": (
+        lambda model, _: settings(model, model_type="llama"),
+        "model_type='llama', and rankers are Qwen3-VL",
+    ),
+    "a cut adapter": (
+        lambda _, adapter: cut(adapter / WEIGHTS),
+        "ranker.adapter: .*adapter_model.safetensors is missing, truncated",
+    ),
+    "an adapter without weights": (
+        lambda _, adapter: (adapter / WEIGHTS).unlink(),
+        "adapter_model.safetensors is missing",
+    ),
+    "NaN": (
+        lambda _, a: rewritten(a / WEIGHTS, lambda _, w: w * float("nan")),
+        "holds NaN or infinity; train the adapter again",
+    ),
     "cut settings": (lambda _, adapter: cut(adapter / SETTINGS), "adapter_config.json is damaged"),
     "another rank": (lambda _, adapter: settings(adapter, r=3), "does not hold LoRA weights of the rank r=3"),
     "a rank that is a text": (lambda _, adapter: settings(adapter, r="2"), "r=2 lora_alpha"),
     "an infinite alpha": (lambda _, adapter: settings(adapter, lora_alpha=float("inf")), "lora_alpha=inf"),
-    "targets by a pattern": (lambda _, adapter: settings(adapter, target_modules="(a+)+$"), "target_modules=.*write a list"),
+    "targets by a pattern": (
+        lambda _, adapter: settings(adapter, target_modules="(a+)+$"),
+        "target_modules=.*write a list",
+    ),
     "no LoRA": (lambda _, adapter: settings(adapter, peft_type="IA3"), "peft_type=IA3, and only plain LoRA is read"),
-    "weights that change otherwise": (lambda _, adapter: settings(adapter, use_dora=True), "use_dora=True, and only plain LoRA is read"),
-    "a module to import": (lambda _, a: settings(a, megatron_config={"a": 1}, megatron_core="antigravity"), "megatron_config=.*plain LoRA"),
-    "another size": (lambda _, a: rewritten(a / WEIGHTS, lambda n, w: w[:, :5] if "lora_A" in n else w), "trained over another model"),
+    "weights that change otherwise": (
+        lambda _, adapter: settings(adapter, use_dora=True),
+        "use_dora=True, and only plain LoRA is read",
+    ),
+    "a module to import": (
+        lambda _, a: settings(a, megatron_config={"a": 1}, megatron_core="antigravity"),
+        "megatron_config=.*plain LoRA",
+    ),
+    "another size": (
+        lambda _, a: rewritten(a / WEIGHTS, lambda n, w: w[:, :5] if "lora_A" in n else w),
+        "trained over another model",
+    ),
     "other modules": (
-        lambda _, a: save_file({f"other.{name}": value for name, value in load_file(a / WEIGHTS).items()}, a / WEIGHTS), "has no .*other"),
-}  # fmt: skip
+        lambda _, a: save_file({f"other.{name}": value for name, value in load_file(a / WEIGHTS).items()}, a / WEIGHTS),
+        "has no .*other",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -102,17 +143,25 @@ def test_what_only_loading_shows_is_one_line_too(folders, monkeypatch, tmp_path)
         vlm.load_adapter(str(adapter))
     whole = load_file(model / MODEL)
     for change, said in (
-        (lambda weights: weights | {list(weights)[3]: weights[list(weights)[3]] * float("nan")}, "holds NaN or infinity"),
+        (
+            lambda weights: weights | {list(weights)[3]: weights[list(weights)[3]] * float("nan")},
+            "holds NaN or infinity",
+        ),
         (lambda weights: dict(list(weights.items())[2:]), "weights are missing"),
-        (lambda weights: weights | {list(weights)[3]: torch.zeros(3, 3)}, "can't load this ranking model|weights are missing"),
-    ):  # fmt: skip
+        (
+            lambda weights: weights | {list(weights)[3]: torch.zeros(3, 3)},
+            "can't load this ranking model|weights are missing",
+        ),
+    ):
         save_file(change(whole), model / MODEL, {"format": "pt"})
         with pytest.raises(UserError, match=said) as raised:
             RankingVLM(str(model), "float32", 4, 8.0)
         assert "\n" not in str(raised.value)
     save_file(whole, model / MODEL, {"format": "pt"})
     (model / "mine.py").write_text("open('planted', 'w')")
-    settings(model, auto_map={"AutoModel": "mine.Model", "AutoProcessor": "mine.Processor", "AutoConfig": "mine.Config"})
+    settings(
+        model, auto_map={"AutoModel": "mine.Model", "AutoProcessor": "mine.Processor", "AutoConfig": "mine.Config"}
+    )
     monkeypatch.chdir(tmp_path)
     RankingVLM(str(model), "float32", 4, 8.0)
     assert not Path("planted").exists()
@@ -120,5 +169,7 @@ def test_what_only_loading_shows_is_one_line_too(folders, monkeypatch, tmp_path)
 
 def test_a_model_that_is_not_here_and_can_not_be_fetched_is_one_line_with_the_remedy():
     for refuse in (lambda: check_paths("vlm", "someone/model", None), lambda: model_folder("someone/model")):
-        with pytest.raises(UserError, match="path=someone/model: it is not on this disk, and the hub .*`hf download someone/model`"):
+        with pytest.raises(
+            UserError, match="path=someone/model: it is not on this disk, and the hub .*`hf download someone/model`"
+        ):
             refuse()

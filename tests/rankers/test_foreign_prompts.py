@@ -18,7 +18,11 @@ def manifest(tmp_path):
 
     def written(*prompts: str, **more) -> str:
         Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
-        return str(write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": prompt, "image": "a.png", **more} for prompt in prompts]))
+        return str(
+            write_jsonl(
+                tmp_path / "prompts.jsonl", [{"prompt": prompt, "image": "a.png", **more} for prompt in prompts]
+            )
+        )
 
     return written
 
@@ -38,7 +42,9 @@ def test_the_worlds_evaluator_refuses_them_too(manifest):
     def judge(path: str, *more: str) -> Judge:
         return Judge(composed("conditions=prompts", f"conditions.path={path}", *more, name="evaluate"))
 
-    with pytest.raises(UserError, match="evaluator=world judges the world only, and in row 1 of the data 'a man.*or use evaluator=none"):
+    with pytest.raises(
+        UserError, match="evaluator=world judges the world only, and in row 1 of the data 'a man.*or use evaluator=none"
+    ):
         judge(manifest("a man waves")).check([])
     judge(manifest("a man waves"), "evaluator=none").check([])
     judge(manifest(WORLDS)).check([])

@@ -67,7 +67,9 @@ def test_rankers_are_cheap_to_make_and_say_what_is_missing(base, tmp_path):
         missing.check(WORLD)
     with pytest.raises(ValueError, match="ranker.adapter=.*nowhere: no adapter_config.json there"):
         ranker(base, tmp_path / "nowhere").check(WORLD)
-    with pytest.raises(ValueError, match="ranker.path=Qwen/Qwen3-VL-8B-Instruct: it is not on this disk, and the hub does not give it"):
+    with pytest.raises(
+        ValueError, match="ranker.path=Qwen/Qwen3-VL-8B-Instruct: it is not on this disk, and the hub does not give it"
+    ):
         ranker("Qwen/Qwen3-VL-8B-Instruct").check(WORLD)
     with pytest.raises(ValueError, match="ranker.device=tpu9: torch has no such device here"):
         ranker(base, device="tpu9").check(WORLD)

@@ -41,7 +41,9 @@ def question(*content: dict, **more) -> dict:
     return {"model": "base", "messages": [{"role": "user", "content": list(content)}], **more}
 
 
-GOOD = question(text("Video 1: "), url(CLIP), text("Video 2: "), url(CLIP), text("which?"), logprobs=True, top_logprobs=20)
+GOOD = question(
+    text("Video 1: "), url(CLIP), text("Video 2: "), url(CLIP), text("which?"), logprobs=True, top_logprobs=20
+)
 
 
 class Watched(Answerer):
@@ -80,13 +82,23 @@ def served(service):
 
 def post(address: str, body, **headers) -> httpx.Response:
     content = body if isinstance(body, bytes) or not isinstance(body, dict | list) else json.dumps(body).encode()
-    return httpx.post(f"{address}/v1/chat/completions", content=content, headers={"content-type": "application/json"} | headers, timeout=30)
+    return httpx.post(
+        f"{address}/v1/chat/completions",
+        content=content,
+        headers={"content-type": "application/json"} | headers,
+        timeout=30,
+    )
 
 
 def sentence(response: httpx.Response) -> str:
     """What the server says is wrong: one line without its paths."""
     said = response.json()["error"]["message"]
-    assert said and "\n" not in said and len(said) < 400 and not any(word in said for word in ("Traceback", "/tmp", "/work", ".py"))
+    assert (
+        said
+        and "\n" not in said
+        and len(said) < 400
+        and not any(word in said for word in ("Traceback", "/tmp", "/work", ".py"))
+    )
     return said
 
 
@@ -102,44 +114,82 @@ def raw_video(frames: int, width: int, height: int, sound_only: bool = False) ->
         else:
             stream.width, stream.height = width, height
             for _ in range(frames):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((height, width, 3), dtype=np.uint8), format="rgb24")))
+                container.mux(
+                    stream.encode(
+                        av.VideoFrame.from_ndarray(np.zeros((height, width, 3), dtype=np.uint8), format="rgb24")
+                    )
+                )
         container.mux(stream.encode(None))
     return buffer.getvalue()
 
 
 MALFORMED = {
-    "nothing": b"", "not JSON": b"hello", "cut JSON": b'{"model": "base", ', "no object": [], "a number": b"3", "not UTF-8": b"\xff\xfe{}",
-    "empty object": {}, "no model": {"messages": GOOD["messages"]}, "a model that is a number": GOOD | {"model": 3},
-    "no messages": {"model": "base"}, "messages no list": GOOD | {"messages": "hi"}, "no message": GOOD | {"messages": []},
-    "messages null": GOOD | {"messages": None}, "message no dict": GOOD | {"messages": [3]}, "message null": GOOD | {"messages": [None]},
-    "no content": GOOD | {"messages": [{"role": "user"}]}, "content a number": GOOD | {"messages": [{"role": "user", "content": 3}]},
-    "content null": GOOD | {"messages": [{"role": "user", "content": None}]}, "no role": GOOD | {"messages": [{"content": "hi"}]},
+    "nothing": b"",
+    "not JSON": b"hello",
+    "cut JSON": b'{"model": "base", ',
+    "no object": [],
+    "a number": b"3",
+    "not UTF-8": b"\xff\xfe{}",
+    "empty object": {},
+    "no model": {"messages": GOOD["messages"]},
+    "a model that is a number": GOOD | {"model": 3},
+    "no messages": {"model": "base"},
+    "messages no list": GOOD | {"messages": "hi"},
+    "no message": GOOD | {"messages": []},
+    "messages null": GOOD | {"messages": None},
+    "message no dict": GOOD | {"messages": [3]},
+    "message null": GOOD | {"messages": [None]},
+    "no content": GOOD | {"messages": [{"role": "user"}]},
+    "content a number": GOOD | {"messages": [{"role": "user", "content": 3}]},
+    "content null": GOOD | {"messages": [{"role": "user", "content": None}]},
+    "no role": GOOD | {"messages": [{"content": "hi"}]},
     "role unknown": GOOD | {"messages": [{"role": "robot", "content": "hi"}]},
     "role a list": GOOD | {"messages": [{"role": [], "content": ""}]},
-    "part no dict": question(3), "part without type": question({"text": "hi"}), "type unknown": question({"type": "image_url"}),
-    "part without text": question({"type": "text"}), "text a number": question({"type": "text", "text": 3}),
-    "part without video_url": question({"type": "video_url"}), "video_url a text": question({"type": "video_url", "video_url": "x"}),
-    "url a number": question({"type": "video_url", "video_url": {"url": 3}}), "url null": question({"type": "video_url", "video_url": {}}),
+    "part no dict": question(3),
+    "part without type": question({"text": "hi"}),
+    "type unknown": question({"type": "image_url"}),
+    "part without text": question({"type": "text"}),
+    "text a number": question({"type": "text", "text": 3}),
+    "part without video_url": question({"type": "video_url"}),
+    "video_url a text": question({"type": "video_url", "video_url": "x"}),
+    "url a number": question({"type": "video_url", "video_url": {"url": 3}}),
+    "url null": question({"type": "video_url", "video_url": {}}),
     "a file of the server": question({"type": "video_url", "video_url": {"url": "file:///etc/passwd"}}),
     "an address": question({"type": "video_url", "video_url": {"url": "http://127.0.0.1/x.mp4"}}),
     "bad base64": question({"type": "video_url", "video_url": {"url": MP4 + "%%%"}}),
     "base64 of no ASCII": question({"type": "video_url", "video_url": {"url": MP4 + "é"}}),
-    "an empty video": question(url(b"")), "no video": question(url(b"x" * 999)), "a cut video": question(url(CLIP[:-400])),
+    "an empty video": question(url(b"")),
+    "no video": question(url(b"x" * 999)),
+    "a cut video": question(url(CLIP[:-400])),
     "a playlist": question(url(b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n")),
     "a list of files": question(url(b"ffconcat version 1.0\nfile /etc/passwd\n")),
-    "sound": question(url(raw_video(0, 0, 0, sound_only=True))), "too many frames": question(url(raw_video(13, 16, 16))),
-    "a bomb of large frames": question(url(raw_video(1, 2048, 2048))), "many pixels in all": question(url(raw_video(11, 256, 256))),
-    "a strip": question(url(raw_video(2, 1024, 2))), "three videos": question(url(CLIP), url(CLIP), url(CLIP)),
-    "long text": question(text("x" * 501)), "NUL": question(text("a\0b")), "half a surrogate": b'{"model": "base", "messages": "\\ud800"}',
-    "a token of the model's own": question(text("<|video_pad|>")), "its end of turn": question(text("<|im_end|>")),
-    "top_logprobs a text": GOOD | {"top_logprobs": "x"}, "top_logprobs negative": GOOD | {"top_logprobs": -1},
-    "top_logprobs large": GOOD | {"top_logprobs": 21}, "top_logprobs NaN": GOOD | {"top_logprobs": float("nan")},
-    "top_logprobs true": GOOD | {"top_logprobs": True}, "top_logprobs huge": b'{"model": "base", "top_logprobs": ' + b"9" * 9999 + b"}",
-    "logprobs a number": GOOD | {"logprobs": 3}, "max_tokens 0": GOOD | {"max_tokens": 0}, "max_tokens a list": GOOD | {"max_tokens": []},
-    "temperature NaN": GOOD | {"temperature": float("nan")}, "temperature infinite": GOOD | {"temperature": float("inf")},
-    "a stream": GOOD | {"stream": True}, "two answers": GOOD | {"n": 2}, "nested lists": b"[" * 10**5,
+    "sound": question(url(raw_video(0, 0, 0, sound_only=True))),
+    "too many frames": question(url(raw_video(13, 16, 16))),
+    "a bomb of large frames": question(url(raw_video(1, 2048, 2048))),
+    "many pixels in all": question(url(raw_video(11, 256, 256))),
+    "a strip": question(url(raw_video(2, 1024, 2))),
+    "three videos": question(url(CLIP), url(CLIP), url(CLIP)),
+    "long text": question(text("x" * 501)),
+    "NUL": question(text("a\0b")),
+    "half a surrogate": b'{"model": "base", "messages": "\\ud800"}',
+    "a token of the model's own": question(text("<|video_pad|>")),
+    "its end of turn": question(text("<|im_end|>")),
+    "top_logprobs a text": GOOD | {"top_logprobs": "x"},
+    "top_logprobs negative": GOOD | {"top_logprobs": -1},
+    "top_logprobs large": GOOD | {"top_logprobs": 21},
+    "top_logprobs NaN": GOOD | {"top_logprobs": float("nan")},
+    "top_logprobs true": GOOD | {"top_logprobs": True},
+    "top_logprobs huge": b'{"model": "base", "top_logprobs": ' + b"9" * 9999 + b"}",
+    "logprobs a number": GOOD | {"logprobs": 3},
+    "max_tokens 0": GOOD | {"max_tokens": 0},
+    "max_tokens a list": GOOD | {"max_tokens": []},
+    "temperature NaN": GOOD | {"temperature": float("nan")},
+    "temperature infinite": GOOD | {"temperature": float("inf")},
+    "a stream": GOOD | {"stream": True},
+    "two answers": GOOD | {"n": 2},
+    "nested lists": b"[" * 10**5,
     "nested objects": b'{"a":' * 50_000,
-}  # fmt: skip
+}
 
 
 def test_malformed_questions_get_400_and_one_sentence(served, caplog):
@@ -157,11 +207,15 @@ def test_malformed_questions_get_400_and_one_sentence(served, caplog):
 def test_the_sentence_says_what_and_where(served):
     for body, said in (
         (GOOD | {"messages": [{"role": "user", "content": 3}]}, "messages.0.content: Input should be a valid array"),
-        (MALFORMED["type unknown"], "image_url.*send text and video_url parts"), (MALFORMED["too many frames"], "more than 12 frames"),
-        (MALFORMED["three videos"], "3 videos: at most 2"), (MALFORMED["NUL"], "messages.0.content.*NUL"),
+        (MALFORMED["type unknown"], "image_url.*send text and video_url parts"),
+        (MALFORMED["too many frames"], "more than 12 frames"),
+        (MALFORMED["three videos"], "3 videos: at most 2"),
+        (MALFORMED["NUL"], "messages.0.content.*NUL"),
         (b"{", "the question: Invalid JSON"),
-        (MALFORMED["sound"], "no pictures"), (MALFORMED["a bomb of large frames"], "more pixels"), (GOOD | {"stream": True}, "^stream: "),
-    ):  # fmt: skip
+        (MALFORMED["sound"], "no pictures"),
+        (MALFORMED["a bomb of large frames"], "more pixels"),
+        (GOOD | {"stream": True}, "^stream: "),
+    ):
         assert pytest.raises(Refused, raise_, sentence(post(served, body))).match(said)
     missing = post(served, GOOD | {"model": "other"})
     assert missing.status_code == 404 and sentence(missing) == "model='other' is not served; there are base"
@@ -198,7 +252,9 @@ def slow_upload(address: str):
     """A client that declares a body and sends a little of it."""
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as client:
-        client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{")
+        client.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+        )
         yield client
 
 
@@ -225,6 +281,7 @@ def closed(answerer: Watched):
 def test_who_goes_away_is_not_answered_and_a_full_queue_says_when_to_come_again(served, service):
     async def scene():
         async with httpx.AsyncClient(base_url=served, timeout=30) as client:
+
             def ask(name):
                 return asyncio.create_task(client.post("/v1/chat/completions", json=question(text(name))))
 
@@ -268,7 +325,11 @@ def test_the_time_of_a_question_ends_while_it_is_decoded_and_while_the_model_wor
 
 def test_a_fault_of_the_server_is_one_sentence_and_in_its_log(served, caplog, monkeypatch):
     response = post(served, GOOD | {"model": "fault"})
-    assert response.status_code == 500 and "its own output says why" in sentence(response) and "secret" not in response.text
+    assert (
+        response.status_code == 500
+        and "its own output says why" in sentence(response)
+        and "secret" not in response.text
+    )
     assert "secret" in caplog.text and caplog.records[0].exc_info
     assert post(served, GOOD).status_code == 200
 
@@ -276,26 +337,38 @@ def test_a_fault_of_the_server_is_one_sentence_and_in_its_log(served, caplog, mo
 def test_the_command_refuses_its_own_arguments_before_it_loads_anything(base, tmp_path, capsys):
     path, there = ["--path", str(base)], listening("127.0.0.1", 0)
     port = there.getsockname()[1]
-    with there, pytest.raises(UserError, match=f"--host 127.0.0.1 --port {port}: can't listen there .*in use.*give another --port"):
+    with (
+        there,
+        pytest.raises(
+            UserError, match=f"--host 127.0.0.1 --port {port}: can't listen there .*in use.*give another --port"
+        ),
+    ):
         listening("127.0.0.1", port)
     for host, wrong in (("127.0.0.1", 99999), ("no such host", 8000)):
         with pytest.raises(UserError, match="can't listen there"):
             listening(host, wrong)
     wide = tiny_adapter(base, tmp_path / "wide", 1)
     weights = load_file(wide / WEIGHTS)
-    save_file({name: torch.zeros(2, 7) if "lora_A" in name else value for name, value in weights.items()}, wide / WEIGHTS)
+    save_file(
+        {name: torch.zeros(2, 7) if "lora_A" in name else value for name, value in weights.items()}, wide / WEIGHTS
+    )
     for more, said in (
         (["--path", "nowhere"], "--path=nowhere: no config.json there"),
         ([*path, "--device", "tpu9"], "--device=tpu9: torch has no such device here"),
         ([*path, "--adapter", f"a={tmp_path}"], "--adapter a=.*no adapter_config.json"),
         ([*path, "--adapter", f"a={wide}"], "--adapter a=.* was trained over another model"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UserError, match=said):
             check(arguments(more))
     capsys.readouterr()
     for more in (
-        ["--dtype", "int3"], ["--queue", "0"], ["--seconds", "nan"], ["--frames", "1.5"], ["--adapter", "base=x"], ["--port", "http"],
-    ):  # fmt: skip
+        ["--dtype", "int3"],
+        ["--queue", "0"],
+        ["--seconds", "nan"],
+        ["--frames", "1.5"],
+        ["--adapter", "base=x"],
+        ["--port", "http"],
+    ):
         with pytest.raises(SystemExit):
             arguments([*path, *more])
         (line,) = capsys.readouterr().err.splitlines()

@@ -57,15 +57,30 @@ def pairs() -> tuple[Tensor, Tensor, Condition]:
     """Three pairs of clips, two of digits and one of a scene."""
     rng = np.random.default_rng(0)
     videos = torch.stack([render.render(render.random_clip(rng)) for _ in range(6)])
-    prompts = ["the red digit five moves up quickly", "the camera pans left slowly over the temple", "the blue digit one moves up slowly"]
+    prompts = [
+        "the red digit five moves up quickly",
+        "the camera pans left slowly over the temple",
+        "the blue digit one moves up slowly",
+    ]
     return videos[:3], videos[3:], Condition(prompts, torch.empty(3, 0), torch.empty(3, 0))
 
 
 def served(base_url: str, **changes) -> ServedRanker:
     settings = dict(
-        base_url=base_url, model="base", domains=DOMAINS, frames=render.FRAMES, fps=FPS, media="video", swap_averaging=True,
-        top_logprobs=20, timeout_s=30, retries=1, max_concurrency=2, hello_timeout_s=20, api_key_env=None,
-    )  # fmt: skip
+        base_url=base_url,
+        model="base",
+        domains=DOMAINS,
+        frames=render.FRAMES,
+        fps=FPS,
+        media="video",
+        swap_averaging=True,
+        top_logprobs=20,
+        timeout_s=30,
+        retries=1,
+        max_concurrency=2,
+        hello_timeout_s=20,
+        api_key_env=None,
+    )
     return ServedRanker(**(settings | changes))
 
 
@@ -147,11 +162,25 @@ def online(wan22_folder, tmp_path):
 
     def overrides(run: str, base_url: str) -> list[str]:
         return [
-            "stage=online", f"run={run}", f"hydra.run.dir={tmp_path}/{run}", "data=prompts", f"data.path={tmp_path}/prompts.jsonl",
-            f"data.cache_dir={tmp_path}/cache", f"model.path={wan22_folder}", "model.spec={height: 32, width: 48, frames: 9, fps: 8}",
-            "ranker=served", f"ranker.base_url={base_url}", "ranker.model=base", "ranker.retries=0", "ranker.frames=9",
-            "model.num_inference_steps=3", "max_steps=5", "sample_every_n_steps=0", "batch_size=1", "policy.lora.rank=2",
-        ]  # fmt: skip
+            "stage=online",
+            f"run={run}",
+            f"hydra.run.dir={tmp_path}/{run}",
+            "data=prompts",
+            f"data.path={tmp_path}/prompts.jsonl",
+            f"data.cache_dir={tmp_path}/cache",
+            f"model.path={wan22_folder}",
+            "model.spec={height: 32, width: 48, frames: 9, fps: 8}",
+            "ranker=served",
+            f"ranker.base_url={base_url}",
+            "ranker.model=base",
+            "ranker.retries=0",
+            "ranker.frames=9",
+            "model.num_inference_steps=3",
+            "max_steps=5",
+            "sample_every_n_steps=0",
+            "batch_size=1",
+            "policy.lora.rank=2",
+        ]
 
     return overrides
 
@@ -164,7 +193,9 @@ def test_an_online_run_on_ones_own_prompts_ends_with_an_adapter_though_its_serve
 
     try:
         assert ended("whole").code == 0
-        with subprocess.Popen(train(*online("cut", process.base_url)), cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
+        with subprocess.Popen(
+            train(*online("cut", process.base_url)), cwd=ROOT, stderr=subprocess.PIPE, text=True
+        ) as run:
             wait_for_steps(run, tmp_path / "cut", 1)
             process.kill()
             said = run.communicate(timeout=120)[1]
@@ -173,7 +204,10 @@ def test_an_online_run_on_ones_own_prompts_ends_with_an_adapter_though_its_serve
         done = len(metrics(tmp_path / "cut"))
         assert torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=False)["global_step"] == done < 5
         refused = ended("cut")
-        assert refused.code == 1 and f"ranker.base_url={process.base_url} ranker.model=base: no server" in refused.lines[-1]
+        assert (
+            refused.code == 1
+            and f"ranker.base_url={process.base_url} ranker.model=base: no server" in refused.lines[-1]
+        )
         process.start()
         assert ended("cut").code == 0
     finally:
@@ -183,11 +217,19 @@ def test_an_online_run_on_ones_own_prompts_ends_with_an_adapter_though_its_serve
 
 
 def test_a_server_that_goes_mad_ends_a_run_in_one_line_and_the_same_command_continues(tmp_path, online, warm):
-    good, mad = answering.completion("1", answering.token(-0.1)), {6: answering.completion("7"), 8: {"error": {"message": "out of memory"}}}
+    good, mad = (
+        answering.completion("1", answering.token(-0.1)),
+        {6: answering.completion("7"), 8: {"error": {"message": "out of memory"}}},
+    )
     with answering.server(lambda count: (200, mad.get(count, good))) as (url, _):
-        for said in ("the ranker gave no verdict .the ranker answered '7' where one", "no chat completion.*choices: Field required"):
+        for said in (
+            "the ranker gave no verdict .the ranker answered '7' where one",
+            "no chat completion.*choices: Field required",
+        ):
             ended = warm.run(["train.py", *online("mad", url)], ROOT, 120)
-            assert ended.code == 1 and "Traceback" not in ended.output and re.search(said, ended.lines[-1]), ended.output
+            assert ended.code == 1 and "Traceback" not in ended.output and re.search(said, ended.lines[-1]), (
+                ended.output
+            )
             assert len(metrics(tmp_path / "mad")) == 2  # hello 1, two steps of two questions each, and again hello
         assert warm.run(["train.py", *online("mad", url)], ROOT, 120).code == 0 and adapter_files(tmp_path / "mad")
 
@@ -204,7 +246,10 @@ def test_transformers_serve_ranks_pictures_by_its_answer_alone(base, pairs, tmp_
     finally:
         process.kill()
     vlm = RankingVLM(str(base), "float32", 4, FPS)
-    orders = [[answer(vlm, *order, domain) for order in ((a, b), (b, a))] for a, b, domain in zip(first, second, DOMAINS(cond))]
+    orders = [
+        [answer(vlm, *order, domain) for order in ((a, b), (b, a))]
+        for a, b, domain in zip(first, second, DOMAINS(cond))
+    ]
     here = torch.stack([(one_hot(given) + one_hot(mirrored)[list(SWAP)]) / 2 for given, mirrored in orders])
     assert there.equal(here)
     assert ranker.top_logprobs == 20  # asked for, and not given
@@ -216,8 +261,12 @@ def answer(vlm: RankingVLM, first: Tensor, second: Tensor, domain: str) -> str:
     shown = [standard_frames(video, 4) for video in (first, second)]
     content = [{"type": "text", "text": "Video 1: "}, *[{"type": "image"}] * 4, {"type": "text", "text": "Video 2: "}]
     content += [*[{"type": "image"}] * 4, {"type": "text", "text": prompt_text(domain)}]
-    text = vlm.processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
-    inputs = vlm.processor(text=[text], images=[frame.permute(1, 2, 0).numpy() for frame in torch.cat(shown)], return_tensors="pt")
+    text = vlm.processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    inputs = vlm.processor(
+        text=[text], images=[frame.permute(1, 2, 0).numpy() for frame in torch.cat(shown)], return_tensors="pt"
+    )
     return vlm.processor.decode(vlm.model(**inputs).logits[0, -1].argmax())
 
 
@@ -228,7 +277,10 @@ def one_hot(label: str) -> Tensor:
 def test_check_says_what_is_wrong_before_a_run(server, monkeypatch, tmp_path):
     served(server.base_url).check(WORLD)
     nowhere = f"http://127.0.0.1:{free_port()}/v1"
-    with pytest.raises(ValueError, match=f"ranker.base_url={nowhere} ranker.model=base: no server answers there.*`vllm serve base` would"):
+    with pytest.raises(
+        ValueError,
+        match=f"ranker.base_url={nowhere} ranker.model=base: no server answers there.*`vllm serve base` would",
+    ):
         served(nowhere).check(WORLD)
     with pytest.raises(ValueError, match="ranker.model=other.*HTTP 404.*it offers base, tuned"):
         served(server.base_url, model="other").check(WORLD)
@@ -237,7 +289,9 @@ def test_check_says_what_is_wrong_before_a_run(server, monkeypatch, tmp_path):
         served(server.base_url, api_key_env="RANKER_KEY").check(WORLD)
     with pytest.raises(ConfigError, match=f"ranker.base_url={nowhere}"):
         check(composed("stage=online", "ranker=served", f"ranker.base_url={nowhere}"), tmp_path)
-    check(composed("stage=online", "ranker=served", f"ranker.base_url={server.base_url}", "ranker.model=tuned"), tmp_path)
+    check(
+        composed("stage=online", "ranker=served", f"ranker.base_url={server.base_url}", "ranker.model=tuned"), tmp_path
+    )
 
 
 def test_a_refused_question_says_why(server, pairs):
@@ -251,7 +305,9 @@ def reply(content: str, alternatives: dict[str, float] | None) -> bytes:
     likeliest = [{"token": t, "logprob": float(np.log(p))} for t, p in (alternatives or {}).items()]
     logprobs = None if alternatives is None else {"content": [likeliest[0] | {"top_logprobs": likeliest}]}
     message = {"role": "assistant", "content": content}
-    return json.dumps({"choices": [{"index": 0, "finish_reason": "length", "message": message, "logprobs": logprobs}]}).encode()
+    return json.dumps(
+        {"choices": [{"index": 0, "finish_reason": "length", "message": message, "logprobs": logprobs}]}
+    ).encode()
 
 
 def test_probabilities_are_those_of_the_four_labels_among_themselves():

@@ -30,8 +30,13 @@ def test_winners_are_mostly_the_oracles_and_do_not_hang_on_the_order(tmp_path):
 @pytest.mark.parametrize("name", ["by_domain", "qwen3_vl"])
 def test_they_refuse_to_judge_other_videos_than_the_worlds(name):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", ["stage=online", "data=prompts", "data.path=prompts.jsonl", f"ranker={name}", "model=wan22_i2v_a14b"])
-    refused = "ranker.path=apo/world/checkpoints/ranker/base needs videos of the world.*121 of 720 x 960.*ranker=qwen3_vl_8b"
+        cfg = compose(
+            "train",
+            ["stage=online", "data=prompts", "data.path=prompts.jsonl", f"ranker={name}", "model=wan22_i2v_a14b"],
+        )
+    refused = (
+        "ranker.path=apo/world/checkpoints/ranker/base needs videos of the world.*121 of 720 x 960.*ranker=qwen3_vl_8b"
+    )
     with pytest.raises(ValueError, match=refused):
         instantiate(cfg.module.pairs.ranker).check(instantiate(cfg.model).spec)
 

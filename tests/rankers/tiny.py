@@ -16,12 +16,24 @@ from apo.world.candidates import FLAWS, clip_of
 from apo.world.grammar import describe
 from apo.world.render import FPS, render
 
-VISION = dict(depth=2, hidden_size=32, num_heads=2, intermediate_size=64, deepstack_visual_indexes=[0], initializer_range=0.2)
+VISION = dict(
+    depth=2, hidden_size=32, num_heads=2, intermediate_size=64, deepstack_visual_indexes=[0], initializer_range=0.2
+)
 TEXT = dict(
-    hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=16,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=2,
+    head_dim=16,
     initializer_range=0.2,
-    rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2], "mrope_interleaved": True},
-)  # fmt: skip
+    rope_parameters={
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [4, 2, 2],
+        "mrope_interleaved": True,
+    },
+)
 WORLD = VideoSpec(64, 64, 9, 8)
 RULE = DomainRule({"^the camera": "scene"}, "digit", None)
 LORA = {"rank": 2, "alpha": 2, "targets": ["q_proj", "v_proj", "qkv"]}
@@ -44,9 +56,16 @@ def tiny_adapter(base: Path, folder: Path, seed: int, **changes) -> Path:
 
 def ranker(base: Path, adapter: Path | None = None, **changes) -> Qwen3VLRanker:
     settings = dict(
-        path=str(base), adapter=None if adapter is None else str(adapter), domains=RULE, frames=4, fps=FPS, dtype="float32",
-        device="cpu", batch_size=4, swap_averaging=True,
-    )  # fmt: skip
+        path=str(base),
+        adapter=None if adapter is None else str(adapter),
+        domains=RULE,
+        frames=4,
+        fps=FPS,
+        dtype="float32",
+        device="cpu",
+        batch_size=4,
+        swap_averaging=True,
+    )
     return Qwen3VLRanker(**settings | changes)
 
 
@@ -56,5 +75,7 @@ def world_pairs(count: int, domains: tuple[str, ...] = ("digit", "scene")) -> tu
     clips = [clip_of("train", domains[i % len(domains)], 0, i) for i in range(count)]
     first = torch.stack([render(clip) for clip in clips])
     second = torch.stack([FLAWS[clip.meaning.domain][i % 2](clip, rng) for i, clip in enumerate(clips)])
-    cond = Condition([describe(clip.meaning) for clip in clips], torch.zeros(count, 1, 1), torch.zeros(count, 1), frame=first[:, 0])
+    cond = Condition(
+        [describe(clip.meaning) for clip in clips], torch.zeros(count, 1, 1), torch.zeros(count, 1), frame=first[:, 0]
+    )
     return first, second, cond

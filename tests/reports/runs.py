@@ -12,9 +12,12 @@ SAMPLERS = {  # rows per optimizer step -> a sampler's config
 }
 
 OFFLINE = {
-    "stage": {"name": "offline", "data": "pairs", "needs_reference": True}, "adapter": None, "batch_size": 8,
-    "guidance": {"_target_": "apo.guidance.none.NoGuidance"}, "model": {"num_inference_steps": 10},
-}  # fmt: skip
+    "stage": {"name": "offline", "data": "pairs", "needs_reference": True},
+    "adapter": None,
+    "batch_size": 8,
+    "guidance": {"_target_": "apo.guidance.none.NoGuidance"},
+    "model": {"num_inference_steps": 10},
+}
 
 
 def curves(steps: int, rows: int, seed: int = 0) -> pd.DataFrame:
@@ -23,13 +26,21 @@ def curves(steps: int, rows: int, seed: int = 0) -> pd.DataFrame:
     noise = draw.normal(size=(7, steps)) / rows**0.5
     loss = 0.69 - 0.2 * step / steps + 0.05 * noise[0]
     low = step % 5 == 4
-    return pd.DataFrame({
-        "step": step, "train/loss": loss, "train/margin": 1e-3 * noise[1], "train/implicit_accuracy": 0.6 + 0.1 * noise[2],
-        "train/chosen_gain": 1e-3 * noise[3], "train/rejected_gain": 1e-3 * noise[4], "train/t_mean": 850 + 10 * noise[5],
-        "train/loss_high": np.where(low & (rows == 1), np.nan, loss),
-        "train/loss_low": np.where(low | (rows > 1), loss, np.nan),
-        "train/grad_norm": 1 + 0.1 * noise[6], "time/optimize": np.full(steps, 0.5 * rows),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "step": step,
+            "train/loss": loss,
+            "train/margin": 1e-3 * noise[1],
+            "train/implicit_accuracy": 0.6 + 0.1 * noise[2],
+            "train/chosen_gain": 1e-3 * noise[3],
+            "train/rejected_gain": 1e-3 * noise[4],
+            "train/t_mean": 850 + 10 * noise[5],
+            "train/loss_high": np.where(low & (rows == 1), np.nan, loss),
+            "train/loss_low": np.where(low | (rows > 1), loss, np.nan),
+            "train/grad_norm": 1 + 0.1 * noise[6],
+            "time/optimize": np.full(steps, 0.5 * rows),
+        }
+    )
 
 
 def training(folder: Path, steps: int = 60, rows: int = 5, **config) -> Path:
@@ -55,8 +66,16 @@ def evaluation(folder: Path, distorted: int, n: int = 100, against: tuple[int, i
 
 def rows(folder: Path, videos: list[dict]) -> Path:
     """rows.json of an evaluation: clean videos that follow their prompts, but for what `videos` says of each."""
-    usual = {"prompt": "the", "distorted": False, "cause": "", "followed": True, "speed": 1.0, "subject_consistency": 1.0,
-             "background_consistency": 1.0, "motion_smoothness": 0.5}  # fmt: skip
+    usual = {
+        "prompt": "the",
+        "distorted": False,
+        "cause": "",
+        "followed": True,
+        "speed": 1.0,
+        "subject_consistency": 1.0,
+        "background_consistency": 1.0,
+        "motion_smoothness": 0.5,
+    }
     folder.mkdir(parents=True)
     (folder / "rows.json").write_text(json.dumps({"key": "0", "rows": [usual | video for video in videos]}))
     return folder

@@ -10,10 +10,22 @@ from apo.reports import cheaper
 from apo.reports.arms import forwards
 from tests.reports import runs
 
-PAIRS = {"stage": {"name": "online", "data": "prompts", "needs_reference": True}, "module": {"pairs": {"candidates": 2}}}
-DISTILL = {"module": {"rejected": True, "distill": {"_target_": "apo.guidance.teacher.GuidanceDistillation", "omega": None,
-           "lambda_": None, "seed": 0, "guidance": {"_target_": "apo.guidance.cfg.CFG", "omega_high": 1.0, "omega_low": 1.0,
-                                                    "boundary": 0.9}}}}  # fmt: skip
+PAIRS = {
+    "stage": {"name": "online", "data": "prompts", "needs_reference": True},
+    "module": {"pairs": {"candidates": 2}},
+}
+DISTILL = {
+    "module": {
+        "rejected": True,
+        "distill": {
+            "_target_": "apo.guidance.teacher.GuidanceDistillation",
+            "omega": None,
+            "lambda_": None,
+            "seed": 0,
+            "guidance": {"_target_": "apo.guidance.cfg.CFG", "omega_high": 1.0, "omega_low": 1.0, "boundary": 0.9},
+        },
+    }
+}
 
 
 @pytest.fixture
@@ -42,16 +54,28 @@ def test_the_command_writes_rates_differences_and_costs(outputs, capsys):
     assert lines["online, as in the paper"] == online
     fewer = lines["half the solver's steps"]
     assert fewer[0] == "30.0 ± 0.0" and fewer[1].startswith("+10.0 [0.0, ") and fewer[5:7] == ["25, 1,000", "60, 2,400"]
-    assert lines["distilled baseline"][4:7] == ["20", "25, 500", ""]  # 5 rows of a teacher's two forwards and the student's three
+    assert lines["distilled baseline"][4:7] == [
+        "20",
+        "25, 500",
+        "",
+    ]  # 5 rows of a teacher's two forwards and the student's three
     assert "| two windows a pair | not evaluated: `make cheaper`" in text
     assert (outputs / "cheaper" / "cheaper.md").read_text() in text
 
 
-@pytest.mark.parametrize("overrides, expected", [
-    (["stage=online"], 100), (["cheaper=cache"], 44), (["cheaper=two_windows"], 60), (["cheaper=ahead"], 100),
-    (["cheaper=both", "module.pairs.rollout.num_inference_steps=20"], 40),
-    (["cheaper=student", "adapter=student"], 60), (["cheaper=guided"], 140), (["stage=offline"], 20),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides, expected",
+    [
+        (["stage=online"], 100),
+        (["cheaper=cache"], 44),
+        (["cheaper=two_windows"], 60),
+        (["cheaper=ahead"], 100),
+        (["cheaper=both", "module.pairs.rollout.num_inference_steps=20"], 40),
+        (["cheaper=student", "adapter=student"], 60),
+        (["cheaper=guided"], 140),
+        (["stage=offline"], 20),
+    ],
+)
 def test_forwards_of_a_step_at_scale(overrides, expected):
     given = [*overrides, "guidance=cfg_stg"] if overrides == ["cheaper=guided"] else overrides
     assert forwards(cheaper.at_scale(given), 0.3 if overrides == ["cheaper=cache"] else 1.0) == pytest.approx(expected)

@@ -35,7 +35,9 @@ def test_stages_are_measured_as_they_are_used(folder):
 
 
 def test_wins_are_counted_against_the_stage_above_on_equal_conditions(folder):
-    baseline, online, half = (curriculum.rows(folder, name, curriculum.GUIDED) for name in ("baseline", "online", "half_online"))
+    baseline, online, half = (
+        curriculum.rows(folder, name, curriculum.GUIDED) for name in ("baseline", "online", "half_online")
+    )
     assert curriculum.against(online, baseline, "distorted", False) == "4/2/2"  # the one baseline counts for both seeds
     assert curriculum.against(half, online, "distorted", False) == "2/6/0"
     assert curriculum.against(half, online, "followed", True) == "2/6/0"
@@ -92,7 +94,9 @@ def both_arms(tmp_path) -> tuple[Path, Path]:
         for seed in range(3):
             for results in ("eval", "eval_guided"):
                 runs.rows(before / f"ablation_{arm}-seed_{seed}" / results, runs.flawed(*["cut"] * 10, *[""] * 90))
-            runs.rows(after / f"arm_{arm}-seed_{seed}" / "eval", runs.flawed(*["cut"] * (10 + lost), *[""] * (90 - lost)))
+            runs.rows(
+                after / f"arm_{arm}-seed_{seed}" / "eval", runs.flawed(*["cut"] * (10 + lost), *[""] * (90 - lost))
+            )
     return before, after
 
 
@@ -121,7 +125,9 @@ def test_unequal_numbers_of_conditions_are_named(both_arms, monkeypatch):
     path.write_text(json.dumps({"rows": json.loads(path.read_text())["rows"][:64]}))
     monkeypatch.chdir(both_arms[1].parents[1])
     monkeypatch.setattr(sys, "argv", ["rs_ro"])
-    with pytest.raises(SystemExit, match="rs_ro: .*arm_apo-seed_1/eval has 64 conditions and .* 100: evaluate both with the same"):
+    with pytest.raises(
+        SystemExit, match="rs_ro: .*arm_apo-seed_1/eval has 64 conditions and .* 100: evaluate both with the same"
+    ):
         rs_ro.main()
 
 

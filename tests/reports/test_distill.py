@@ -26,7 +26,10 @@ def home(tmp_path, monkeypatch):
         cfg = compose("train", ["policy.lora.rank=2", "stage=distill"])
     monkeypatch.chdir(tmp_path)
     policy = of_some_effect(instantiate(cfg.policy))
-    config = {"guidance": OmegaConf.to_container(cfg.guidance, resolve=True), "adapter": "outputs/r/seed_0/offline/adapter"}
+    config = {
+        "guidance": OmegaConf.to_container(cfg.guidance, resolve=True),
+        "adapter": "outputs/r/seed_0/offline/adapter",
+    }
     for stage in ("online", "half_online", "offline", "distill", "distill_dpo"):
         folder = tmp_path / "outputs" / "r" / "seed_0" / stage / "adapter"
         policy.save_adapter(folder)
@@ -41,14 +44,19 @@ def test_report_and_sheets(home, monkeypatch, capsys):
     asked = []  # videos that are denoised in each forward, in place of seconds
     monkeypatch.setattr(distill, "clock", lambda: float(sum(asked)))
     forward = WanPolicy.forward
-    monkeypatch.setattr(WanPolicy, "forward", lambda policy, x_t, *rest: asked.append(len(x_t)) or forward(policy, x_t, *rest))
+    monkeypatch.setattr(
+        WanPolicy, "forward", lambda policy, x_t, *rest: asked.append(len(x_t)) or forward(policy, x_t, *rest)
+    )
     distill.main()
     found = json.loads((home / "seed_0/distill/eval/distillation.json").read_text())
     assert found["teacher"] == "outputs/r/seed_0/offline" and found["guidance"]["blocks"] == [1] and found["n"] == 3
     assert [row["t"] for row in found["mse"]] == list(distill.LEVELS)
     assert all(row["student"] == pytest.approx(row["unguided"]) and abs(row["absorbed"]) < 1e-4 for row in found["mse"])
     assert all(row["unguided"] > 0 for row in found["mse"])
-    assert found["likeness"]["student"] == found["likeness"]["unguided"] and 5 < found["likeness"]["student"]["psnr"]["value"] < 60
+    assert (
+        found["likeness"]["student"] == found["likeness"]["unguided"]
+        and 5 < found["likeness"]["student"]["psnr"]["value"] < 60
+    )
     assert found["metrics"]["student"] == found["metrics"]["unguided"] and len(found["metrics"]["teacher"]) == 6
     assert found["speed"]["ratio"]["value"] == 3  # conditional, unconditional and weak predictions against one
     text = (home / "seed_0/distill/eval/distillation.md").read_text()
@@ -71,7 +79,10 @@ def test_a_teacher_trained_again_since_is_no_teacher(home, monkeypatch):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"files": {"transformer.safetensors": "0123456789"}}))
     for name, command in (("distill", distill), ("sheets", sheets)):
         monkeypatch.setattr(sys, "argv", [name, "--run", "r/seed_0", *FEW])
-        with pytest.raises(SystemExit, match=f"{name}: .*offline/adapter now holds transformer.safetensors 01234567: distill the student"):
+        with pytest.raises(
+            SystemExit,
+            match=f"{name}: .*offline/adapter now holds transformer.safetensors 01234567: distill the student",
+        ):
             command.main()
 
 

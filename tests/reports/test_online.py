@@ -37,11 +37,20 @@ def test_the_command_writes_table_and_figure(folder, monkeypatch, capsys):
     assert (folder / "label_noise.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("changes, forwards", [
-    ({}, 10), ({"rollout": {"num_inference_steps": 5}}, 5), ({"rollout": {"num_inference_steps": None}}, 10), ({"candidates": 4}, 20),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, forwards",
+    [
+        ({}, 10),
+        ({"rollout": {"num_inference_steps": 5}}, 5),
+        ({"rollout": {"num_inference_steps": None}}, 10),
+        ({"candidates": 4}, 20),
+    ],
+)
 def test_generation_counts_in_forwards_of_the_pairs(tmp_path, changes, forwards):
-    online = {"stage": {"name": "online", "data": "prompts", "needs_reference": True}, "module": {"pairs": {"candidates": 2} | changes}}
+    online = {
+        "stage": {"name": "online", "data": "prompts", "needs_reference": True},
+        "module": {"pairs": {"candidates": 2} | changes},
+    }
     folder = runs.training(tmp_path / "run", 40, **online)
     cfg = OmegaConf.load(folder / "config.yaml")
     assert arms.forwards(step_of(cfg)) == 5 * 4 + forwards

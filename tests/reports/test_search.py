@@ -44,7 +44,9 @@ def test_every_arm_gets_the_same_number_of_tries(found):
 def test_compute_is_equal_at_every_batch(monkeypatch, tmp_path):
     commands = []
     monkeypatch.setattr(module, "call", lambda *arguments: commands.append(arguments))
-    monkeypatch.setattr(module, "read", lambda folder: {"distorted": 0.2, "dynamics": 1.0, "followed": 0.9, "n": 192, "against": {}})
+    monkeypatch.setattr(
+        module, "read", lambda folder: {"distorted": 0.2, "dynamics": 1.0, "followed": 0.9, "n": 192, "against": {}}
+    )
     search = Search("x", 192, 1, ("apo", "no_window"))
     for arm, batch in (("apo", 8), ("apo", 16), ("no_window", 16)):
         search.score(arm, {key: values[0] for key, values in COORDINATES.items()} | {"batch_size": batch})

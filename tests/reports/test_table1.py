@@ -55,7 +55,9 @@ def test_the_command_writes_the_table_the_numbers_and_the_figure(folder, monkeyp
     table1.main()
     text = (folder / "table1.md").read_text()
     row = next(line for line in text.splitlines() if "Diffusion-APO" in line)
-    assert "| 8.0 ± 2.0 [5.4, 11.6] | 8.0 ± 1.0 | 1.500 ± 0.000 | 50.0 ± 0.0 [44.4, 55.6] | 42/252/6 | 250 | 2000 |" in row
+    assert (
+        "| 8.0 ± 2.0 [5.4, 11.6] | 8.0 ± 1.0 | 1.500 ± 0.000 | 50.0 ± 0.0 [44.4, 55.6] | 42/252/6 | 250 | 2000 |" in row
+    )
     assert "Not evaluated yet: ablation_wo_rs-seed_0" in text and text in capsys.readouterr().out
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     numbers = json.loads((folder / "table1.json").read_text())["arms"]

@@ -23,7 +23,7 @@ for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
 exit $code
 """,
     "scancel": 'kill -USR1 $(cat "$STAND_INS/step")\n',
-    "scontrol": '[[ $1 == show ]] && echo localhost\nexit 0\n',
+    "scontrol": "[[ $1 == show ]] && echo localhost\nexit 0\n",
     # runs the array's tasks one after another, in the background
     "sbatch": """
 script=${!#}

@@ -20,9 +20,14 @@ def job(tmp_path):
     folder = tmp_path / "bin"
     folder.mkdir()
     slurm = {
-        "SLURM_JOB_ID": "4711", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_GPUS_ON_NODE": "1",
-        "SLURM_SUBMIT_DIR": str(ROOT), "TORCHRUN": str(Path(sys.executable).parent / "torchrun"), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+        "SLURM_JOB_ID": "4711",
+        "SLURM_NNODES": "2",
+        "SLURM_JOB_NODELIST": "node[1-2]",
+        "SLURM_GPUS_ON_NODE": "1",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "TORCHRUN": str(Path(sys.executable).parent / "torchrun"),
+        "OMP_NUM_THREADS": "1",
+    }
 
     def environment(**more: str) -> dict[str, str]:
         return installed(folder) | slurm | more
@@ -33,7 +38,12 @@ def job(tmp_path):
 
 def test_two_nodes_told_to_stop_are_requeued_and_finish(job, tmp_path, wan22_folder):
     manifest = write_manifest(tmp_path / "data", 6)
-    overrides = [*short(tmp_path, wan22_folder, manifest, "two"), "trainer=ddp", "max_steps=60", "checkpoint_every_n_steps=1000"]
+    overrides = [
+        *short(tmp_path, wan22_folder, manifest, "two"),
+        "trainer=ddp",
+        "max_steps=60",
+        "checkpoint_every_n_steps=1000",
+    ]
     process = subprocess.Popen(["bash", SCRIPT, *overrides], cwd=ROOT, env=job(), stderr=subprocess.PIPE, text=True)
     wait_for_steps(process, tmp_path / "two", 2)
     process.send_signal(signal.SIGUSR1)  # as --signal=B: does
@@ -43,7 +53,12 @@ def test_two_nodes_told_to_stop_are_requeued_and_finish(job, tmp_path, wan22_fol
     done = len(metrics(tmp_path / "two"))
     assert 2 <= done < 60 and (tmp_path / "two" / "checkpoints" / "last.ckpt").exists()
     result = subprocess.run(
-        ["bash", SCRIPT, *overrides], cwd=ROOT, env=job(SLURM_RESTART_COUNT="1"), capture_output=True, text=True, timeout=1800
+        ["bash", SCRIPT, *overrides],
+        cwd=ROOT,
+        env=job(SLURM_RESTART_COUNT="1"),
+        capture_output=True,
+        text=True,
+        timeout=1800,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert len(metrics(tmp_path / "two")) == 60 and len(adapter(tmp_path / "two")) == 2
@@ -52,7 +67,9 @@ def test_two_nodes_told_to_stop_are_requeued_and_finish(job, tmp_path, wan22_fol
     assert "trainer.nodes=2 trainer.devices=1" in calls(job.folder, "srun")[1]
 
 
-@pytest.mark.parametrize("code, leaves, requeued", [(75, False, True), (1, False, False), (1, True, True), (0, False, False)])
+@pytest.mark.parametrize(
+    "code, leaves, requeued", [(75, False, True), (1, False, False), (1, True, True), (0, False, False)]
+)
 def test_only_a_run_that_asks_for_it_is_requeued(job, tmp_path, code, leaves, requeued):
     """leaves: what a run leaves that was told to stop by a preemption, of which this shell knows nothing."""
     program = tmp_path / "torchrun"

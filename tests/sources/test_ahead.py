@@ -17,9 +17,17 @@ from tests.sources.rankers import BrighterWins
 
 
 def settings(**changes) -> dict:
-    return dict(
-        ranker=BrighterWins(), rollout=Rollout(NoGuidance()), candidates=2, min_confidence=0.0, max_attempts=3, seed=0
-    ) | changes  # fmt: skip
+    return (
+        dict(
+            ranker=BrighterWins(),
+            rollout=Rollout(NoGuidance()),
+            candidates=2,
+            min_confidence=0.0,
+            max_attempts=3,
+            seed=0,
+        )
+        | changes
+    )
 
 
 @pytest.fixture(scope="module")

@@ -84,7 +84,9 @@ def test_world_anchors_are_what_their_labels_say(policy, anchors):
 def test_videos_are_sorted_by_what_they_show():
     rng = np.random.default_rng(0)
     clip = render.random_clip(rng, scenes=0.0)
-    videos = torch.stack([render.render(clip), flaws.misdirect(clip, rng), flaws.freeze(clip, rng), flaws.vanish(clip, rng)])
+    videos = torch.stack(
+        [render.render(clip), flaws.misdirect(clip, rng), flaws.freeze(clip, rng), flaws.vanish(clip, rng)]
+    )
     found = measure(videos, [describe(clip.meaning)] * 4, videos[:, 0])
     assert sorted_out(found, redirected=False) == ["positive", "mismatched", "mismatched", "distorted"]
     assert sorted_out(found, redirected=True) == [None, "mismatched", "mismatched", None]
@@ -108,11 +110,14 @@ def test_world_anchors_come_from_the_cache_and_an_interrupted_build_goes_on(poli
         assert all(torch.equal(before[file.name][key], value) for key, value in load_file(file).items())
 
 
-@pytest.mark.parametrize("setting, said", [
-    ("distorted_share=2", "data.distorted_share=2"),
-    ("positive_share=-1", "data.positive_share=-1"),
-    ("count=1", "data.positive_share=0.6, but none of the 1 anchors is labelled 'negative'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "setting, said",
+    [
+        ("distorted_share=2", "data.distorted_share=2"),
+        ("positive_share=-1", "data.positive_share=-1"),
+        ("count=1", "data.positive_share=0.6, but none of the 1 anchors is labelled 'negative'"),
+    ],
+)
 def test_settings_are_checked(setting, said):
     cfg = composed("stage=half_online", f"data.{setting}")
     with pytest.raises(InstantiationException) as raised:

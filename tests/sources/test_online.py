@@ -41,7 +41,9 @@ def test_candidates_come_from_the_active_policy_and_are_not_encoded_again(policy
     keys = [[(0, 5, i, candidate, 0) for i in range(3)] for candidate in range(2)]
     made = torch.stack([Rollout(NoGuidance())(policy, batch, some) for some in keys])
     for i in range(3):
-        chosen, rejected = (which(range(2), key=lambda c: brightness(policy.decode(made[c, i, None]))[0]) for which in (max, min))
+        chosen, rejected = (
+            which(range(2), key=lambda c: brightness(policy.decode(made[c, i, None]))[0]) for which in (max, min)
+        )
         assert_close(pair.chosen[i], made[chosen, i], atol=1e-4, rtol=1e-4)
         assert_close(pair.rejected[i], made[rejected, i], atol=1e-4, rtol=1e-4)
     assert pair.cond is batch and not pair.chosen.requires_grad
@@ -80,7 +82,9 @@ def test_swapping_the_candidates_swaps_the_verdict_and_leaves_the_pair(policy, b
     for ranker in (OracleRanker(error_rate=0.0, **settings), OracleRanker(error_rate=0.4, **settings), BrighterWins()):
         there, back = (ranker(*some, batch) for some in (videos, videos.flip(0)))
         assert torch.equal(there.first_wins, ~back.first_wins)
-        one, other = (source(ranker=ranker).judge(x, v, batch) for x, v in ((latents, videos), (latents.flip(0), videos.flip(0))))
+        one, other = (
+            source(ranker=ranker).judge(x, v, batch) for x, v in ((latents, videos), (latents.flip(0), videos.flip(0)))
+        )
         for name in vars(one):
             assert torch.equal(getattr(one, name), getattr(other, name)), name
 
@@ -122,7 +126,9 @@ def test_pairs_without_confidence_are_replaced_and_the_others_kept(policy, batch
         return pairs(batch, policy, 3), pairs.meters
 
     def confidence(pair):
-        return 0.5 + 0.5 * ((brightness(policy.decode(pair.chosen)) - brightness(policy.decode(pair.rejected))) / 3).clamp(max=1)
+        return 0.5 + 0.5 * (
+            (brightness(policy.decode(pair.chosen)) - brightness(policy.decode(pair.rejected))) / 3
+        ).clamp(max=1)
 
     attempts = []
     for attempt in range(4):
@@ -146,9 +152,18 @@ def test_what_took_time_and_how_sure_the_ranker_was_are_metered(policy, batch):
     settings = composed("stage=online")
     pairs = source(ranker=instantiate(settings.ranker))
     pair = pairs(batch, policy, 0)
-    assert pairs.meters.keys() == {"generate/blocks", "time/generate", "time/rank", "rank/confidence", "rank/distortion", "rank/attempts"}
+    assert pairs.meters.keys() == {
+        "generate/blocks",
+        "time/generate",
+        "time/rank",
+        "rank/confidence",
+        "rank/distortion",
+        "rank/attempts",
+    }
     assert pairs.meters["time/generate"] > pairs.meters["time/rank"] > 0
-    chosen, rejected = (measure(policy.decode(x), batch.prompt, batch.frame).severity for x in (pair.chosen, pair.rejected))
+    chosen, rejected = (
+        measure(policy.decode(x), batch.prompt, batch.frame).severity for x in (pair.chosen, pair.rejected)
+    )
     assert (chosen <= rejected + 0.05).all()
     assert_close(pairs.meters["rank/distortion"], (rejected - chosen > 0.05).float().mean())
 
@@ -202,9 +217,13 @@ def test_two_ranks_rank_disjoint_conditions_and_make_the_pairs_of_one(policy, tm
     (one, other) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     batch = batches(policy, 4)[0]
     assert one[2] + other[2] == batch.prompt and len(set(batch.prompt)) == 4
-    assert {p for call in one[3] for p in call} == set(one[2]) and {p for call in other[3] for p in call} == set(other[2])
+    assert {p for call in one[3] for p in call} == set(one[2]) and {p for call in other[3] for p in call} == set(
+        other[2]
+    )
     assert [len(call) for call in one[3]] == [len(call) for call in other[3]]  # as many videos on each, in every round
-    pairs = source(ranker=BrighterWins(sure=3.0), min_confidence=0.9, max_attempts=3, rollout=Rollout(NoGuidance(), batch_size=2))
+    pairs = source(
+        ranker=BrighterWins(sure=3.0), min_confidence=0.9, max_attempts=3, rollout=Rollout(NoGuidance(), batch_size=2)
+    )
     weak = (pairs.attempt(batch, policy, 0, 0, range(4)).confidence < 0.9).view(2, 2).sum(1)
     assert weak[0] != weak[1]  # one rank generates more than it needs
     whole = pairs(batch, policy, 0)

@@ -9,8 +9,15 @@ from apo.interfaces import T
 from apo.timesteps.apo import APOSampler
 
 PAPER = dict(
-    num_inference_steps=40, shifts=[3, 4, 5, 6], offset_variance=5, high_rows=4, low_rows=1, stride=4, split=0.8,
-    boundary=0.9, seed=0,
+    num_inference_steps=40,
+    shifts=[3, 4, 5, 6],
+    offset_variance=5,
+    high_rows=4,
+    low_rows=1,
+    stride=4,
+    split=0.8,
+    boundary=0.9,
+    seed=0,
 )
 
 
@@ -68,7 +75,9 @@ def test_offsets_are_normal_with_the_stated_variance():
 
 
 def test_snap_lands_on_anchors():
-    assert torch.isin(sampler(shifts=[5], snap=True, boundary=None).sample(3, 8), to_timestep(inference_sigmas(40, 5))).all()
+    assert torch.isin(
+        sampler(shifts=[5], snap=True, boundary=None).sample(3, 8), to_timestep(inference_sigmas(40, 5))
+    ).all()
 
 
 def test_the_window_slides_by_its_stride_and_visits_every_anchor():

@@ -27,9 +27,12 @@ def test_commands_are_found_in_blocks_and_inline_code(tmp_path):
     path.write_text(TEXT)
     found = in_document(path, tmp_path)
     assert [(command.text, command.line) for command in found if not command.python] == [
-        ("python train.py stage=offline", 2), ("python evaluate.py run=main", 2), ("python evaluate.py run=main results=here", 3),
-        ("make demo", 6), ("python train.py a=1 b=2", 7),
-    ]  # fmt: skip
+        ("python train.py stage=offline", 2),
+        ("python evaluate.py run=main", 2),
+        ("python evaluate.py run=main results=here", 3),
+        ("make demo", 6),
+        ("python train.py a=1 b=2", 7),
+    ]
     assert [command.text for command in found if command.python] == ['print("make test")\n']
 
 
@@ -64,4 +67,7 @@ def test_a_command_that_is_written_in_two_ways_runs_once_and_after_what_it_needs
     clone = Clone(tmp_path, Real())
     for text in ("python evaluate.py run=main stage=offline", "python evaluate.py run=<run> stage=<stage>"):
         clone.command(text)
-    assert ran == [["train.py", "stage=offline", "sampler=apo"], ["evaluate.py", "run=main", "stage=offline"]] and clone.cpu_s == 4.0
+    assert (
+        ran == [["train.py", "stage=offline", "sampler=apo"], ["evaluate.py", "run=main", "stage=offline"]]
+        and clone.cpu_s == 4.0
+    )

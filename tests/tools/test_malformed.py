@@ -5,9 +5,16 @@ from apo.tools.malformed import all_cases, judge, run
 from apo.tools.warm import Done
 
 SAMPLE = (
-    "pairs.jsonl: no chosen", "anchors: label is 'good'", "rankings: first has cut", "prompts: image is missing", "pairs.jsonl: empty",
-    "config: max_steps=0", "config: batch_size=0", "evaluate: stage=nowhere", "export: no adapter",
-)  # fmt: skip
+    "pairs.jsonl: no chosen",
+    "anchors: label is 'good'",
+    "rankings: first has cut",
+    "prompts: image is missing",
+    "pairs.jsonl: empty",
+    "config: max_steps=0",
+    "config: batch_size=0",
+    "evaluate: stage=nowhere",
+    "export: no adapter",
+)
 
 
 def test_a_sample_ends_with_one_line_that_names_what_is_wrong(tmp_path):
@@ -31,5 +38,11 @@ def test_what_an_ending_lacks_is_named():
     assert wrong("Traceback (most recent call last):\n" + good) == "traceback, more than one line"
     assert wrong("done", 0) == "accepted, does not name it" and wrong("lr: mended", 0, ends=EITHER) == ""
     assert wrong("config: it failed: give up") == "does not name it" and wrong("config: lr") == "no remedy"
-    assert wrong(good, cpu_s=4) == "slow" and wrong(good, cpu_s=4, loads=True) == "" and wrong(good, -9) == "killed by a signal"
-    assert judge(Case("x", (), ()), Done(1, good, 0, 1), ["mine.mp4"], True).wrong == "planted code was run, files touched"
+    assert (
+        wrong(good, cpu_s=4) == "slow"
+        and wrong(good, cpu_s=4, loads=True) == ""
+        and wrong(good, -9) == "killed by a signal"
+    )
+    assert (
+        judge(Case("x", (), ()), Done(1, good, 0, 1), ["mine.mp4"], True).wrong == "planted code was run, files touched"
+    )

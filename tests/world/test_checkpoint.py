@@ -46,8 +46,16 @@ def test_plain_diffusers_samples_a_video_that_starts_at_its_image(clips):
     clip = next(clip for clip in clips if clip.meaning.domain == "digit")
     first = render.render(clip)[0]
     video = pipeline(
-        image=Image.fromarray(first.permute(1, 2, 0).numpy()), prompt=describe(clip.meaning), height=64, width=64, num_frames=9,
-        num_inference_steps=20, guidance_scale=1.0, max_sequence_length=16, generator=torch.Generator().manual_seed(0), output_type="pt",
+        image=Image.fromarray(first.permute(1, 2, 0).numpy()),
+        prompt=describe(clip.meaning),
+        height=64,
+        width=64,
+        num_frames=9,
+        num_inference_steps=20,
+        guidance_scale=1.0,
+        max_sequence_length=16,
+        generator=torch.Generator().manual_seed(0),
+        output_type="pt",
     ).frames[0]
     assert video.shape == (9, 3, 64, 64)
     assert (video[0] - first.float() / 255).abs().mean() < 0.05

@@ -35,9 +35,13 @@ def batch(seed: int, count: int = 5) -> tuple[torch.Tensor, Condition]:
 
 def test_the_keys_are_those_of_the_report():
     assert list(evaluator().metrics) == [
-        "distortion_rate", "dynamic_degree", "instruction_following",
-        "subject_consistency", "background_consistency", "motion_smoothness",
-    ]  # fmt: skip
+        "distortion_rate",
+        "dynamic_degree",
+        "instruction_following",
+        "subject_consistency",
+        "background_consistency",
+        "motion_smoothness",
+    ]
 
 
 def test_rows_agree_with_the_metrics_and_reset_forgets_both():

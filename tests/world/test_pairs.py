@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", ["data.count=4", "data.batch_size=8", "model.num_inference_steps=8", "policy.lora.rank=2"])
+        cfg = compose(
+            "train", ["data.count=4", "data.batch_size=8", "model.num_inference_steps=8", "policy.lora.rank=2"]
+        )
     cfg.data.cache_dir = str(tmp_path_factory.mktemp("cache"))
     policy: WanPolicy = instantiate(cfg.policy)
     return cfg, policy, instantiate(cfg.data).prepare(policy).train
@@ -27,7 +29,9 @@ def test_chosen_is_clean_and_rejected_distorted(setting):
     _, policy, pairs = setting
     assert len(pairs) == 4
     pair = pairs.collate([pairs[i] for i in range(4)])
-    verdicts = [measure(policy.decode(x), pair.cond.prompt, pair.cond.frame).distorted for x in (pair.chosen, pair.rejected)]
+    verdicts = [
+        measure(policy.decode(x), pair.cond.prompt, pair.cond.frame).distorted for x in (pair.chosen, pair.rejected)
+    ]
     assert not verdicts[0].any() and verdicts[1].all()
 
 
@@ -76,7 +80,11 @@ def test_damaged_files_of_the_cache_are_made_anew_and_said(setting, capsys):
         path.write_bytes(content)
         capsys.readouterr()
         again = instantiate(cfg.data).prepare(policy).train
-        assert [path.name for path in again.files] == [*before] and f"{path}: {said}" in capsys.readouterr().out or not said
+        assert (
+            [path.name for path in again.files] == [*before]
+            and f"{path}: {said}" in capsys.readouterr().out
+            or not said
+        )
         for path in again.files:
             old, new = load(before[path.name]), load(path.read_bytes())
             assert all(torch.equal(old[key], new[key]) for key in old)
@@ -96,7 +104,9 @@ def test_the_starting_adapter_can_make_them_instead(setting, tmp_path):
     assert made.files[0].parent != pairs.files[0].parent
     pair, theirs = (data.collate([data[i] for i in range(2)]) for data in (made, pairs))
     assert not torch.equal(pair.chosen, theirs.chosen)
-    verdicts = [measure(student.decode(x), pair.cond.prompt, pair.cond.frame).distorted for x in (pair.chosen, pair.rejected)]
+    verdicts = [
+        measure(student.decode(x), pair.cond.prompt, pair.cond.frame).distorted for x in (pair.chosen, pair.rejected)
+    ]
     assert not verdicts[0].any() and verdicts[1].all()
 
 

@@ -30,7 +30,11 @@ def clips(count: int, scenes: float = 0.0, seed: int = 0) -> tuple[list[render.C
     rng = np.random.default_rng(seed)
     chosen = [render.random_clip(rng, scenes=scenes) for _ in range(count)]
     videos = torch.stack([render.render(clip) for clip in chosen])
-    return chosen, videos, Condition([describe(c.meaning) for c in chosen], torch.empty(0), torch.empty(0), frame=videos[:, 0])
+    return (
+        chosen,
+        videos,
+        Condition([describe(c.meaning) for c in chosen], torch.empty(0), torch.empty(0), frame=videos[:, 0]),
+    )
 
 
 def flawed(some: list[render.Clip], flaw, seed: int = 1) -> Tensor:
@@ -43,11 +47,15 @@ def mixed() -> tuple[Tensor, Tensor, Condition]:
     """Right, flawed, frozen and slower videos against each other, in both domains."""
     some, right, cond = clips(24, scenes=0.3)
     makers = [
-        lambda clip, rng: render.render(clip), flaws.freeze, flaws.slow_motion,
+        lambda clip, rng: render.render(clip),
+        flaws.freeze,
+        flaws.slow_motion,
         lambda clip, rng: flaws.PLANTED[clip.meaning.domain][1](clip, rng),
     ]
     rng = np.random.default_rng(1)
-    first, second = (torch.stack([makers[(i // step) % 4](clip, rng) for i, clip in enumerate(some)]) for step in (1, 4))
+    first, second = (
+        torch.stack([makers[(i // step) % 4](clip, rng) for i, clip in enumerate(some)]) for step in (1, 4)
+    )
     return first, second, cond
 
 

@@ -25,7 +25,9 @@ def make(tmp_path_factory):
         settings = {"count": 60, "validation_count": 12, "batch_size": 8, "candidates": 2} | changes
         overrides = [f"data.{key}={'null' if value is None else value}" for key, value in settings.items()]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose("train", ["data=world_rankings", "model.num_inference_steps=3", f"data.cache_dir={cache}", *overrides])
+            cfg = compose(
+                "train", ["data=world_rankings", "model.num_inference_steps=3", f"data.cache_dir={cache}", *overrides]
+            )
         return instantiate(cfg.data)
 
     return build
@@ -37,8 +39,10 @@ def split(make):
 
 
 def test_shares_of_sources_and_domains_are_as_set(split):
-    count = {key: sum((p.source, p.domain) == key for p, _ in split.train.rows) for key in
-             [(s, d) for s in (GENERATED, RENDERED) for d in ("digit", "scene")]}  # fmt: skip
+    count = {
+        key: sum((p.source, p.domain) == key for p, _ in split.train.rows)
+        for key in [(s, d) for s in (GENERATED, RENDERED) for d in ("digit", "scene")]
+    }
     assert list(count.values()) == [22, 8, 22, 8]  # halves; a quarter of each are scenes, rounded
     assert len(split.validation) == sum(round(12 * share) for share in (0.375, 0.375, 0.125, 0.125))
 
@@ -128,6 +132,8 @@ def test_a_slowed_video_has_the_quality_of_its_original_and_loses_to_it(split):
 
 
 def test_an_annotator_who_errs_is_never_as_sure_as_asked(make):
-    with pytest.raises(Exception, match="data.min_confidence=1.0: an annotator with error_rate=0.1 is never surer than 0.9"):
+    with pytest.raises(
+        Exception, match="data.min_confidence=1.0: an annotator with error_rate=0.1 is never surer than 0.9"
+    ):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             instantiate(compose("train", ["data=world_rankings", "data.annotator.error_rate=0.1"]).data)

@@ -31,9 +31,16 @@ def init(tmp_path_factory):
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     def make(share: float):
-        overrides = [f"data.cache_dir={cache}", "data.batch_size=4", "data.candidates=2", f"data.generated_share={share}"]
+        overrides = [
+            f"data.cache_dir={cache}",
+            "data.batch_size=4",
+            "data.candidates=2",
+            f"data.generated_share={share}",
+        ]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return instantiate(compose("train", ["data=world_rankings", "model.num_inference_steps=2", *overrides]).data)
+            return instantiate(
+                compose("train", ["data=world_rankings", "model.num_inference_steps=2", *overrides]).data
+            )
 
     cache = tmp_path_factory.mktemp("cache")
     return make
@@ -93,6 +100,8 @@ def test_an_interrupted_base_is_the_uninterrupted_one(init, source, tmp_path, mo
         stopped.setattr(Pairs, "__call__", stop)
         build(tmp_path / "parts", init, source(0.0), {}, 10, steps=2)
     build(tmp_path / "parts", init, source(0.0), {}, 10, steps=2)
-    assert len((tmp_path / "parts" / "base.log").read_text().split("# base: steps 1..2")) == 2  # went on where it was stopped
+    assert (
+        len((tmp_path / "parts" / "base.log").read_text().split("# base: steps 1..2")) == 2
+    )  # went on where it was stopped
     whole, parts = (load_file(tmp_path / name / "base" / "model.safetensors") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)

@@ -32,7 +32,9 @@ from apo.policies.architecture import fitting
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="apo.data.cache", description=__doc__.splitlines()[0], epilog="The rest: train.py's overrides.")
+    parser = argparse.ArgumentParser(
+        prog="apo.data.cache", description=__doc__.splitlines()[0], epilog="The rest: train.py's overrides."
+    )
     parser.add_argument("--workers", type=int, help="processes on this machine; torchrun and srun say it themselves")
     parser.add_argument("--share", help=argparse.SUPPRESS)  # what a worker is started with: rank/world/report file
     given, overrides = parser.parse_known_args()
@@ -52,7 +54,9 @@ def encode_all(given: argparse.Namespace, overrides: list[str]) -> None:
     if given.workers is not None and (launched or given.workers < 1):
         raise UserError(f"--workers {given.workers}: give at least 1, and leave it out under torchrun and srun")
     if 0 < (gpus := torch.cuda.device_count()) < (given.workers or 1):
-        raise UserError(f"--workers {given.workers}: one a GPU, and there are {gpus}; CUDA_VISIBLE_DEVICES= encodes on CPUs")
+        raise UserError(
+            f"--workers {given.workers}: one a GPU, and there are {gpus}; CUDA_VISIBLE_DEVICES= encodes on CPUs"
+        )
     data = user_rows(cfg)
     if given.share:
         rank, world, report = given.share.split("/", 2)
@@ -80,7 +84,9 @@ def configured(overrides: list[str]) -> DictConfig:
 def user_rows(cfg: DictConfig) -> UserRows:
     data = built(cfg.data)
     if not isinstance(data, UserRows):
-        raise UserError(f"data={cfg.data._target_.split('.')[-1]} has no rows to encode: use data=pairs, anchors or prompts")
+        raise UserError(
+            f"data={cfg.data._target_.split('.')[-1]} has no rows to encode: use data=pairs, anchors or prompts"
+        )
     return data
 
 
@@ -99,7 +105,10 @@ def run(cfg: DictConfig, data: UserRows, share: Share, report: Path | None = Non
     done = cache.build(rows, encoder, share.rank, share.world, thorough=True)
     seconds = time.perf_counter() - began
     there = len(done.names) - done.encoded
-    print(f"share {share.rank + 1} of {share.world} on {place}: {throughput(done.encoded, there, seconds)} -> {cache.folder}", flush=True)
+    print(
+        f"share {share.rank + 1} of {share.world} on {place}: {throughput(done.encoded, there, seconds)} -> {cache.folder}",
+        flush=True,
+    )
     if report is not None:
         report.write_text(json.dumps({"encoded": done.encoded, "there": there}))
     if done.problems:
@@ -118,7 +127,9 @@ def coordinate(overrides: list[str], workers: int, rows: int) -> None:
         started = [
             subprocess.Popen(
                 [sys.executable, "-m", "apo.data.cache", "--share", f"{rank}/{workers}/{report}", *overrides],
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is this process's, which ends them below
+                preexec_fn=lambda: signal.signal(
+                    signal.SIGINT, signal.SIG_IGN
+                ),  # Ctrl-C is this process's, which ends them below
             )
             for rank, report in enumerate(reports)
         ]

@@ -48,8 +48,14 @@ class LatentCache:
         self.folder = Path(folder) / hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
 
     def build(
-        self, rows: Sequence[Row], policy: Policy, rank: int = 0, world: int = 1, thorough: bool = False, quiet: bool = False,
-    ) -> Built:  # fmt: skip
+        self,
+        rows: Sequence[Row],
+        policy: Policy,
+        rank: int = 0,
+        world: int = 1,
+        thorough: bool = False,
+        quiet: bool = False,
+    ) -> Built:
         """Encodes those of rows[rank::world] that have no sound file yet. Interrupted, it goes on where it was.
 
         A bad row doesn't stop the others; it is reported in the result. No collective calls. thorough: files that are there are
@@ -57,7 +63,10 @@ class LatentCache:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         sweep(self.folder)
-        digest, checksums = Digests(self.folder.parent, f"{rank}of{world}"), Checksums(self.folder, f"rank{rank}of{world}")
+        digest, checksums = (
+            Digests(self.folder.parent, f"{rank}of{world}"),
+            Checksums(self.folder, f"rank{rank}of{world}"),
+        )
         built = Built({}, [])
         for index in progress(range(rank, len(rows), world), desc="encoding", disable=quiet or rank > 0):
             row = rows[index]
@@ -137,7 +146,10 @@ def encode(row: Row, policy: Policy) -> dict[str, Tensor]:
     """What a cache file holds. VideoError if the row's files turn out not to be usable."""
     spec: Spec = policy.spec
     paths = row.files(VideoFile)
-    videos = [read_video(path, spec.height, spec.width, spec.frames, spec.fps, row.segment, spec.fit) for path in paths.values()]
+    videos = [
+        read_video(path, spec.height, spec.width, spec.frames, spec.fps, row.segment, spec.fit)
+        for path in paths.values()
+    ]
     if len(videos) == 2 and torch.equal(*videos):
         raise VideoError(f"{' and '.join(map(str, paths.values()))} show the same frames: drop the row")
     frame = read_image(row.image, spec.height, spec.width, spec.fit) if row.image else videos[0][0]

@@ -71,7 +71,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("outputs/world"))
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="where the finished pipeline goes")
-    parser.add_argument("--step", choices=["all", "vae", *(f"clips-{part}" for part in range(PARTS)), *transformer.SPANS], default="all")
+    parser.add_argument(
+        "--step", choices=["all", "vae", *(f"clips-{part}" for part in range(PARTS)), *transformer.SPANS], default="all"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--start", type=Path, help="a folder with experts to start from, instead of from scratch")
     args = parser.parse_args()

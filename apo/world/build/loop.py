@@ -17,7 +17,9 @@ def warmup_cosine(step: int, steps: int, warmup: int = 100) -> float:
     return min((step + 1) / warmup, 1.0) * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())
 
 
-def muon_and_adamw(model: nn.Module, matrices: list[nn.Parameter], rate: float, decay: float = 0.0) -> list[torch.optim.Optimizer]:
+def muon_and_adamw(
+    model: nn.Module, matrices: list[nn.Parameter], rate: float, decay: float = 0.0
+) -> list[torch.optim.Optimizer]:
     """Muon, with weight decay, for some matrices of a model; AdamW for the rest."""
     rest = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
     return [
@@ -27,8 +29,15 @@ def muon_and_adamw(model: nn.Module, matrices: list[nn.Parameter], rate: float, 
 
 
 def train(
-    name: str, folder: Path, model: nn.Module, optimizers: list, steps: int, loss_at: Callable[[int], torch.Tensor],
-    extra: dict[str, nn.Module] | None = None, after: Callable[[int], None] = lambda step: None, save_every: int = 100,
+    name: str,
+    folder: Path,
+    model: nn.Module,
+    optimizers: list,
+    steps: int,
+    loss_at: Callable[[int], torch.Tensor],
+    extra: dict[str, nn.Module] | None = None,
+    after: Callable[[int], None] = lambda step: None,
+    save_every: int = 100,
     clip: float = 1.0,
 ) -> None:
     """Minimise loss_at(step), which depends on nothing but the step and the weights; resumes from folder/name.pt.
@@ -65,7 +74,11 @@ def train(
             running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
             bar.set_postfix(loss=f"{running:.4g}")
             if (step + 1) % save_every == 0 or step + 1 == steps:
-                state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step + 1}
+                state = {
+                    "model": model.state_dict(),
+                    "optimizers": [o.state_dict() for o in optimizers],
+                    "step": step + 1,
+                }
                 state |= {key: module.state_dict() for key, module in extra.items()}
                 with replacing(path) as partial:
                     torch.save(state, partial)

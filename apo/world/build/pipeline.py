@@ -28,16 +28,34 @@ def transformer_config(**changes) -> dict:
     The 36 input channels are x_t (16), the first-frame mask (4) and the encoded first frame (16).
     """
     config = dict(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=64, num_layers=4, ffn_dim=512,
-        in_channels=2 * Z_DIM + 4, out_channels=Z_DIM, text_dim=TEXT_DIM, freq_dim=64, rope_max_seq_len=64,
-        cross_attn_norm=True, qk_norm="rms_norm_across_heads", image_dim=None, added_kv_proj_dim=None,
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=64,
+        num_layers=4,
+        ffn_dim=512,
+        in_channels=2 * Z_DIM + 4,
+        out_channels=Z_DIM,
+        text_dim=TEXT_DIM,
+        freq_dim=64,
+        rope_max_seq_len=64,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        image_dim=None,
+        added_kv_proj_dim=None,
     )
     return config | changes
 
 
 def assemble(
-    folder: Path, vae, tokenizer, text_encoder, transformer, transformer_2=None,
-    boundary_ratio: float | None = BOUNDARY, flow_shift: float = SHIFT, **extra,
+    folder: Path,
+    vae,
+    tokenizer,
+    text_encoder,
+    transformer,
+    transformer_2=None,
+    boundary_ratio: float | None = BOUNDARY,
+    flow_shift: float = SHIFT,
+    **extra,
 ) -> WanImageToVideoPipeline:
     """Saves a complete pipeline as safetensors and returns it as plain diffusers loads it back, having sampled once.
 
@@ -48,8 +66,14 @@ def assemble(
         prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=T, flow_shift=flow_shift
     )
     WanImageToVideoPipeline(
-        tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, scheduler=scheduler, transformer=transformer,
-        transformer_2=transformer_2, boundary_ratio=boundary_ratio, **extra,
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=vae,
+        scheduler=scheduler,
+        transformer=transformer,
+        transformer_2=transformer_2,
+        boundary_ratio=boundary_ratio,
+        **extra,
     ).save_pretrained(folder)
     pipeline = WanImageToVideoPipeline.from_pretrained(folder)
     smoke(pipeline)
@@ -61,8 +85,14 @@ def smoke(pipeline: WanImageToVideoPipeline) -> None:
     size = 2 * pipeline.transformer.config.patch_size[1] * pipeline.vae_scale_factor_spatial
     pipeline.set_progress_bar_config(disable=True)
     video = pipeline(
-        image=Image.new("RGB", (size, size), "teal"), prompt="the", height=size, width=size, num_frames=5,
-        num_inference_steps=2, output_type="pt", generator=torch.Generator().manual_seed(0),
+        image=Image.new("RGB", (size, size), "teal"),
+        prompt="the",
+        height=size,
+        width=size,
+        num_frames=5,
+        num_inference_steps=2,
+        output_type="pt",
+        generator=torch.Generator().manual_seed(0),
     ).frames
     if not video.isfinite().all():
         raise RuntimeError(f"{pipeline.name_or_path} generates non-finite pixels: check the weights it was built from")
@@ -128,8 +158,14 @@ def tiny_wan21(folder: Path) -> WanImageToVideoPipeline:
     image_encoder, image_processor = random_clip_vision(seed=1)
     transformer = random_transformer(seed=2, image_dim=image_encoder.config.hidden_size, added_kv_proj_dim=32)
     return assemble(
-        folder, random_vae(seed=3), tokenizer, text_encoder, transformer, boundary_ratio=None,
-        image_encoder=image_encoder, image_processor=image_processor,
+        folder,
+        random_vae(seed=3),
+        tokenizer,
+        text_encoder,
+        transformer,
+        boundary_ratio=None,
+        image_encoder=image_encoder,
+        image_processor=image_processor,
     )
 
 
@@ -143,7 +179,13 @@ def tiny_ti2v(folder: Path, z_dim: int = 24) -> WanImageToVideoPipeline:
     """Wan2.2 TI2V-5B style: the clean first frame replaces x_t there, at timestep 0; a 16x VAE of `z_dim` channels."""
     tokenizer, text_encoder = build_text(folder)
     vae = random_vae(
-        7, z_dim, decoder_base_dim=8, is_residual=True, patch_size=2, in_channels=12, out_channels=12,
+        7,
+        z_dim,
+        decoder_base_dim=8,
+        is_residual=True,
+        patch_size=2,
+        in_channels=12,
+        out_channels=12,
         scale_factor_spatial=16,
     )
     transformer = random_transformer(8, in_channels=z_dim, out_channels=z_dim)

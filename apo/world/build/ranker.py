@@ -24,18 +24,38 @@ from apo.world.build.vlm import build_vlm
 ROOT = Path(__file__).parents[3]
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints" / "ranker"
 RUNS = Path("outputs/ranker_world")
-COUNTS = {"digit": 12000, "scene": 6000}  # pairs to draw from, half of them of the baseline's videos; an adapter sees 3,200
+COUNTS = {
+    "digit": 12000,
+    "scene": 6000,
+}  # pairs to draw from, half of them of the baseline's videos; an adapter sees 3,200
 TARGETS = "vlm.lora.targets=[q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj,qkv,proj,linear_fc1,linear_fc2]"
-ADAPTER = ["stage=ranker", f"vlm.path={RUNS}/base", TARGETS, "vlm.autocast=bfloat16", "optimizer.lr=1e-3", "warmup_steps=50"]
+ADAPTER = [
+    "stage=ranker",
+    f"vlm.path={RUNS}/base",
+    TARGETS,
+    "vlm.autocast=bfloat16",
+    "optimizer.lr=1e-3",
+    "warmup_steps=50",
+]
 ADAPTER += ["max_steps=400", "checkpoint_every_n_steps=50", "validate_every_n_steps=200"]
-ADAPTERS = {"digit": [], "scene": [], "digit_control": ["data.slow_motion=false"], "scene_control": ["data.slow_motion=false"]}
+ADAPTERS = {
+    "digit": [],
+    "scene": [],
+    "digit_control": ["data.slow_motion=false"],
+    "scene_control": ["data.slow_motion=false"],
+}
 KEPT = ("*.safetensors", "*.json", "*.jinja")
 
 
 def settings(step: str) -> list[str]:
     """Of an adapter's training run, in outputs/ranker_world/<step>."""
     domain = step.removesuffix("_control")
-    place = ["run=ranker_world", f"hydra.run.dir={RUNS}/{step}", f"data.domain={domain}", f"data.count={COUNTS[domain]}"]
+    place = [
+        "run=ranker_world",
+        f"hydra.run.dir={RUNS}/{step}",
+        f"data.domain={domain}",
+        f"data.count={COUNTS[domain]}",
+    ]
     return [*place, *ADAPTER, *ADAPTERS[step]]
 
 
@@ -63,7 +83,9 @@ def build_base(threads: int) -> None:
 
 def side_by_side(steps: list[str], threads: int) -> None:
     """Adapters, which don't depend on each other, a process each."""
-    jobs = [subprocess.Popen([sys.executable, "train.py", f"trainer.threads={threads}", *settings(step)]) for step in steps]
+    jobs = [
+        subprocess.Popen([sys.executable, "train.py", f"trainer.threads={threads}", *settings(step)]) for step in steps
+    ]
     if any([job.wait() for job in jobs]):
         raise SystemExit("a step of the build stopped; run the same command again to continue")
 

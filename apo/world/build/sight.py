@@ -58,7 +58,9 @@ class Sight(nn.Module):
         first, second, domain, label, sure, measured = batch
         logits, seen = self(first, second, domain)
         answers = torch.tensor(self.vlm.answers)
-        ranked = (sure * nnf.cross_entropy(logits, answers[label - 1], reduction="none")).sum() / sure.sum().clamp(min=1)
+        ranked = (sure * nnf.cross_entropy(logits, answers[label - 1], reduction="none")).sum() / sure.sum().clamp(
+            min=1
+        )
         return ranked + WEIGHT * nnf.smooth_l1_loss(seen, measured, beta=0.3)
 
 
@@ -73,7 +75,11 @@ def measurements(videos: Tensor, prompts: list[str], frames: Tensor) -> Tensor:
 def scaled(track: Track) -> Tensor:
     """(n, F, SEEN)"""
     limits = THRESHOLDS
-    errors = [track.colour_error / limits.colour, track.local_error / limits.local, track.background_error / limits.background]
+    errors = [
+        track.colour_error / limits.colour,
+        track.local_error / limits.local,
+        track.background_error / limits.background,
+    ]
     moved = (track.position - track.start[:, None]) / 8
     columns = [severities(excess(track)), track.similarity, track.mass, track.spill, *errors, track.brightness / 60]
     return torch.stack([*columns, *moved.unbind(-1)], -1).clamp(-3, 3)
@@ -90,7 +96,11 @@ class Pairs:
         rng = np.random.default_rng([SEED, step])
         domain = DOMAINS[int(rng.random() < SCENES)]
         drawn = rng.random() < self.source.generated_share
-        indices = rng.integers(self.conditions[domain], size=BATCH) if drawn else FIRST_RENDERED + BATCH * step + np.arange(BATCH)
+        indices = (
+            rng.integers(self.conditions[domain], size=BATCH)
+            if drawn
+            else FIRST_RENDERED + BATCH * step + np.arange(BATCH)
+        )
         clips = [clip_of("train", domain, self.source.seed, int(index)) for index in indices]
         if drawn:
             videos = [self.source.generated(Place(GENERATED, "train", domain), int(index)) for index in indices]
@@ -105,12 +115,16 @@ class Pairs:
         return first, second, domain, verdict.label, sure, measured[:, :, frame_places(measured.shape[2], self.frames)]
 
 
-def build(folder: Path, init: Path, source: WorldRankings, conditions: dict[str, int], frames: int, steps: int = STEPS) -> None:
+def build(
+    folder: Path, init: Path, source: WorldRankings, conditions: dict[str, int], frames: int, steps: int = STEPS
+) -> None:
     """Trains (or resumes) the base and writes its model folder to folder/base.
 
     source: annotator and cache; conditions: of each domain, whose generated videos are shown.
     """
-    vlm = TrainableVLM(str(init), "float32", frames, source.model.spec.fps, None, None, SEED, False, autocast="bfloat16")
+    vlm = TrainableVLM(
+        str(init), "float32", frames, source.model.spec.fps, None, None, SEED, False, autocast="bfloat16"
+    )
     torch.manual_seed(SEED)
     model, pairs = Sight(vlm), Pairs(source, conditions, frames)
     matrices = [p for name, p in vlm.model.named_parameters() if p.ndim == 2 and "embed" not in name]

@@ -17,9 +17,19 @@ from apo.world.grammar import COLOURS, DIGITS, DIRECTIONS, PHOTOS, SPEEDS, Meani
 TEXT_DIM, SEED = 48, 12
 SPECIAL = ("<pad>", "</s>", "<unk>")  # UMT5's order
 CONFIG = dict(
-    d_model=TEXT_DIM, d_kv=12, d_ff=96, num_layers=2, num_heads=4, relative_attention_num_buckets=16,
-    relative_attention_max_distance=32, dropout_rate=0.0, is_encoder_decoder=False, use_cache=False,
-    pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
+    d_model=TEXT_DIM,
+    d_kv=12,
+    d_ff=96,
+    num_layers=2,
+    num_heads=4,
+    relative_attention_num_buckets=16,
+    relative_attention_max_distance=32,
+    dropout_rate=0.0,
+    is_encoder_decoder=False,
+    use_cache=False,
+    pad_token_id=0,
+    eos_token_id=1,
+    decoder_start_token_id=0,
 )
 
 

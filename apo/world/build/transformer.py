@@ -122,7 +122,14 @@ def fit_phase(name: str, folder: Path, model: WanTransformer3DModel, clips: dict
     optimizers = muon_and_adamw(model, matrices, rate)
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998))
     train(
-        name, folder, model, optimizers, steps, lambda step: loss(model, clips, step, span), {"ema": ema},
-        after=lambda step: ema.update_parameters(model), save_every=250,
+        name,
+        folder,
+        model,
+        optimizers,
+        steps,
+        lambda step: loss(model, clips, step, span),
+        {"ema": ema},
+        after=lambda step: ema.update_parameters(model),
+        save_every=250,
     )
     return ema.module

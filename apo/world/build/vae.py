@@ -13,8 +13,17 @@ from apo.world.build.loop import train
 
 STEPS = 3200
 CONFIG = dict(
-    base_dim=16, z_dim=16, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[True, True], is_residual=True,
-    patch_size=2, in_channels=12, out_channels=12, scale_factor_temporal=4, scale_factor_spatial=8,
+    base_dim=16,
+    z_dim=16,
+    dim_mult=[1, 2, 2],
+    num_res_blocks=1,
+    temperal_downsample=[True, True],
+    is_residual=True,
+    patch_size=2,
+    in_channels=12,
+    out_channels=12,
+    scale_factor_temporal=4,
+    scale_factor_spatial=8,
 )
 FLAWS = {
     "digit": (*flaws.PLANTED["digit"], flaws.recolour, flaws.repaint, flaws.flicker),

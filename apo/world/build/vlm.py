@@ -21,9 +21,15 @@ from apo.data.domains import PROMPTS
 SEED = 21
 PATCH, MERGE, TEMPORAL = 8, 2, 2  # a token of the language model sees 16 x 16 pixels of two frames
 SPECIAL = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>",
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
     "<|video_pad|>",
-)  # fmt: skip
+)
 TEMPLATE = """{%- set seen = namespace(image=0, video=0) -%}
 {%- for message in messages -%}
 {{- '<|im_start|>' + message.role + '\\n' -}}
@@ -46,14 +52,34 @@ TEMPLATE = """{%- set seen = namespace(image=0, video=0) -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"""
 VISION = dict(
-    depth=4, hidden_size=96, num_heads=4, intermediate_size=256, patch_size=PATCH, spatial_merge_size=MERGE,
-    temporal_patch_size=TEMPORAL, num_position_embeddings=64, deepstack_visual_indexes=[2], initializer_range=0.05,
-)  # fmt: skip
+    depth=4,
+    hidden_size=96,
+    num_heads=4,
+    intermediate_size=256,
+    patch_size=PATCH,
+    spatial_merge_size=MERGE,
+    temporal_patch_size=TEMPORAL,
+    num_position_embeddings=64,
+    deepstack_visual_indexes=[2],
+    initializer_range=0.05,
+)
 TEXT = dict(
-    hidden_size=128, intermediate_size=320, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4, head_dim=32,
-    max_position_embeddings=4096, initializer_range=0.05, tie_word_embeddings=True,
-    rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5], "mrope_interleaved": True},
-)  # fmt: skip
+    hidden_size=128,
+    intermediate_size=320,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    head_dim=32,
+    max_position_embeddings=4096,
+    initializer_range=0.05,
+    tie_word_embeddings=True,
+    rope_parameters={
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [6, 5, 5],
+        "mrope_interleaved": True,
+    },
+)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -66,13 +92,20 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     corpus = [(PROMPTS / f"{name}.txt").read_text() for name in ("digit", "scene")]
     corpus += ["user\nassistant\nVideo : <. seconds>"] * 5
     trainer = trainers.BpeTrainer(
-        vocab_size=640, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=640,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=4096, padding_side="left",
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        model_max_length=4096,
+        padding_side="left",
         additional_special_tokens=list(SPECIAL[1:]),
-    )  # fmt: skip
+    )
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
@@ -83,8 +116,9 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
         video_processor=Qwen3VLVideoProcessor(
             size={"shortest_edge": 16 * 16, "longest_edge": 40 * 512 * 512}, cap_pixels_per_frame=True, **sizes
         ),
-        tokenizer=tokenizer, chat_template=TEMPLATE,
-    )  # fmt: skip
+        tokenizer=tokenizer,
+        chat_template=TEMPLATE,
+    )
 
 
 def build_vlm(folder: Path, vision: dict | None = None, text: dict | None = None, seed: int = SEED) -> None:
@@ -94,9 +128,14 @@ def build_vlm(folder: Path, vision: dict | None = None, text: dict | None = None
     text = TEXT | dict(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id) | (text or {})
     vision = VISION | dict(out_hidden_size=text["hidden_size"]) | (vision or {})
     config = Qwen3VLConfig(
-        vision_config=vision, text_config=text, tie_word_embeddings=True, image_token_id=of("<|image_pad|>"),
-        video_token_id=of("<|video_pad|>"), vision_start_token_id=of("<|vision_start|>"), vision_end_token_id=of("<|vision_end|>"),
-    )  # fmt: skip
+        vision_config=vision,
+        text_config=text,
+        tie_word_embeddings=True,
+        image_token_id=of("<|image_pad|>"),
+        video_token_id=of("<|video_pad|>"),
+        vision_start_token_id=of("<|vision_start|>"),
+        vision_end_token_id=of("<|vision_end|>"),
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3VLForConditionalGeneration(config)

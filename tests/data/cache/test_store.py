@@ -28,7 +28,11 @@ def test_a_file_holds_what_training_needs(tmp_path, rows):
     path = cache.folder / share.names[5]
     tensors = load_file(path)
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
-        "chosen": (3, 2, 2, 3), "rejected": (3, 2, 2, 3), "text": (2, 4), "image": (7, 2, 2, 3), "frame": (3, 16, 24),
+        "chosen": (3, 2, 2, 3),
+        "rejected": (3, 2, 2, 3),
+        "text": (2, 4),
+        "image": (7, 2, 2, 3),
+        "frame": (3, 16, 24),
         "image_embeds": (2, 3),
     }
     assert tensors["chosen"].dtype == torch.bfloat16 and tensors["text"].dtype == torch.float32
