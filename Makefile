@@ -124,7 +124,10 @@ rsro: install ## what random shift and offset are worth after distillation: two 
 	$(BIN)/python evaluate.py run=rs_ro_distilled stage='arm_*' against=null videos=0 $(MODEL)
 	$(BIN)/python -m apo.reports.rs_ro
 
-lint: install ## ruff
-	$(BIN)/ruff check .
+identical: install ## whether training is bit for bit what it was: a few steps of every stage (10 minutes)
+	$(BIN)/python -m apo.tools.identical $(ARGS)
 
-.PHONY: help install demo test ci docs commands real world ranker-world bench table1 online cheaper search curriculum curriculum-quick rsro lint
+lint: install ## ruff: check and format
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+.PHONY: help install demo test ci docs commands real world ranker-world bench table1 online cheaper search curriculum curriculum-quick rsro lint identical
