@@ -1,7 +1,7 @@
 """What `python train.py --help` prints: every group, option and key with a line on what it is for.
 
-The lines stand in the YAML files: an option's is its first comment, a group's and a key's the comment beside it in the command's config.
-Nothing is composed and no torch is imported: it takes a tenth of a second.
+The lines stand in the YAML files: an option's is its first comment, a group's and a key's the comment beside it in the
+command's config. Nothing is composed and no torch is imported: it takes a tenth of a second.
 """
 
 import re
@@ -23,8 +23,8 @@ ELSEWHERE = {  # groups that no config selects
     "plan": "the GPUs that `python -m apo.plan` plans for",
     "study": "experiments of many runs, for `python -m apo.study`",
 }
-LAST = """* is the default. `--cfg job` prints the whole config of a command, `--info` where it comes from, `--hydra-help` Hydra's flags.
-`-m` runs every combination of values that commas separate.
+LAST = """* is the default. `--cfg job` prints the whole config of a command, `--info` where it comes from,
+`--hydra-help` Hydra's own flags. `-m` runs every combination of values that commas separate.
 The tab key completes groups and options after: eval "$(python {command} -sc install=bash)\""""
 
 
@@ -78,7 +78,7 @@ def bare(name: str) -> dict[str, str]:
 
 
 def listed(config: Path) -> list[Group]:
-    """All that the help of a command shows. Only train.py's shows what is in no defaults list: it shows all there is."""
+    """What the help of a command shows. train.py's shows all there is, what is in no defaults list, too."""
     own = groups(config)
     if config.stem != "train":
         return own

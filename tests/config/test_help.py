@@ -1,4 +1,4 @@
-"""--help names every group and option with a line from its YAML file; Hydra's own flags and completion go on working."""
+"""--help names every group and option with a line from its YAML file; Hydra's flags and completion still work."""
 
 import os
 import subprocess
@@ -54,8 +54,8 @@ def test_a_file_without_a_comment_has_none(tmp_path):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_comes_without_torch(command):
-    code = f"import runpy, sys; sys.argv = ['{command}', 'run=x', '-h']\ntry: runpy.run_path('{command}', run_name='__main__')\n"
-    said = run(sys.executable, "-c", code + "finally: assert 'torch' not in sys.modules")
+    code = f"sys.argv = ['{command}', 'run=x', '-h']\ntry: runpy.run_path('{command}', run_name='__main__')\n"
+    said = run(sys.executable, "-c", f"import runpy, sys; {code}finally: assert 'torch' not in sys.modules")
     assert said.startswith(f"python {command} [group=option ...]") and "wan22_i2v_a14b" in said and "run=main" in said
 
 
@@ -75,5 +75,6 @@ def test_completion_in_bash_offers_the_options():
         f"stage={name}" for name in options("stage")
     ]
     line += "onl"
-    asked = f'eval "$(python train.py -sc install=bash)"; COMP_LINE="{line}"; COMP_POINT={len(line)}; COMP_CWORD=2; hydra_bash_completion'
-    assert run("bash", "-c", f'{asked}; echo "${{COMPREPLY[@]}}"').split() == ["stage=online", "stage=online_ahead"]
+    asked = f'COMP_LINE="{line}"; COMP_POINT={len(line)}; COMP_CWORD=2; hydra_bash_completion; echo "${{COMPREPLY[@]}}"'
+    script = f'eval "$(python train.py -sc install=bash)"; {asked}'
+    assert run("bash", "-c", script).split() == ["stage=online", "stage=online_ahead"]
