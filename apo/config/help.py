@@ -18,6 +18,7 @@ from apo.config.overrides import CONF
 FOLDERS = (CONF, CONF.parent / "experiments")
 DEFAULT = re.compile(r"^  - ([\w/]+): (\w+)(?: # (.+))?$", re.M)
 KEY = re.compile(r"^(\w+): ([^#\n]+?)(?: # (.+))?$", re.M)
+COMMAND = re.compile(r" `python [^`]*`$")
 ELSEWHERE = {  # groups that no config selects
     "hydra/launcher": "where the runs of -m go: a SLURM cluster; joblib runs them side by side on this machine",
     "plan": "the GPUs that `python -m apo.plan` plans for",
@@ -37,12 +38,12 @@ class Group:
 
 
 def first_comment(path: Path) -> str:
-    """The first comment line of a YAML file; empty if it begins with something else."""
+    """The first comment line of a YAML file, without a command at its end; empty if it begins with something else."""
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
         if (text := line.lstrip("# ")) and not text.startswith("@package"):
-            return text
+            return COMMAND.sub("", text)
     return ""
 
 

@@ -12,7 +12,7 @@ from apo.config.overrides import CONF
 
 ROOT = CONF.parent
 COMMANDS = {"train.py": CONF / "train.yaml", "evaluate.py": CONF / "evaluate.yaml"}
-WIDTH = 90  # of an option's line
+WIDTH = 110  # of an option's line
 
 
 def run(*words: str, **options: str) -> str:
@@ -47,9 +47,11 @@ def test_the_default_is_marked_and_the_package_line_is_no_comment():
     assert options("stage")["offline"].startswith("Offline Diffusion-APO")
 
 
-def test_a_file_without_a_comment_has_none(tmp_path):
+def test_a_line_is_the_first_comment_without_its_command_and_may_be_missing(tmp_path):
     (tmp_path / "a.yaml").write_text("_target_: apo.x # not this\n# nor this\n")
     assert first_comment(tmp_path / "a.yaml") == ""
+    (tmp_path / "a.yaml").write_text("# @package _global_\n# What it is for. `python -m apo.study a`\n# more\n")
+    assert first_comment(tmp_path / "a.yaml") == "What it is for."
 
 
 @pytest.mark.parametrize("command", COMMANDS)
