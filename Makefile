@@ -19,7 +19,8 @@ install: .venv/installed ## the environment, in .venv
 	touch $@
 
 demo: install ## align the shipped baseline with offline Diffusion-APO; before and after, in pictures
-	$(BIN)/python train.py run=demo stage=offline sampler=apo $(ARGS)
+	$(BIN)/python evaluate.py run=demo stage=null against=null $(MODEL)
+	$(BIN)/python train.py run=demo stage=offline sampler=apo data.count=512 $(ARGS)
 	$(BIN)/python evaluate.py run=demo stage=offline against=baseline $(MODEL)
 
 WORKERS ?= 2

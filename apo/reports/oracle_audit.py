@@ -1,8 +1,8 @@
 """How often the oracle is wrong, by eye: generated videos shown without their verdicts, labelled by a person, then compared.
 
-python -m apo.reports.oracle_audit --run demo --draw     # sheets in an order that hides arms and verdicts
-python -m apo.reports.oracle_audit --run demo            # docs/oracle_audit.csv against the oracle, also with other thresholds
-python -m apo.reports.oracle_audit --run demo --picture docs/before_after.png
+python -m apo.reports.oracle_audit --draw     # sheets in an order that hides arms and verdicts
+python -m apo.reports.oracle_audit            # docs/oracle_audit.csv against the oracle, also with other thresholds
+python -m apo.reports.oracle_audit --picture docs/before_after.png
 """
 
 import argparse
@@ -122,7 +122,7 @@ def share(count: int, of: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="of conf/evaluate.yaml, such as trainer.threads=1")
-    parser.add_argument("--run", default="demo", help="folder in outputs/, evaluated already")
+    parser.add_argument("--run", default="main", help="folder in outputs/, evaluated already")
     parser.add_argument("--stage", default="offline", help="the arm beside the baseline")
     parser.add_argument("--count", type=int, default=100, help="conditions of each arm, from the first on")
     parser.add_argument("--picture", type=Path, help="draw the first six conditions that eye and oracle call mended")
