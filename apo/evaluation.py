@@ -24,6 +24,7 @@ from apo.config.validation import check_values
 from apo.distributed import device
 from apo.errors import UserError, refused
 from apo.evaluators import results
+from apo.evaluators.before_after import draw, pick
 from apo.guidance.cfg_stg import CFGSTG
 from apo.interfaces import Condition
 from apo.io.checksums import Checksums
@@ -33,7 +34,6 @@ from apo.io.written import Written
 from apo.modules.cluster import require_accelerator
 from apo.policies.adapter import adapter_hash, adapter_settings
 from apo.policies.architecture import fitting
-from apo.reports.before_after import draw, pick
 from apo.runs import Arm, EvaluationError, find, find_all
 from apo.solvers.ode import generate, initial_noise
 from apo.terminal import progress

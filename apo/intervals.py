@@ -50,3 +50,11 @@ def mean_interval(values: Sequence[float], least: float = -inf, most: float = in
     means = [values[rng.integers(n, size=n)].mean() for _ in range(DRAWS)]
     low, high = np.quantile(means, [tail, 1 - tail]).clip(values[0], values[-1])
     return Interval(mean, min(float(low), mean), max(float(high), mean))
+
+
+def bootstrap_median(values: Sequence[float], draws: int = 2000) -> Interval:
+    """The median with its 95 % bootstrap interval (Efron and Tibshirani 1993, Section 13.3)."""
+    values = np.asarray(values, np.float64)
+    rng = np.random.default_rng(0)
+    medians = np.median(rng.choice(values, (draws, len(values))), axis=1)
+    return Interval(float(np.median(values)), *(float(q) for q in np.quantile(medians, [0.025, 0.975])))

@@ -34,7 +34,7 @@ FLOORS = [  # from the ground up; what stands in one line knows nothing of each 
 ]
 LEVELS = {name: level for level, floor in enumerate(FLOORS) for name in floor.split()}
 GROUND = FLOORS[1].split()  # these may use each other
-LEFT = {("evaluators", "world"), ("rankers", "world"), ("reports", "world"), ("evaluation", "reports")}
+LEFT = {("evaluators", "world"), ("rankers", "world"), ("reports", "world")}
 FILES = sorted((ROOT / "apo").rglob("*.py"))
 
 

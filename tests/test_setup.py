@@ -1,7 +1,6 @@
 """The files that a newcomer starts from agree with each other."""
 
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 
@@ -55,17 +54,3 @@ def test_readme_names_real_targets_and_files():
 
 def test_ci_runs_the_readmes_test_command():
     assert (ROOT / ".ci" / "run").read_text().strip().endswith("make test")
-
-
-def test_evaluations_and_reports_are_told_what_the_model_is():
-    command = ["make", "-n", "curriculum", "table1", "ARGS=max_steps=3 model.stg.lambda_=0.2"]
-    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    commands = [
-        part
-        for line in made.splitlines()
-        for part in line.split(";")
-        if "evaluate.py" in part or "reports.distill" in part
-    ]
-    assert len(commands) >= 6 and all(
-        "model.stg.lambda_=0.2" in command and "max_steps" not in command for command in commands
-    )

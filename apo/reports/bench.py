@@ -29,7 +29,7 @@ from apo.data.pairs import PairDataset
 from apo.data.stream import Split
 from apo.flow import noised
 from apo.interfaces import Pair, TimestepSampler
-from apo.intervals import Interval
+from apo.intervals import bootstrap_median
 from apo.policies.model import ROOT, VideoSpec
 from apo.policies.wan import WanPolicy
 
@@ -159,12 +159,6 @@ def random_pipeline(folder: Path) -> Path:
         experts = [build.randomise(WanTransformer3DModel(**build.transformer_config()), seed) for seed in (5, 6)]
         build.assemble(folder, build.random_vae(seed=4), *build.build_text(folder), *experts)
     return folder
-
-
-def bootstrap_median(values: pd.Series, draws: int = 2000) -> Interval:
-    """The median with its 95 % bootstrap interval."""
-    again = np.random.default_rng(0).choice(values.to_numpy(), (draws, len(values)))
-    return Interval(float(np.median(values)), *(float(q) for q in np.quantile(np.median(again, 1), [0.025, 0.975])))
 
 
 def summarise(repeats: list[pd.DataFrame]) -> dict:

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from apo.config import recorded
 from apo.errors import UserError
-from apo.reports import curves
+from apo.studies import curves
 from tests.test_configs import composed
 
 

@@ -71,7 +71,8 @@ def find(patterns: Sequence[str], root: Path = ROOT) -> list[Path]:
 
 
 def smooth(values: pd.Series, decay: float = 0.9) -> pd.Series:
-    """Exponential moving average without the bias towards its start; over empty values the old ones fade and none comes."""
+    """Exponential moving average without the bias towards its start; over empty values the old ones fade and none
+    comes."""
     return values.ewm(alpha=1 - decay).mean()
 
 

@@ -1,6 +1,6 @@
 """A distilled student against its teacher under guidance, on held-out conditions (Eq. 4, Section 4.3):
 
-    python -m apo.reports.distill --run curriculum/seed_0
+    python -m apo.studies.student --run curriculum/seed_0
 
 Needs no evaluation before: what evaluate.py has done already is read, the rest is made.
 """
@@ -21,25 +21,24 @@ from apo.evaluation import Judge
 from apo.evaluators.results import shown
 from apo.flow import noised
 from apo.guidance.none import NoGuidance
-from apo.intervals import mean_interval
+from apo.intervals import bootstrap_median, mean_interval
 from apo.io.files import write_json, write_text
 from apo.policies.model import ROOT
 from apo.random import generator
-from apo.reports.bench import bootstrap_median
 from apo.runs import BASELINE, Arm, find
 from apo.solvers.ode import generate, initial_noise
+from apo.studies.docs import DOCS, fill
 from apo.terminal import progress
 from apo.timing import clock
 
 LEVELS = (980.0, 940.0, 880.0, 700.0, 400.0, 100.0)  # timesteps; the first two belong to the high-noise expert
 TIMED = 8  # videos of the timing
-NOTES = """
-The teacher is the preceding stage under the guidance that it was distilled with; "unguided" is the same adapter in one
-forward, what the student was before it learned. All from equal conditions and noise. MSE is of velocities, at x_t on the way
-from the guided teacher's own videos to fresh noise; "absorbed" is 1 − student / unguided. PSNR and SSIM are of decoded videos
-against the guided teacher's, without their first frame, which is given; means over videos, 95 % intervals. Speed: sampling the
-same batch with both, in turns, in this process, without decoding; the paper reports 3x.
-"""
+NOTES = """ The teacher is the preceding stage under the guidance that it was distilled with; "unguided" is the same
+adapter in one forward, what the student was before it learned. All from equal conditions and noise. MSE is of
+velocities, at x_t on the way from the guided teacher's own videos to fresh noise; "absorbed" is 1 − student / unguided.
+PSNR and SSIM are of decoded videos against the guided teacher's, without their first frame, which is given; means over
+videos, 95 % intervals. Speed: sampling the same batch with both, in turns, in this process, without decoding; the paper
+reports 3x. """
 
 
 @dataclass
@@ -54,7 +53,8 @@ class Two:
 
 
 def prepare(run: str, student: str, overrides: list[str]) -> Two:
-    """From the student's lineage; ValueError if it is not a distilled one, or its teacher has been trained again since."""
+    """From the student's lineage; ValueError if it is not a distilled one, or its teacher has been trained again
+    since."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         plain, guided = (
             compose("evaluate", [f"run={run}", f"arm={student}", "against=null", *overrides]) for _ in range(2)
@@ -80,8 +80,8 @@ def prepare(run: str, student: str, overrides: list[str]) -> Two:
 
 @torch.no_grad()
 def errors(two: Two, teacher_key: str, count: int, seed: int) -> list[dict]:
-    """Per timestep of LEVELS, over the first `count` conditions: MSE to the guided teacher of the student, and of the teacher
-    without guidance."""
+    """Per timestep of LEVELS, over the first `count` conditions: MSE to the guided teacher of the student, and of the
+    teacher without guidance."""
     judge, taught = two.guided, []
     x_0 = judge.latents(two.teacher, teacher_key, range(count))
     noise = torch.stack([torch.randn(x.shape, generator=generator(seed, i)) for i, x in enumerate(x_0)])
@@ -172,16 +172,9 @@ def report(two: Two, count: int, repeats: int) -> dict:
     }
 
 
-def markdown(found: dict) -> str:
-    strengths = ", ".join(f"{key} {value}" for key, value in found["guidance"].items() if key != "_target_")
-    lines = [
-        f"# {found['student']} against {found['teacher']} under guidance, {found['n']} held-out videos",
-        "",
-        strengths,
-        "",
-    ]
+def tables(found: dict) -> str:
     names = list(found["metrics"])
-    lines += ["| metric (95 % interval) | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines = ["| metric (95 % interval) | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for key in found["metrics"]["student"]:
         lines.append(f"| {key} | " + " | ".join(shown(found["metrics"][name][key]) for name in names) + " |")
     lines += ["", "| to the guided teacher's video | student | unguided |", "|---|---|---|"]
@@ -189,13 +182,18 @@ def markdown(found: dict) -> str:
     lines += [f"| {key} | {shown(student[key])} | {shown(unguided[key])} |" for key in ("psnr", "ssim")]
     lines += ["", "| t | MSE of the student | MSE unguided | absorbed |", "|---|---|---|---|"]
     lines += ["| {t:.0f} | {student:.2e} | {unguided:.2e} | {absorbed:.1%} |".format(**row) for row in found["mse"]]
+    return "\n".join(lines)
+
+
+def markdown(found: dict) -> str:
+    strengths = ", ".join(f"{key} {value}" for key, value in found["guidance"].items() if key != "_target_")
+    head = f"# {found['student']} against {found['teacher']} under guidance, {found['n']} held-out videos"
     speed = found["speed"]
-    lines += [
-        "",
+    said = (
         f"Sampling {speed['batch_size']} videos, {speed['threads']} thread(s): guided {shown(speed['guided_seconds'])} s, "
-        f"one forward {shown(speed['single_seconds'])} s, ratio {shown(speed['ratio'])}.",
-    ]
-    return "\n".join([*lines, NOTES])
+        f"one forward {shown(speed['single_seconds'])} s, ratio {shown(speed['ratio'])}."
+    )
+    return "\n".join([head, "", strengths, "", tables(found), "", said, NOTES])
 
 
 def main() -> None:
@@ -207,11 +205,12 @@ def main() -> None:
     parser.add_argument("--student", default="distill", help="folder of the stage=distill run in it")
     parser.add_argument("--count", type=int, default=64, help="conditions of the MSE")
     parser.add_argument("--repeats", type=int, default=5, help="of the timing")
+    parser.add_argument("--docs", action="store_true", help="also put the tables into docs/*.md")
     args = parser.parse_args()
     try:
         two = prepare(args.run, args.student, args.overrides)
     except ValueError as error:
-        raise SystemExit(f"distill: {error}") from error
+        raise SystemExit(f"student: {error}") from error
     if two.plain.cfg.trainer.threads:
         torch.set_num_threads(two.plain.cfg.trainer.threads)
     found = report(two, args.count, args.repeats)
@@ -219,6 +218,8 @@ def main() -> None:
     write_json(path.with_suffix(".json"), found)
     write_text(path, text)
     print(f"{text}\nreport: {path}")
+    if args.docs:
+        fill(DOCS, {"student.tables": tables(found)})
 
 
 if __name__ == "__main__":

@@ -51,21 +51,8 @@ def training(folder: Path, steps: int = 60, rows: int = 5, **config) -> Path:
     return folder
 
 
-def evaluation(folder: Path, distorted: int, n: int = 100, against: tuple[int, int, int] | None = None) -> None:
-    """folder/eval as `evaluate.py` leaves it: the first videos distorted, every second one following its prompt."""
-    rows = [{"prompt": "the", "distorted": i < distorted, "followed": i % 2 == 0, "speed": 1.5} for i in range(n)]
-    values = {"distortion_rate": distorted / n, "dynamic_degree": 1.5, "instruction_following": 0.5}
-    metrics = {key: {"value": value, "low": 0, "high": 1} for key, value in values.items()}
-    report = {"run": "table1", "stage": folder.name, "n": n, "metrics": metrics}
-    if against is not None:
-        report["against"] = {"run": "baseline"} | dict(zip(("win", "tie", "loss"), against))
-    (folder / "eval").mkdir(parents=True)
-    (folder / "eval" / "report.json").write_text(json.dumps(report))
-    (folder / "eval" / "rows.json").write_text(json.dumps(report | {"key": "0", "rows": rows}))
-
-
 def rows(folder: Path, videos: list[dict]) -> Path:
-    """rows.json of an evaluation: clean videos that follow their prompts, but for what `videos` says of each."""
+    """rows.json in a folder of results: clean videos that follow their prompts, but for what `videos` says of each."""
     usual = {
         "prompt": "the",
         "distorted": False,
@@ -76,9 +63,15 @@ def rows(folder: Path, videos: list[dict]) -> Path:
         "background_consistency": 1.0,
         "motion_smoothness": 0.5,
     }
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "rows.json").write_text(json.dumps({"key": "0", "rows": [usual | video for video in videos]}))
     return folder
+
+
+def share(distorted: int, n: int = 100) -> list[dict]:
+    """The first videos distorted, every second one following its prompt."""
+    flaw = {"distorted": True, "cause": "cut"}
+    return [{"followed": i % 2 == 0, "speed": 1.5} | (flaw if i < distorted else {}) for i in range(n)]
 
 
 def flawed(*causes: str) -> list[dict]:

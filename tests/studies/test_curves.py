@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_series_equal
 
-from apo.reports.curves import PANELS, Run, compare, count_spikes, find, load, per_rows, smooth, spike_table
-from tests.reports import runs
+from apo.studies.curves import PANELS, Run, compare, count_spikes, find, load, per_rows, smooth, spike_table
+from tests.studies import runs
 
 matplotlib.use("Agg")
 
