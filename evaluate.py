@@ -1,28 +1,6 @@
 """Evaluates a stage on held-out conditions: `python evaluate.py run=<run> stage=<stage>`; stage=null is the baseline."""
 
-import re
-import sys
-
-import apo.quiet  # noqa: F401  isort: skip
-import hydra
-from omegaconf import DictConfig
-
-from apo.config.help import answer_help
-from apo.config.overrides import CONF, hydra_in_one_line
-from apo.errors import one_line
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
-def main(cfg: DictConfig) -> None:
-    with one_line("evaluate"):
-        from apo.evaluation import evaluate  # torch and diffusers take seconds
-
-        evaluate(cfg)
-
+from apo.evaluate import main
 
 if __name__ == "__main__":
-    answer_help("evaluate.py", CONF / "evaluate.yaml")
-    # `stage` is also a config group of train.yaml, and hydra would look for an option of that name: here it is a folder
-    sys.argv = [re.sub(r"^(\+*)stage=", r"\1arm=", argument) for argument in sys.argv]
-    with one_line("evaluate"), hydra_in_one_line("evaluate", "evaluate"):
-        main()
+    main()

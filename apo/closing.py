@@ -13,7 +13,7 @@ from tqdm import tqdm
 from apo.config.outputs import OUTPUTS
 from apo.errors import this_command
 from apo.modules.loggers import MetricsCSV
-from apo.terminal import ROOT
+from apo.places import INSTALLED, ROOT
 
 CARRIED = re.compile(r"\+*(model|trainer)([.=].*)")  # overrides of a training that its evaluation needs, too
 WORLD = "apo.world."  # data that the embedded world makes
@@ -45,7 +45,7 @@ def next_command(cfg: DictConfig, folder: Path) -> str:
             if cfg.vlm.lora is None
             else [f"ranker.path={quoted(cfg.vlm.path)}", f"ranker.adapter={adapter}"]
         )
-        return script("train.py", "stage=online", "ranker=qwen3_vl", *given)
+        return script("train", "stage=online", "ranker=qwen3_vl", *given)
     run = OUTPUTS / str(cfg.run)
     inside = folder.absolute().is_relative_to(run.absolute())
     name = folder.absolute().relative_to(run.absolute()) if inside else shown(folder)
@@ -57,12 +57,13 @@ def next_command(cfg: DictConfig, folder: Path) -> str:
             cfg.data.path if cfg.stage.data == "prompts" else "PROMPTS.jsonl"
         )  # pairs show no first frame of what is to be generated
         given += ["conditions=prompts", f"conditions.path={quoted(prompts)}", "evaluator=none"]
-    return script("evaluate.py", *given)
+    return script("evaluate", *given)
 
 
 def script(name: str, *given: str) -> str:
     """A command line, from where the user is."""
-    return shlex.join([sys.orig_argv[0], str(shown(ROOT / name)), *given])
+    words = [f"apo-{name}"] if INSTALLED else [sys.orig_argv[0], str(shown(ROOT / f"{name}.py"))]
+    return shlex.join([*words, *given])
 
 
 def shown(path: Path) -> Path:

@@ -19,6 +19,12 @@ from apo.studies.definition import load
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: what runs saves first
+    with one_line("study"):
+        run()
+
+
+def run() -> None:
     args = parsed()
     study = load(args.study)
     if args.seeds is not None:
@@ -78,6 +84,4 @@ def numbers(text: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: what runs saves first
-    with one_line("study"):
-        main()
+    main()

@@ -13,8 +13,8 @@ from typing import TextIO
 from tqdm import tqdm
 
 from apo.errors import UserError
+from apo.places import ROOT
 
-ROOT = Path(__file__).parents[1]  # of the repository
 INTERVAL = 15.0  # seconds between the plain lines of something that takes long
 
 

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [  # from the ground up; what stands in one line knows nothing of each other
-    "errors",
+    "errors places",
     "interfaces quiet terminal timing flow random distributed cpu_torchvision",
     "intervals",
     "io",
@@ -31,6 +31,7 @@ FLOORS = [  # from the ground up; what stands in one line knows nothing of each 
     "reports study",
     "world",
     "tools",
+    "train evaluate",
 ]
 LEVELS = {name: level for level, floor in enumerate(FLOORS) for name in floor.split()}
 GROUND = FLOORS[1].split()  # these may use each other

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apo.config.overrides import CONF
+from apo.places import CONF, EXPERIMENTS, INSTALLED
 
-FOLDERS = (CONF, CONF.parent / "experiments")
+FOLDERS = (CONF, EXPERIMENTS)
 DEFAULT = re.compile(r"^  - ([\w/]+): (\w+)(?: # (.+))?$", re.M)
 KEY = re.compile(r"^(\w+): ([^#\n]+?)(?: # (.+))?$", re.M)
 COMMAND = re.compile(r" `python [^`]*`$")
@@ -26,7 +26,7 @@ ELSEWHERE = {  # groups that no config selects
 }
 LAST = """* is the default. `--cfg job` prints the whole config of a command, `--info` where it comes from,
 `--hydra-help` Hydra's own flags. `-m` runs every combination of values that commas separate.
-The tab key completes groups and options after: eval "$(python {command} -sc install=bash)\""""
+The tab key completes groups and options after: eval "$({command} -sc install=bash)\""""
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,20 @@ def listed(config: Path) -> list[Group]:
 
 
 def text(command: str, config: Path) -> str:
-    usage = f"python {command} [group=option ...] [key=value ...]\n\n{first_comment(config)}"
+    usage = f"{typed(command)} [group=option ...] [key=value ...]\n\n{first_comment(config)}"
     keys = [wrapped(f"  {key}={value}", about) for key, value, about in KEY.findall(config.read_text(encoding="utf-8"))]
     parts = [
         usage,
         *("\n".join(lines(group)) for group in listed(config)),
         "\n".join(["keys", *keys]),
-        LAST.format(command=command),
+        LAST.format(command=typed(command)),
     ]
     return "\n\n".join(parts)
+
+
+def typed(command: str) -> str:
+    """What the user types instead of `train.py`."""
+    return f"apo-{Path(command).stem}" if INSTALLED else f"python {command}"
 
 
 def lines(group: Group) -> Iterator[str]:

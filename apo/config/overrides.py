@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
@@ -15,8 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from apo.config.validation import keys, options, unknown
 from apo.errors import UserError
+from apo.places import CONF
 
-CONF = Path(__file__).parents[2] / "conf"
 NOISE = ("full_key:", "object_type=", "reference_type=", "See https", "Set the env", "To append to your config")
 
 

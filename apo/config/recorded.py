@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from apo.errors import UserError
-from apo.terminal import ROOT
+from apo.places import CONF
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,4 +134,4 @@ def require_own(value, group: str, place: str) -> None:
 
 def targets(group: str) -> set[str]:
     """The classes that the project's own files of a config group name."""
-    return {OmegaConf.load(file).get("_target_") for file in (ROOT / "conf" / group).glob("*.yaml")}
+    return {OmegaConf.load(file).get("_target_") for file in (CONF / group).glob("*.yaml")}

@@ -8,12 +8,13 @@ from omegaconf import DictConfig
 from apo.config.overrides import overrides_checked
 from apo.config.validation import check_values
 from apo.errors import UserError
-from apo.policies.model import ROOT, WanModel
+from apo.places import CONF
+from apo.policies.model import WanModel
 
 
 def composed(overrides: list[str]) -> DictConfig:
     """train.py's config; UserError for what is wrong with the overrides and their values."""
-    with overrides_checked("train", overrides), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with overrides_checked("train", overrides), initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides)
     check_values(cfg, "Training")
     return cfg

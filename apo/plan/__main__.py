@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 
 from apo.config.overrides import overrides_checked
 from apo.errors import one_line, refused
+from apo.places import CONF
 from apo.plan.report import Plan, planned, report
-from apo.policies.model import ROOT
 
 USUAL = {
     "trainer": "fsdp",
@@ -37,7 +37,7 @@ def composed(overrides: list[str]) -> DictConfig:
     given = {override.split("=")[0] for override in overrides}
     overrides = [f"{key}={value}" for key, value in USUAL.items() if key not in given] + overrides
     overrides = [f"+{override}" if override.startswith("plan=") else override for override in overrides]
-    with overrides_checked("train", overrides), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with overrides_checked("train", overrides), initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", overrides)
 
 
@@ -57,7 +57,8 @@ def curriculum(overrides: list[str], known: Plan) -> list[tuple[str, Plan, int]]
     return found
 
 
-def main(overrides: list[str]) -> None:
+def main(overrides: list[str] | None = None) -> None:
+    overrides = sys.argv[1:] if overrides is None else overrides
     if {"-h", "--help"} & set(overrides):
         print(__doc__)
         return
@@ -69,4 +70,4 @@ def main(overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -11,9 +11,9 @@ from functools import cache
 
 import apo.quiet  # noqa: F401  isort: skip
 from apo.errors import UserError, one_line
+from apo.places import ROOT
 from apo.plan.__main__ import composed
 from apo.plan.report import DEGREES, HOUR, Layout, Plan, layouts, planned
-from apo.policies.model import ROOT
 
 STEPS = 100
 GPUS = ("rtx4090", "l40s", "h100", "h200")  # of conf/plan

@@ -9,9 +9,9 @@ from typing import Annotated, Literal, TypedDict
 
 from apo.config.numbers import Filled, Finite, Null, Positive, Range, Rank, Rows, Share, Size, Text, Whole
 from apo.errors import UserError
+from apo.places import ROOT
 from apo.policies.folder import check_folder, check_weights
 
-ROOT = Path(__file__).parents[2]  # of the repository: relative model paths may start here
 HUB_S = 10  # seconds to wait for the hub's first word
 DTYPES = ("float32", "bfloat16", "float16")
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -9,7 +9,8 @@ from safetensors import SafetensorError, safe_open
 
 from apo.adapter import lineage
 from apo.errors import UserError
-from apo.policies.model import ROOT, fingerprint
+from apo.places import ROOT
+from apo.policies.model import fingerprint
 
 CONFIG = "config.json"
 SETTINGS = "adapter_config.json"  # of a LoRA adapter in peft's format

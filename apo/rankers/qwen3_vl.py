@@ -8,9 +8,10 @@ from torch import Tensor
 from apo.config.numbers import Size, Text
 from apo.data.domains import DomainRule
 from apo.interfaces import Asked, Condition, Verdict
+from apo.places import ROOT
 from apo.policies.model import Dtype, Rate
 from apo.rankers.answer import order_averaged, verdict
-from apo.rankers.folders import ROOT, check_device, check_paths, local_folder
+from apo.rankers.folders import check_device, check_paths, local_folder
 from apo.world.conditions import require_world
 
 WORLDS = ROOT / "apo" / "world" / "checkpoints" / "ranker" / "base"  # the world's ranking model

@@ -30,7 +30,8 @@ from apo.data.stream import Split
 from apo.flow import noised
 from apo.interfaces import Pair, TimestepSampler
 from apo.intervals import bootstrap_median
-from apo.policies.model import ROOT, VideoSpec
+from apo.places import CONF, ROOT
+from apo.policies.model import VideoSpec
 from apo.policies.wan import WanPolicy
 
 BAR = 1.05  # a step may take this many times its bare passes
@@ -189,7 +190,7 @@ def main() -> None:
     folder = ROOT / "outputs" / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     overrides += [f"trainer.threads={arguments.threads}", f"max_steps={arguments.steps + 1}", "sample_every_n_steps=0"]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides)
     model, random = instantiate(cfg.model), False
     try:

@@ -17,9 +17,9 @@ from omegaconf import DictConfig
 
 from apo.interfaces import Pair
 from apo.modules.preference import PreferenceModule
+from apo.places import CONF
 from apo.plan.counting import Live
 from apo.policies.codec import WanCodec
-from apo.policies.model import ROOT
 
 BAR = 0.6  # of the joint backward's peak
 LARGE = 512  # pixels: the least side of the video that is decoded
@@ -92,7 +92,7 @@ def main(overrides: list[str]) -> None:
     if {"-h", "--help"} & set(overrides):
         print(__doc__)
         return
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", ["stage=offline", *overrides])
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)

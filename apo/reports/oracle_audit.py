@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from apo.evaluation import Judge
 from apo.intervals import wilson
 from apo.io.pictures import contact_sheet
-from apo.policies.model import ROOT
+from apo.places import CONF, ROOT
 from apo.random import generator
 from apo.runs import BASELINE, find
 from apo.world.oracle import CAUSES, THRESHOLDS, Thresholds, excess, first_cause, tracks
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="draw the first six conditions that eye and oracle call mended")
     parser.add_argument("--draw", action="store_true", help="draw the sheets instead of comparing")
     given = parser.parse_args()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         judge = Judge(compose("evaluate", [f"run={given.run}", f"arm={given.stage}", "videos=0", *given.overrides]))
     arms = [BASELINE, given.stage]
     if not 1 <= given.count <= len(judge.conditions):

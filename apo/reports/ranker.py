@@ -19,11 +19,11 @@ from torch import Tensor
 from apo.evaluators.ranking import RankingMetrics
 from apo.interfaces import Ranker
 from apo.intervals import Interval, wilson
+from apo.places import CONF
 from apo.rankers.answer import swapped
 from apo.terminal import progress
 from apo.world.rankings import WorldRankingDataset
 
-ROOT = Path(__file__).parents[2]
 SEVERITY = (0.05, 0.15, 0.3, 0.6, 1.01)  # edges of the margins in severity, for labels 1 and 2
 SPEED = (0.25, 0.5, 1.0, 2.01)  # px/frame, for labels 3 and 4
 PAPER = (
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", ["data=world_rankings", *args.overrides])
     found = report(cfg, args.count, args.batch_size)
     folder = Path("outputs/ranker_world")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from apo.config.recorded import curve, settings
 from apo.errors import UserError
-from apo.policies.model import ROOT
+from apo.places import ROOT
 
 PANELS = {  # title -> metric keys of metrics.csv, the second one dashed
     "loss": ["train/loss"],

@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from apo.config.outputs import OUTPUTS
 from apo.config.overrides import overrides_checked
 from apo.errors import UserError
-from apo.terminal import ROOT
+from apo.places import EXPERIMENTS
 
-FOLDER = ROOT / "experiments" / "study"
+FOLDER = EXPERIMENTS / "study"
 
 
 @dataclass(frozen=True)

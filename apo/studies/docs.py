@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from apo.io.files import write_text
-from apo.terminal import ROOT
+from apo.places import ROOT
 
 DOCS = ROOT / "docs"
 BLOCK = r"(<!-- table {name} -->\n\n)(.*?)(\n\n<!-- end of table -->)"

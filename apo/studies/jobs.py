@@ -12,7 +12,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from apo.errors import UserError
-from apo.terminal import INTERVAL, ROOT
+from apo.places import program
+from apo.terminal import INTERVAL
 
 POLL = 0.1  # seconds between two looks at the commands that run
 
@@ -40,7 +41,7 @@ class Job:
         """In a session of its own: Ctrl-C in the terminal reaches it once, through this process."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         first, *words = self.command
-        command = [sys.executable, str(ROOT / first) if first.endswith(".py") else first, *words]
+        command = [sys.executable, *(program(first.removesuffix(".py")) if first.endswith(".py") else [first]), *words]
         with self.log.open("wb") as log:
             return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 

@@ -23,7 +23,7 @@ from apo.flow import noised
 from apo.guidance.none import NoGuidance
 from apo.intervals import bootstrap_median, mean_interval
 from apo.io.files import write_json, write_text
-from apo.policies.model import ROOT
+from apo.places import CONF
 from apo.random import generator
 from apo.runs import BASELINE, Arm, find
 from apo.solvers.ode import generate, initial_noise
@@ -55,7 +55,7 @@ class Two:
 def prepare(run: str, student: str, overrides: list[str]) -> Two:
     """From the student's lineage; ValueError if it is not a distilled one, or its teacher has been trained again
     since."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         plain, guided = (
             compose("evaluate", [f"run={run}", f"arm={student}", "against=null", *overrides]) for _ in range(2)
         )

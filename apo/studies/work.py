@@ -14,10 +14,10 @@ from apo.config.overrides import overrides_checked
 from apo.errors import UserError
 from apo.evaluation import Judge
 from apo.evaluators import results
+from apo.places import CONF
 from apo.runs import BASELINE, find
 from apo.studies.definition import Arm, Study, filled
 from apo.studies.jobs import Job
-from apo.terminal import ROOT
 
 STUDIES = OUTPUTS / "studies"
 TRAINING = "training"  # beside the names of evaluations
@@ -145,7 +145,7 @@ def split(overrides: str, arm: Arm, seed: int | None) -> list[str]:
 @cache
 def composed(config: str, words: tuple[str, ...]) -> DictConfig:
     """Of train.py or evaluate.py; UserError for overrides that either would refuse."""
-    with overrides_checked(config, words), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with overrides_checked(config, words), initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(config, list(words))
 
 

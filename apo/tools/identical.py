@@ -22,7 +22,7 @@ import apo.quiet  # noqa: F401  isort: skip
 from apo.config.recorded import metrics
 from apo.errors import UserError, one_line
 from apo.io.files import write_text
-from apo.terminal import ROOT
+from apo.places import ROOT
 
 RECORD = Path(__file__).with_suffix(".json")
 RUN = "identical"

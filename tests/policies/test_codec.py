@@ -8,10 +8,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from apo.places import ROOT
 from apo.plan.counting import Live
 from apo.policies.codec import PARTS, WanCodec
 from apo.policies.encoder import WanEncoder
-from apo.policies.model import ROOT
 from apo.solvers.ode import initial_noise
 from apo.world.conditions import WorldConditions
 from tests.builds import PROMPT

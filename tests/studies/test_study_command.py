@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from apo.studies.definition import ROOT
+from apo.places import ROOT
 from apo.tools.warm import Done, Warm
 from tests.commands import wait_for_steps
 

@@ -18,10 +18,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from apo.places import CONF, program
 from apo.world.build.sight import build as build_sight
 from apo.world.build.vlm import build_vlm
 
-ROOT = Path(__file__).parents[3]
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints" / "ranker"
 RUNS = Path("outputs/ranker_world")
 COUNTS = {
@@ -63,7 +63,7 @@ def build_videos() -> tuple:
     """The source of the adapters' pairs, and how many conditions of each domain the baseline has made videos of."""
     conditions = {}
     for step in COUNTS:
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("train", settings(step))
         source = instantiate(cfg.data)
         split = source.prepare(None)
@@ -84,7 +84,8 @@ def build_base(threads: int) -> None:
 def side_by_side(steps: list[str], threads: int) -> None:
     """Adapters, which don't depend on each other, a process each."""
     jobs = [
-        subprocess.Popen([sys.executable, "train.py", f"trainer.threads={threads}", *settings(step)]) for step in steps
+        subprocess.Popen([sys.executable, *program("train"), f"trainer.threads={threads}", *settings(step)])
+        for step in steps
     ]
     if any([job.wait() for job in jobs]):
         raise SystemExit("a step of the build stopped; run the same command again to continue")
