@@ -45,6 +45,7 @@ real: install ## fetch real clips, make preference pairs of them, train offline 
 
 world: install ## build the shipped checkpoint from scratch (hours; resumable)
 	$(BIN)/python -m apo.world.build
+	$(BIN)/python -m apo.world.build.verdicts
 
 ranker-world: install ## train the world's two tiny Qwen3-VL rankers from scratch, and judge them (hours; resumable)
 	$(BIN)/python -m apo.world.build.ranker

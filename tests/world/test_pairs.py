@@ -1,5 +1,6 @@
 """`data=world_pairs`: made by the baseline, labelled by the oracle, resumable."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from hydra.utils import instantiate
 from safetensors.torch import load
 
 from apo.policies.wan import WanPolicy
+from apo.world import verdicts
+from apo.world.build.verdicts import verdicts_of
 from apo.world.oracle import measure
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +47,31 @@ def test_they_come_from_the_base_model_and_from_the_cache(setting, monkeypatch):
     source = instantiate(cfg.data)
     monkeypatch.setattr(source, "make", lambda *_: pytest.fail("the cache was not used"))
     assert source.prepare(policy).train.files == pairs.files
+
+
+def test_known_verdicts_give_the_same_pairs_without_a_decoded_video(setting, monkeypatch, tmp_path):
+    cfg, policy, pairs = setting
+    source = instantiate(cfg.data, cache_dir=str(tmp_path))
+    name, batches = source.folder(policy).name, list(verdicts_of(source, policy))
+    verdicts.write(tmp_path / "verdicts.json", name, batches)
+    monkeypatch.setattr(verdicts, "FILE", tmp_path / "verdicts.json")
+    monkeypatch.setattr(policy, "decode", lambda _: pytest.fail("a video was decoded"))
+    again = source.prepare(policy).train
+    assert [path.name for path in again.files] == [path.name for path in pairs.files]
+    for path, other in zip(again.files, pairs.files):
+        new, old = load(path.read_bytes()), load(other.read_bytes())
+        assert old.keys() == new.keys() and all(torch.equal(old[key], new[key]) for key in old)
+    assert verdicts.known(name, len(batches)) is None and verdicts.known("another", 0) is None
+
+
+def test_the_shipped_verdicts_are_the_oracles_and_reach_the_last_of_the_default_pairs():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train")
+    policy, data = instantiate(cfg.policy), instantiate(cfg.data)
+    shipped = json.loads(verdicts.FILE.read_text())[data.folder(policy).name]
+    assert torch.equal(next(verdicts_of(data, policy)), verdicts.of_text(shipped[0]))
+    mixed = [int((first != second).sum()) for first, second in map(verdicts.of_text, shipped)]
+    assert sum(mixed[:-1]) < data.count <= sum(mixed)
 
 
 def test_an_interrupted_build_goes_on_to_the_same_pairs(setting):
