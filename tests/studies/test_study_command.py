@@ -173,7 +173,7 @@ def test_a_search_goes_on_where_it_was_and_chooses(study, home):
     search["arms"] = {name: STUDY["arms"][name] for name in ("baseline", "apo")}
     write(home, "found", search)
     printed = study("found.yaml", "--print").output.splitlines()  # of the first round, and the baseline is evaluated
-    assert len(printed) == 4 and "optimizer.lr=0.001 objective.beta=500 max_steps=1 " in printed[2]
+    assert len(printed) == 4 and "optimizer.lr=0.001 objective.beta=500 hydra.run.dir=" in printed[2]
     done = study("found.yaml", "--jobs", "2")
     assert done.code == 0, done.output
     lines = list(csv.DictReader((home / "outputs/studies/found/table.csv").open()))
@@ -183,7 +183,7 @@ def test_a_search_goes_on_where_it_was_and_chooses(study, home):
 
 
 def test_ctrl_c_saves_what_runs_and_the_same_command_continues(study, home):
-    long = STUDY["every_arm"] | {"train": f"run=tiny ablation=apo max_steps=30 checkpoint_every_n_steps=30 {FEW}"}
+    long = STUDY["every_arm"] | {"train": f"run=tiny ablation=apo max_steps=16 checkpoint_every_n_steps=16 {FEW}"}
     arms = {"baseline": STUDY["arms"]["baseline"], "long": {"title": "Long"}}
     write(home, "long", STUDY | {"every_arm": long, "arms": arms, "seeds": [5]})
     command = [sys.executable, "-m", "apo.study", "long.yaml", "trainer.threads=1"]
@@ -201,5 +201,5 @@ def test_ctrl_c_saves_what_runs_and_the_same_command_continues(study, home):
     done = study("long.yaml", "trainer.threads=1")
     assert done.code == 0 and "| Long | " in done.output, done.output
     steps = [int(line["step"]) for line in csv.DictReader((folder / "metrics.csv").open())]
-    assert steps == list(range(30)) and 2 <= reached < 30
+    assert steps == list(range(16)) and 2 <= reached < 16
     assert json.loads((folder / "eval" / "report.json").read_text())["against"]["run"] == "baseline"
