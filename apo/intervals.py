@@ -21,6 +21,17 @@ class Interval:
     high: float
 
 
+def shown(interval: Interval, digits: int = 3, scale: float = 1, unit: str = "") -> str:
+    """'0.185 (0.164-0.208)', or with scale=100 and a unit '18.5 % (16.4-20.8)'."""
+    value, low, high = (f"{scale * end:.{digits}f}" for end in (interval.value, interval.low, interval.high))
+    return f"{value}{unit} ({low}-{high})"
+
+
+def brackets(interval: Interval, digits: int = 1, scale: float = 100) -> str:
+    """The ends alone: '[16.4, 20.8]'."""
+    return f"[{scale * interval.low:.{digits}f}, {scale * interval.high:.{digits}f}]"
+
+
 def wilson(k: int, n: int) -> Interval:
     """Wilson's score interval of a proportion k / n: inside [0, 1], and not empty at k = 0 or k = n."""
     if n == 0:

@@ -15,7 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from apo.evaluation import Judge
-from apo.intervals import wilson
+from apo.intervals import shown, wilson
 from apo.io.pictures import contact_sheet
 from apo.places import CONF, ROOT
 from apo.random import generator
@@ -115,8 +115,7 @@ def draw_telling(
 
 
 def share(count: int, of: int) -> str:
-    rate = wilson(count, of)
-    return f"{100 * rate.value:.0f} % ({100 * rate.low:.0f}-{100 * rate.high:.0f})"
+    return shown(wilson(count, of), 0, 100, " %")
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from apo.evaluators.ranking import RankingMetrics
 from apo.interfaces import Ranker
-from apo.intervals import Interval, wilson
+from apo.intervals import Interval, shown, wilson
 from apo.places import CONF
 from apo.rankers.answer import swapped
 from apo.terminal import progress
@@ -109,7 +109,7 @@ def report(cfg: DictConfig, count: int, batch_size: int) -> dict:
 
 
 def percent(interval: dict) -> str:
-    return "{:.1f} ({:.1f}-{:.1f})".format(*(100 * interval[key] for key in ("value", "low", "high")))
+    return shown(Interval(*(interval[key] for key in ("value", "low", "high"))), 1, 100)
 
 
 def markdown(name: str, found: dict) -> str:

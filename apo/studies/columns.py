@@ -1,13 +1,14 @@
 """The columns of tables: functions of a row, which `cell` of a study's YAML names, and whose other keys they are given.
 
 `of` is a measurement: what rows.json has of a video, or what the study derives from it under `measures`. `scale`: 100
-for percent. A column of your own is a function of the same kind; give its dotted path as `cell`."""
+for percent. A column of your own is a function of the same kind; give its dotted path as `cell`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from apo.intervals import Interval, wilson
+from apo.intervals import Interval, brackets, wilson
 from apo.studies.measurements import Measured, Paired, Results, forwards
 from apo.studies.scale import at_scale
 from apo.studies.statistics import Spread, holm, mcnemar, paired_bootstrap, spread
@@ -74,7 +75,7 @@ def pooled(row: Row, of: str, evaluation: str | None = None) -> Cell:
         return EMPTY
     over_seeds = spread_cell([100 * value for value in found.each(of)], "{:.1f}")
     interval = wilson(int(found.videos[of].sum()), len(found.videos))
-    return Cell(f"{over_seeds.text} {points(interval)}", over_seeds.values | ends(interval, 100))
+    return Cell(f"{over_seeds.text} {brackets(interval)}", over_seeds.values | ends(interval, 100))
 
 
 def paper(row: Row, of: str) -> Cell:
@@ -105,7 +106,7 @@ def difference(row: Row, of: str, scale: float = 100) -> Cell:
     if row.beside is None:
         return EMPTY
     found = paired_bootstrap(row.beside.difference(of))
-    return Cell(f"{scale * found.value:+.1f} {points(found)}", {"": scale * found.value} | ends(found, scale))
+    return Cell(f"{scale * found.value:+.1f} {brackets(found)}", {"": scale * found.value} | ends(found, scale))
 
 
 def lost(row: Row, of: str) -> Cell:
@@ -114,7 +115,7 @@ def lost(row: Row, of: str) -> Cell:
         return EMPTY
     values, found = row.beside.difference(of), paired_bootstrap(row.beside.difference(of))
     over_seeds = spread_cell([100 * float(value) for value in values.mean(1)], "{:.1f}")
-    return Cell(f"{over_seeds.text} {points(found)}", over_seeds.values | ends(found, 100))
+    return Cell(f"{over_seeds.text} {brackets(found)}", over_seeds.values | ends(found, 100))
 
 
 def p_value(row: Row, of: str) -> Cell:
@@ -216,11 +217,6 @@ def spread_cell(values: Sequence[float], form: str) -> Cell:
     if found.sd is None:
         return Cell(form.format(found.mean), {"": found.mean})
     return Cell(f"{form.format(found.mean)} ± {form.format(found.sd)}", {"": found.mean, "sd": found.sd})
-
-
-def points(interval: Interval) -> str:
-    """The ends of an interval of rates, in percent."""
-    return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 def ends(interval: Interval, scale: float) -> dict[str, float]:

@@ -24,7 +24,8 @@ class Arm:
     None for the model without an adapter. after: arms whose adapters of the same seed it needs. against: the arm that
     it is compared with, on the same conditions and seeds. shown: the evaluation that tables show unless they name
     another. only_seeds: of the study's; None for all. paper: measurement -> the paper's number, or its mean and
-    standard deviation. x: where a figure draws it."""
+    standard deviation. x: where a figure draws it.
+    """
 
     name: str
     title: str

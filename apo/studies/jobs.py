@@ -24,7 +24,8 @@ class Job:
 
     kind: of work, such as training: jobs of a kind take about as long. needs: jobs that must be done before. done:
     whether it need not run; it is asked once all that it needs is done, and raises UserError for what would be refused.
-    share: of the work, in [0, 1], as far as a running one shows it."""
+    share: of the work, in [0, 1], as far as a running one shows it.
+    """
 
     name: str
     kind: str

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from apo.studies.columns import points
+from apo.intervals import brackets
 from apo.studies.definition import require_known
 from apo.studies.measurements import Paired, Results
 from apo.studies.statistics import holm, mcnemar, paired_bootstrap
@@ -11,18 +11,13 @@ from apo.studies.statistics import holm, mcnemar, paired_bootstrap
 def paragraph(results: Results) -> str:
     """As `paragraph` of the study says; '' where nothing can be compared yet.
 
-    pairs: of arms, each under the evaluation that it shows. of: a measurement of 0 or 1, or any other, then without
-    tests. less_is_better: of it. spared: arms `with` and `without` something, each compared with what it came from."""
+    of: a measurement of 0 or 1. less_is_better: of it. pairs: of arms, each under the evaluation that it shows. spared:
+    who loses less, `ours` or `others`, each compared with what it came from, and what that is put down to.
+    """
     given = results.study.paragraph or {}
     of, sign = given.get("of"), -1 if given.get("less_is_better") else 1
     sentences = compared(results, given.get("pairs", ()), of, sign)
-    return "\n".join([*sentences, *([spared(results, of, **names) if (names := renamed(given)) else ""])]).strip()
-
-
-def renamed(given: dict) -> dict:
-    """The keys of `spared`, of which two are words of Python."""
-    found = given.get("spared", {})
-    return {"ours": found["with"], "others": found["without"], "by": found["by"]} if found else {}
+    return "\n".join(filter(None, [*sentences, spared(results, of, **given["spared"]) if "spared" in given else ""]))
 
 
 def compared(results: Results, names: Sequence[Sequence[str]], of: str, sign: int) -> list[str]:
@@ -47,7 +42,7 @@ def sentence(pair: Paired, of: str, sign: int, p: float, corrected: float) -> st
     verdict = "no difference is shown" if found.low <= 0 <= found.high else f"better: {who}"
     count = counts.win + counts.tie + counts.loss
     return (
-        f"- {names[0]} against {names[1]}: {100 * found.value:+.1f} points of {of} {points(found)}, {better} better and {worse} worse "
+        f"- {names[0]} against {names[1]}: {100 * found.value:+.1f} points of {of} {brackets(found)}, {better} better and {worse} worse "
         f"of {count} (McNemar p {p:.2g}, Holm {corrected:.2g}): {verdict}."
     )
 
@@ -62,4 +57,4 @@ def spared(results: Results, of: str, ours: str, others: str, by: str) -> str:
     less = paired_bootstrap(lost[1] - lost[0])
     holds = less.low <= 0 <= less.high
     verdict = "the interval holds 0: no difference is shown" if holds else "the interval excludes 0"
-    return f"{by} {100 * less.value:.1f} points less are lost {points(less)}: {verdict}."
+    return f"{by} {100 * less.value:.1f} points less are lost {brackets(less)}: {verdict}."

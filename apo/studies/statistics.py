@@ -34,7 +34,8 @@ def paired_bootstrap(differences: np.ndarray, draws: int = DRAWS) -> Interval:
 
     Seeds and conditions are drawn independently, with replacement: two crossed random effects (Owen 2007, "The
     pigeonhole bootstrap", Annals of Applied Statistics 1(2)). With few seeds it is still somewhat narrow. The same for
-    every call."""
+    every call.
+    """
     rng, (seeds, places) = np.random.default_rng(0), differences.shape
     means = [
         differences[rng.integers(seeds, size=seeds)][:, rng.integers(places, size=places)].mean() for _ in range(draws)

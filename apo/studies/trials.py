@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from apo.intervals import Interval, wilson
+from apo.intervals import Interval, shown, wilson
 from apo.studies.measurements import Measured
 from apo.studies.search import Search, Trial
 from apo.studies.statistics import Outcomes, outcomes
@@ -28,7 +28,7 @@ def markdown(search: Search) -> str:
 def figures_of(search: Search, trial: Trial) -> list[str]:
     found, rate = search.known[trial], distorted(search.known[trial])
     return [
-        f"{100 * rate.value:.1f} % ({100 * rate.low:.1f}-{100 * rate.high:.1f})",
+        shown(rate, 1, 100, " %"),
         f"{found.matrix('speed').mean():.3f}",
         f"{100 * found.matrix('followed').mean():.1f} %",
         str(against(search, found)),

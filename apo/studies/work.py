@@ -27,7 +27,8 @@ class Work:
     """The jobs of a study.
 
     for_training, for_evaluation: overrides of the command line. exact: whether what is there must be of these very
-    settings; else it is taken as it is, as a report of older runs needs."""
+    settings; else it is taken as it is, as a report of older runs needs.
+    """
 
     def __init__(
         self, study: Study, for_training: Sequence[str] = (), for_evaluation: Sequence[str] = (), exact: bool = True
