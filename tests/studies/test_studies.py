@@ -1,8 +1,11 @@
 """The studies of experiments/study: each is whole, and shows what it is for."""
 
+import re
+
 import pytest
 
 from apo.errors import UserError
+from apo.places import ROOT
 from apo.studies import figures
 from apo.studies.definition import FOLDER, load
 from apo.studies.prose import paragraph
@@ -34,6 +37,20 @@ def test_every_command_composes_and_comes_after_what_it_needs(name):
         assert all(column(each, "x") for each in given["columns"])
     if study.figure:
         assert study.figure["table"] in study.tables and figures.drawing(study.figure)
+
+
+def test_the_study_that_the_documentation_shows_is_whole(tmp_path, outputs, report):
+    page = (ROOT / "docs" / "add_a_part.md").read_text()
+    (tmp_path / "rates.yaml").write_text(re.search(r"```yaml\n(title:.*?)```", page, re.S)[1])
+    study = load(str(tmp_path / "rates.yaml"))
+    commands = [job.shown() for job in Work(study).jobs(study.arms.values(), study.seeds)]
+    assert commands[0] == "python evaluate.py run=rates stage=null against=null videos=0 results=eval"
+    assert (
+        "python train.py run=rates stage=offline optimizer.lr=4e-4 seed=1 hydra.run.dir=outputs/rates/4e-4-seed_1"
+        in commands
+    )
+    runs.rows(outputs / "rates" / "4e-4-seed_0" / "eval", runs.share(7))
+    assert "| 4e-4 | 7.0 [3.4, 13.7] |" in report(str(tmp_path / "rates.yaml")).write()
 
 
 @pytest.mark.parametrize(
