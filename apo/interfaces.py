@@ -107,8 +107,8 @@ class PairSource(Protocol):
         and `load(state)`."""
 
 
-class Asked(Protocol):
-    """A row of the user's data, as far as a judge can look at it before anything is generated."""
+class DataRow(Protocol):
+    """A row of the user's data, as far as a ranker or an evaluator can look at it before anything is generated."""
 
     line: int  # of the manifest
     prompt: str
@@ -118,10 +118,10 @@ class Asked(Protocol):
 class Ranker(Protocol):
     """Cheap to build: weights are loaded and servers asked at the first call."""
 
-    def check(self, spec, asked: Sequence[Asked] = ()) -> None:
+    def check(self, spec, rows: Sequence[DataRow] = ()) -> None:
         """Before any model is loaded: ValueError names the field and the remedy (a folder or a server that isn't there).
 
-        spec: of the videos that are to be judged (`model.spec`). asked: what the user's data asks for; empty for the world's.
+        spec: of the videos that are to be judged (`model.spec`). rows: of the user's data; empty where prompts are made, not read.
         """
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
@@ -129,9 +129,10 @@ class Ranker(Protocol):
 
 
 class Conditions(Protocol):
-    """What evaluate.py generates from. Where the config does not say all that they depend on, `identity` does."""
+    """What evaluate.py generates from."""
 
-    rows: Sequence[Asked]  # of the user's manifest; empty for the world's
+    rows: Sequence[DataRow]  # of the user's manifest; empty where prompts are made, not read
+    identity: str | None  # a hash of what the config does not say: a manifest's content. None if the config says all
 
     def check(self, spec) -> None:
         """Before any model is loaded: ValueError unless they suit videos of `model.spec`."""
@@ -142,12 +143,30 @@ class Conditions(Protocol):
         """Prompts and first frames (B, 3, height, width) uint8 of conditions start..stop-1."""
 
 
-class Evaluator(Protocol):
-    rows: list[
-        dict
-    ]  # one of each video, in order: its prompt, and whatever was found; `distorted` and `followed` are compared
+@dataclass(frozen=True)
+class Criterion:
+    """A yes-or-no column of an evaluator's rows, by which videos of one condition are compared: the better one wins, equals tie."""
 
-    def check(self, spec, asked: Sequence[Asked] = ()) -> None:
+    metric: str  # the key of report.json that sums it up
+    column: str
+    better: bool  # the value of the better video
+    good: str  # what tables and captions call the better videos ("clean")
+    bad: str  # and the others ("distorted")
+    reason: str | None = None  # column of texts that say why a video is bad; '' where it isn't
+
+    def wins(self, row: dict) -> bool:
+        return row[self.column] == self.better
+
+
+class Evaluator(Protocol):
+    """Cheap to build. One that a process group shares adds up over ranks in `compute`."""
+
+    rows: list[dict]  # one of each video, in order: its prompt, and whatever was found
+    criteria: Sequence[
+        Criterion
+    ]  # the first one decides `win`, `tie` and `loss` of report.json; none: arms are shown side by side only
+
+    def check(self, spec, rows: Sequence[DataRow] = ()) -> None:
         """As of `Ranker`."""
 
     def update(self, videos: Tensor, cond: Condition) -> None:

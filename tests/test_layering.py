@@ -24,7 +24,7 @@ FLOORS = [  # from the ground up; what stands in one line knows nothing of each 
     "evaluators",
     "modules",
     "runs resume closing card",
-    "checks",
+    "checks generation",
     "evaluation export run",
     "plan",
     "studies",
@@ -35,7 +35,7 @@ FLOORS = [  # from the ground up; what stands in one line knows nothing of each 
 ]
 LEVELS = {name: level for level, floor in enumerate(FLOORS) for name in floor.split()}
 GROUND = FLOORS[1].split()  # these may use each other
-LEFT = {("evaluators", "world"), ("rankers", "world"), ("reports", "world")}
+LEFT = {("rankers", "world"), ("reports", "world")}
 FILES = sorted((ROOT / "apo").rglob("*.py"))
 
 

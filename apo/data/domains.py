@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apo.errors import UserError
-from apo.interfaces import Asked, Condition
+from apo.interfaces import Condition, DataRow
 
 PROMPTS = Path(__file__).parents[1] / "rankers" / "prompts"
 
@@ -34,14 +34,14 @@ class DomainRule:
         given = cond.domain or [""] * len(cond.prompt)
         return [self.of(prompt, domain) for prompt, domain in zip(cond.prompt, given)]
 
-    def check(self, asked: Sequence[Asked] = ()) -> None:
+    def check(self, rows: Sequence[DataRow] = ()) -> None:
         """UserError for a domain of the rules, or of the data, that has no ranking prompt."""
-        for domain in self.known(asked):
+        for domain in self.known(rows):
             self.text(domain)
 
-    def known(self, asked: Sequence[Asked]) -> list[str]:
+    def known(self, rows: Sequence[DataRow]) -> list[str]:
         """The domains that the rule and the data name."""
-        return sorted({self.default, *self.rules.values(), *(self.of(row.prompt, row.domain) for row in asked)})
+        return sorted({self.default, *self.rules.values(), *(self.of(row.prompt, row.domain) for row in rows)})
 
     def text(self, domain: str) -> str:
         """Its ranking prompt; UserError if there is none."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from apo.errors import UserError
+from apo.interfaces import Criterion
 from apo.io.files import write_json
 from apo.io.written import Written
 
@@ -84,16 +85,13 @@ def plain(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def compared(ours: list[dict], theirs: list[dict]) -> dict:
-    """win, tie and loss on the same conditions, with the win rate's interval: of clean against distorted, and of
-    followed against not under `instruction_following`, as far as the evaluator has such verdicts."""
+def compared(ours: list[dict], theirs: list[dict], criteria: Sequence[Criterion]) -> dict:
+    """win, tie and loss on the same conditions, with the win rate's interval: by the first criterion, and under the names of their
+    metrics by the others."""
     found = {}
-    if ours and "distorted" in ours[0]:
-        found |= outcomes([not row["distorted"] for row in ours], [not row["distorted"] for row in theirs])
-    if ours and "followed" in ours[0]:
-        found["instruction_following"] = outcomes(
-            [row["followed"] for row in ours], [row["followed"] for row in theirs]
-        )
+    for criterion in criteria:
+        counts = outcomes(*([criterion.wins(row) for row in rows] for rows in (ours, theirs)))
+        found |= {criterion.metric: counts} if found else counts
     return found
 
 
@@ -106,39 +104,51 @@ def outcomes(ours: list[bool], theirs: list[bool]) -> dict:
     return {key: result[key] for key in ("win", "tie", "loss")} | {"win_rate": plain(asdict(result["win_rate"]))}
 
 
-def write(folder: Path, report: dict, against: dict | None = None) -> str:
+def write(folder: Path, report: dict, criteria: Sequence[Criterion], against: dict | None = None) -> str:
     """report.json and report.md; returns the latter's text."""
     write_json(folder / "report.json", {key: value for key, value in report.items() if key != "rows"})
-    text = markdown(report, against)
+    text = markdown(report, criteria, against)
     Written(folder).put("report.md", lambda path: path.write_text(text + "\n", encoding="utf-8"))
     return text
 
 
-def markdown(report: dict, against: dict | None) -> str:
+def markdown(report: dict, criteria: Sequence[Criterion], against: dict | None) -> str:
     """An arm's report, beside the one that it is compared with."""
     columns = ([against] if against else []) + [report]
     lines = [f"# {report['run']}: {report['stage']}, {report['n']} held-out videos", ""]
     if report["metrics"]:
         lines += table(["metric (95 % interval)", *(column["stage"] for column in columns)])
     lines += [row([name, *(shown(column["metrics"][name]) for column in columns)]) for name in report["metrics"]]
-    for cause in sorted({video["cause"] for column in columns for video in column["rows"] if video.get("cause")}):
-        lines.append(
-            row([cause, *(str(sum(video["cause"] == cause for video in column["rows"])) for column in columns)])
-        )
+    for criterion in criteria:
+        lines += [row(cells) for cells in reasons([column["rows"] for column in columns], criterion)]
     if "against" in report:
-        lines += [
-            "",
-            f"Against {report['against']['run']}: {'; '.join(verdicts(report['against'])) or 'no verdicts to compare'}.",
-        ]
+        said = "; ".join(outcome_texts(report["against"], criteria)) or "no verdicts to compare"
+        lines += ["", f"Against {report['against']['run']}: {said}."]
     return "\n".join(lines)
 
 
-def verdicts(against: dict) -> list[str]:
-    """Sentences of what `compared` found."""
-    said = "{win} won, {tie} tied, {loss} lost"
-    clean = [said.format(**against) + " (clean beats distorted)"] if "win" in against else []
-    following = against.get("instruction_following")
-    return clean + ([f"instruction following: {said.format(**following)}"] if following else [])
+def reasons(videos: Sequence[list[dict]], criterion: Criterion) -> list[list[str]]:
+    """Each reason why videos are bad, and how many of each arm's are bad for it."""
+    if criterion.reason is None:
+        return []
+    given = [[video[criterion.reason] for video in of_arm] for of_arm in videos]
+    every = sorted({reason for of_arm in given for reason in of_arm if reason})
+    return [[reason, *(str(of_arm.count(reason)) for of_arm in given)] for reason in every]
+
+
+def outcome_texts(against: dict, criteria: Sequence[Criterion]) -> list[str]:
+    """What `compared` found, criterion by criterion."""
+    texts = []
+    for i, (criterion, counts) in enumerate(zip(criteria, outcomes_of(against, criteria))):
+        text = "{win} won, {tie} tied, {loss} lost".format(**counts)
+        name = criterion.metric.replace("_", " ")
+        texts.append(f"{name}: {text}" if i else f"{text} ({criterion.good} beats {criterion.bad})")
+    return texts
+
+
+def outcomes_of(against: dict, criteria: Sequence[Criterion]) -> list[dict]:
+    """win, tie and loss by each criterion, of what `compared` found."""
+    return [against if i == 0 else against[criterion.metric] for i, criterion in enumerate(criteria)]
 
 
 def reported(folder: Path, result: dict) -> bool:
@@ -149,12 +159,13 @@ def reported(folder: Path, result: dict) -> bool:
     )
 
 
-def joint(rows: Sequence[dict], against: str | None) -> str:
+def joint(rows: Sequence[dict], criteria: Sequence[Criterion], against: str | None) -> str:
     """Arms x metrics as Markdown: each arm's intervals, and its win/tie/loss on the conditions of the arm that all are compared with."""
-    metrics, kinds = list(rows[0]["metrics"]), list(dict.fromkeys(kind for report in rows for kind in versus(report)))
+    metrics, found = list(rows[0]["metrics"]), [versus(report, criteria) for report in rows]
+    kinds = [criterion.good for criterion in criteria if any(found)]
     lines = table(["arm", *metrics, *(f"{kind}: win/tie/loss" for kind in kinds), "videos"])
-    for report in rows:
-        won = ["{win}/{tie}/{loss}".format(**versus(report)[kind]) if kind in versus(report) else "" for kind in kinds]
+    for report, counts in zip(rows, found):
+        won = ["{win}/{tie}/{loss}".format(**counts[kind]) if counts else "" for kind in kinds]
         lines.append(
             row([report["stage"], *(shown(report["metrics"][name]) for name in metrics), *won, str(report["n"])])
         )
@@ -162,21 +173,20 @@ def joint(rows: Sequence[dict], against: str | None) -> str:
     return "\n".join([f"# {rows[-1]['run']}", "", *lines, "", f"In parentheses: 95 % intervals{compared_with}."])
 
 
-def versus(report: dict) -> dict[str, dict]:
-    """A report's win, tie and loss by kind."""
-    found = report.get("against", {})
-    kinds = {"clean": found if "win" in found else None, "following": found.get("instruction_following")}
-    return {kind: counts for kind, counts in kinds.items() if counts}
+def versus(report: dict, criteria: Sequence[Criterion]) -> dict[str, dict]:
+    """A report's win, tie and loss by what the better videos are called; empty where it was compared with none."""
+    found = outcomes_of(report["against"], criteria) if "against" in report else []
+    return {criterion.good: counts for criterion, counts in zip(criteria, found)}
 
 
-def joint_csv(rows: Sequence[dict]) -> str:
+def joint_csv(rows: Sequence[dict], criteria: Sequence[Criterion]) -> str:
     """The same, a number a cell."""
     lines = []
     for report in rows:
         line = {"arm": report["stage"], "videos": report["n"]}
         for name, metric in report["metrics"].items():
             line |= {name: metric["value"], f"{name}_low": metric["low"], f"{name}_high": metric["high"]}
-        for kind, counts in versus(report).items():
+        for kind, counts in versus(report, criteria).items():
             line |= {f"{kind}_{outcome}": counts[outcome] for outcome in ("win", "tie", "loss")}
         lines.append(line)
     file = io.StringIO()

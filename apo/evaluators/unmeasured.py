@@ -4,17 +4,19 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from apo.interfaces import Asked, Condition
+from apo.interfaces import Condition, DataRow
 from apo.intervals import Interval
 
 
 class Unmeasured:
-    """`rows` has the prompt of each video."""
+    """`rows` has the prompt of each video, and nothing else."""
+
+    criteria = ()
 
     def __init__(self):
         self.rows: list[dict] = []
 
-    def check(self, spec, asked: Sequence[Asked] = ()) -> None:
+    def check(self, spec, rows: Sequence[DataRow] = ()) -> None:
         """Any videos will do."""
 
     def update(self, videos: Tensor, cond: Condition) -> None:

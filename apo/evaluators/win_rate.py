@@ -7,16 +7,10 @@ from torchmetrics import Metric
 from apo.intervals import Interval, wilson
 
 
-def quality(measurement) -> Tensor:
-    """(B,) score of each video for `WinRate`: 1 clean, 0 distorted. Nothing else counts, so two clean or two
-    distorted videos tie."""
-    return (~measurement.distorted).float()
-
-
 class WinRate(Metric):
     """How often run A beats run B on the same conditions: the higher score wins, equal scores tie.
 
-    Takes scores, not measurements, so that any judge fits: `quality` of the oracle's measurements, or
+    Takes scores, so that any judge fits: 1 for a good video and 0 for a bad one by a `Criterion`, or
     `verdict.first_wins.float()` against its complement for a ranker.
     """
 

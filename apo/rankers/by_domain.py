@@ -8,7 +8,7 @@ from torch import Tensor
 
 from apo.data.domains import DomainRule
 from apo.errors import UserError
-from apo.interfaces import Asked, Condition, Ranker, Verdict
+from apo.interfaces import Condition, DataRow, Ranker, Verdict
 
 
 class ByDomainRanker:
@@ -17,11 +17,11 @@ class ByDomainRanker:
     def __init__(self, domains: DomainRule, rankers: dict[str, Ranker]):
         self.domains, self.rankers = domains, dict(rankers)
 
-    def check(self, spec, asked: Sequence[Asked] = ()) -> None:
+    def check(self, spec, rows: Sequence[DataRow] = ()) -> None:
         """That the rule and the data lead to known domains, and each ranker's own check for the rows that it will judge."""
-        self.require(set(self.domains.known(asked)))
+        self.require(set(self.domains.known(rows)))
         for domain, ranker in self.rankers.items():
-            ranker.check(spec, [row for row in asked if self.domains.of(row.prompt, row.domain) == domain])
+            ranker.check(spec, [row for row in rows if self.domains.of(row.prompt, row.domain) == domain])
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         domains = self.domains(cond)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from apo.config.numbers import Size, Text
 from apo.data.domains import DomainRule
-from apo.interfaces import Asked, Condition, Verdict
+from apo.interfaces import Condition, DataRow, Verdict
 from apo.places import ROOT
 from apo.policies.model import Dtype, Rate
 from apo.rankers.answer import order_averaged, verdict
@@ -41,7 +41,7 @@ class Qwen3VLRanker:
         self.frames, self.fps, self.dtype, self.device = frames, fps, dtype, device
         self.batch_size, self.swap_averaging = batch_size, swap_averaging
 
-    def check(self, spec, asked: Sequence[Asked] = ()) -> None:
+    def check(self, spec, rows: Sequence[DataRow] = ()) -> None:
         """UserError names what is missing, or what the world's rankers can't judge, and the remedy; loads nothing."""
         check_paths("ranker", self.path, self.adapter)
         check_device("ranker.device", self.device)
@@ -49,7 +49,7 @@ class Qwen3VLRanker:
             require_world(
                 spec, f"ranker.path={self.path}", "a model of your own (ranker=qwen3_vl_8b, by_domain_8b or served)"
             )
-        self.domains.check(asked)
+        self.domains.check(rows)
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         result = verdict(self.probabilities(first, second, self.domains(cond)))

@@ -23,7 +23,7 @@ from torch import Tensor
 from apo.config.numbers import Range, Size, Text
 from apo.data.domains import DomainRule
 from apo.errors import UserError
-from apo.interfaces import Asked, Condition, Verdict
+from apo.interfaces import Condition, DataRow, Verdict
 from apo.io.video import write_video
 from apo.policies.model import Rate
 from apo.rankers.answer import order_averaged, standard_frames, verdict
@@ -72,9 +72,9 @@ class ServedRanker:
     def __post_init__(self):
         require_address(self.base_url)
 
-    def check(self, spec, asked: Sequence[Asked] = ()) -> None:
+    def check(self, spec, rows: Sequence[DataRow] = ()) -> None:
         """UserError, with the remedy, unless the server answers a real question about two tiny clips as it will have to in training."""
-        self.domains.check(asked)
+        self.domains.check(rows)
         clips = (
             torch.arange(2 * 256 * 3).view(2, 1, 3, 16, 16).repeat(1, self.frames, 1, 4, 4).byte()
         )  # (2, frames, 3, 64, 64)

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from hydra import compose, initialize_config_dir
 
-from apo.evaluation import Judge
+from apo.evaluation import Evaluation
 from apo.intervals import shown, wilson
 from apo.io.pictures import contact_sheet
 from apo.places import CONF, ROOT
@@ -44,12 +44,11 @@ def order(arms: list[str], count: int) -> list[tuple[str, int]]:
     return [videos[i] for i in torch.randperm(len(videos), generator=generator(ORDER, count)).tolist()]
 
 
-def draw(judge: Judge, arms: list[str], count: int, folder: Path) -> None:
+def draw(evaluation: Evaluation, arms: list[str], count: int, folder: Path) -> None:
     """Sheets of ROWS videos each; captions are numbers."""
     shown = {}
     for name in arms:
-        arm = find(judge.cfg, name)
-        shown[name] = judge.kept(arm, judge.score(arm)["key"], range(count))
+        shown[name] = evaluation.generation.videos(find(evaluation.cfg, name), range(count))
     numbered = list(enumerate(order(arms, count)))
     for start in range(0, len(numbered), ROWS):
         part = numbered[start : start + ROWS]
@@ -57,13 +56,12 @@ def draw(judge: Judge, arms: list[str], count: int, folder: Path) -> None:
         contact_sheet(folder / f"{start:03d}.png", videos, [str(number) for number, _ in part], height=128)
 
 
-def verdicts(judge: Judge, arms: list[str], count: int, limits: Thresholds) -> dict[tuple[str, int], str]:
+def verdicts(evaluation: Evaluation, arms: list[str], count: int, limits: Thresholds) -> dict[tuple[str, int], str]:
     """(arm, condition) -> the cause that the oracle would find with these thresholds, or CLEAN."""
     found = {}
-    prompts, frames = judge.conditions.batch(0, count)
+    prompts, frames = evaluation.generation.conditions.batch(0, count)
     for name in arms:
-        arm = find(judge.cfg, name)
-        videos = judge.kept(arm, judge.score(arm)["key"], range(count))
+        videos = evaluation.generation.videos(find(evaluation.cfg, name), range(count))
         for places, _, track in tracks(videos, prompts, frames):
             codes = first_cause(excess(track, limits)).tolist()
             found |= {(name, place): (CLEAN, *CAUSES)[code] for place, code in zip(places, codes)}
@@ -103,11 +101,11 @@ def telling(eye: dict[tuple[str, int], str], oracle: dict[tuple[str, int], str],
 
 
 def draw_telling(
-    judge: Judge, arms: list[str], places: list[int], oracle: dict[tuple[str, int], str], path: Path
+    evaluation: Evaluation, arms: list[str], places: list[int], oracle: dict[tuple[str, int], str], path: Path
 ) -> None:
     """Two rows a condition, before and after, with the oracle's word."""
-    prompts, _ = judge.conditions.batch(0, max(places) + 1)
-    shown = {name: judge.kept(arm := find(judge.cfg, name), judge.score(arm)["key"], places) for name in arms}
+    prompts, _ = evaluation.generation.conditions.batch(0, max(places) + 1)
+    shown = {name: evaluation.generation.videos(find(evaluation.cfg, name), places) for name in arms}
     rows = [(name, index, place) for index, place in enumerate(places) for name in arms]
     captions = [f"{name}: {prompts[place]} ({oracle[name, place]})" for name, _, place in rows]
     colours = ["black" if oracle[name, place] == CLEAN else "firebrick" for name, _, place in rows]
@@ -128,22 +126,23 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true", help="draw the sheets instead of comparing")
     given = parser.parse_args()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        judge = Judge(compose("evaluate", [f"run={given.run}", f"arm={given.stage}", "videos=0", *given.overrides]))
+        cfg = compose("evaluate", [f"run={given.run}", f"arm={given.stage}", "videos=0", *given.overrides])
+    evaluation = Evaluation(cfg)
     arms = [BASELINE, given.stage]
-    if not 1 <= given.count <= len(judge.conditions):
+    if not 1 <= given.count <= len(evaluation.generation.conditions):
         raise SystemExit(
-            f"oracle_audit: --count {given.count}: give 1 to {len(judge.conditions)}, as many as conditions.count"
+            f"oracle_audit: --count {given.count}: give 1 to {len(evaluation.generation.conditions)}, as many as conditions.count"
         )
     if given.draw:
-        draw(judge, arms, given.count, Path("outputs") / given.run / "oracle_audit")
+        draw(evaluation, arms, given.count, Path("outputs") / given.run / "oracle_audit")
         return
     labels = pd.read_csv(LABELS)
     eye = {(row.arm, row.condition): row.eye for row in labels.itertuples()}
     if given.picture:
-        oracle = verdicts(judge, arms, given.count, THRESHOLDS)
-        draw_telling(judge, arms, telling(eye, oracle, *arms)[:6], oracle, given.picture)
+        oracle = verdicts(evaluation, arms, given.count, THRESHOLDS)
+        draw_telling(evaluation, arms, telling(eye, oracle, *arms)[:6], oracle, given.picture)
         return
-    judged = {name: verdicts(judge, arms, given.count, limits) for name, limits in OTHERS.items()}
+    judged = {name: verdicts(evaluation, arms, given.count, limits) for name, limits in OTHERS.items()}
     print(table(eye, judged))
 
 

@@ -14,8 +14,8 @@ import apo.quiet  # noqa: F401  isort: skip
 import torch
 
 from apo.errors import one_line
-from apo.evaluation import Judge
-from apo.evaluators.before_after import colour, pick
+from apo.evaluation import Evaluation
+from apo.evaluators.before_after import pick
 from apo.io.pictures import contact_sheet
 from apo.runs import Arm as Folder
 from apo.runs import find
@@ -27,7 +27,7 @@ from apo.studies.work import Work
 class Shown:
     """An arm in a sheet: its run folder and its evaluation."""
 
-    judge: Judge
+    evaluation: Evaluation
     folder: Folder
 
 
@@ -37,16 +37,16 @@ def prepare(study: Study, names: Sequence[str], seed: int, overrides: Sequence[s
     work, found = Work(study, for_evaluation=overrides), []
     for name in names:
         cfg = work.evaluation_config(study.arms[name], study.arms[name].seed_beside(seed), study.arms[name].shown)
-        found.append(Shown(Judge(cfg), find(cfg, cfg.arm)))
+        found.append(Shown(Evaluation(cfg), find(cfg, cfg.arm)))
     return found
 
 
 def draw(path: Path, arms: Sequence[Shown], differ: str, count: int) -> Path:
     """Saves a sheet of the first conditions on which the arms' measurement `differ` differs; captions are red where
     distorted."""
-    results = [arm.judge.score(arm.folder) for arm in arms]
+    results = [arm.evaluation.score(arm.folder) for arm in arms]
     places = pick(results, differ, count)
-    shown = [arm.judge.kept(arm.folder, result["key"], places) for arm, result in zip(arms, results)]
+    shown = [arm.evaluation.generation.videos(arm.folder, places) for arm in arms]
     videos, captions, colours = [], [], []
     for index, place in enumerate(places):
         for arm, result, of_arm in zip(arms, results, shown):
@@ -54,7 +54,7 @@ def draw(path: Path, arms: Sequence[Shown], differ: str, count: int) -> Path:
             videos.append(of_arm[index])
             verdict = row["cause"] or ("clean" if row["followed"] else "clean, not as the prompt says")
             captions.append(f"{arm.folder.name}: {row['prompt']} ({verdict})")
-            colours.append(colour(row))
+            colours.append("firebrick" if row["distorted"] else "black")
     contact_sheet(path, videos, captions, colours)
     return path
 
@@ -73,7 +73,7 @@ def main() -> None:
     study = load(args.study)
     sheets = {name: prepare(study, given["arms"], args.seed, args.overrides) for name, given in study.sheets.items()}
     for name, arms in sheets.items():
-        if threads := arms[0].judge.cfg.trainer.threads:
+        if threads := arms[0].evaluation.cfg.trainer.threads:
             torch.set_num_threads(threads)
         print(draw(arms[-1].folder.folder.parent / name, arms, study.sheets[name]["differ"], args.count))
 

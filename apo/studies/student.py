@@ -17,7 +17,7 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from apo.adapter import lineage
-from apo.evaluation import Judge
+from apo.evaluation import Evaluation
 from apo.evaluators.results import shown
 from apo.flow import noised
 from apo.guidance.none import NoGuidance
@@ -43,10 +43,10 @@ reports 3x. """
 
 @dataclass
 class Two:
-    """The judges of guided and of unguided videos, the student, its teacher, and the guidance between them."""
+    """The evaluations of guided and of unguided videos, the student, its teacher, and the guidance between them."""
 
-    guided: Judge
-    plain: Judge
+    guided: Evaluation
+    plain: Evaluation
     teacher: Arm
     student: Arm
     guidance: dict  # its config
@@ -75,24 +75,24 @@ def prepare(run: str, student: str, overrides: list[str]) -> Two:
             f"{arm.folder} was distilled from {lineage.short(made['preceding'])}, and {before} now holds {lineage.short(now)}: "
             "distill the student again"
         )
-    return Two(Judge(guided), Judge(plain), teacher, arm, made["config"]["guidance"])
+    return Two(Evaluation(guided), Evaluation(plain), teacher, arm, made["config"]["guidance"])
 
 
 @torch.no_grad()
-def errors(two: Two, teacher_key: str, count: int, seed: int) -> list[dict]:
+def errors(two: Two, count: int, seed: int) -> list[dict]:
     """Per timestep of LEVELS, over the first `count` conditions: MSE to the guided teacher of the student, and of the
     teacher without guidance."""
-    judge, taught = two.guided, []
-    x_0 = judge.latents(two.teacher, teacher_key, range(count))
+    generation, taught = two.guided.generation, []
+    x_0 = generation.latents(two.teacher, range(count))
     noise = torch.stack([torch.randn(x.shape, generator=generator(seed, i)) for i, x in enumerate(x_0)])
-    with judge.policy_of(two.teacher) as policy:
-        cond = policy.encode_condition(*judge.conditions.batch(0, count))
+    with generation.policy_of(two.teacher) as policy:
+        cond = policy.encode_condition(*generation.conditions.batch(0, count))
         for level in progress(LEVELS, "noise levels"):
             t = torch.full((count,), level)
             x_t = noised(x_0, noise, t).to(cond.image)
-            taught.append((x_t, t, judge.guidance(policy, x_t, t, cond), policy(x_t, t, cond)))
+            taught.append((x_t, t, generation.guidance(policy, x_t, t, cond), policy(x_t, t, cond)))
     rows = []
-    with judge.policy_of(two.student) as policy:
+    with generation.policy_of(two.student) as policy:
         for x_t, t, guided, unguided in taught:
             student, before = (float((v - guided).square().mean()) for v in (policy(x_t, t, cond), unguided))
             rows.append({"t": float(t[0]), "student": student, "unguided": before, "absorbed": 1 - student / before})
@@ -107,15 +107,15 @@ def likeness(videos: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     return psnr, ssim.unflatten(0, a.shape[:2]).mean(1)
 
 
-def similarity(two: Two, keys: dict[str, str], batch_size: int) -> dict[str, dict]:
+def similarity(two: Two, batch_size: int) -> dict[str, dict]:
     """PSNR and SSIM to the guided teacher's videos, of the student's and the unguided teacher's."""
     found = {name: ([], []) for name in ("student", "unguided")}
-    count = len(two.plain.conditions)
+    count = len(two.plain.generation.conditions)
     for start in progress(range(0, count, batch_size), "decoding"):
         places = list(range(start, min(start + batch_size, count)))
-        target = two.guided.kept(two.teacher, keys["teacher"], places)
+        target = two.guided.generation.videos(two.teacher, places)
         for name, arm in (("student", two.student), ("unguided", two.teacher)):
-            for values, value in zip(found[name], likeness(two.plain.kept(arm, keys[name], places), target)):
+            for values, value in zip(found[name], likeness(two.plain.generation.videos(arm, places), target)):
                 values.append(value)
     return {
         name: {
@@ -128,15 +128,15 @@ def similarity(two: Two, keys: dict[str, str], batch_size: int) -> dict[str, dic
 
 def speed(two: Two, batch_size: int, repeats: int) -> dict:
     """Seconds to sample a batch with the teacher's guidance and with none, alternating, and their ratio."""
-    judge, rows = two.guided, []
-    with judge.policy_of(two.student) as policy:
+    generation, rows = two.guided.generation, []
+    with generation.policy_of(two.student) as policy:
         cond, noise = (
-            policy.encode_condition(*judge.conditions.batch(0, batch_size)),
+            policy.encode_condition(*generation.conditions.batch(0, batch_size)),
             initial_noise(policy, range(batch_size)),
         )
         for _ in progress(range(repeats + 1), "timing"):
             row = {}
-            for name, guidance in (("guided", judge.guidance), ("single", NoGuidance())):
+            for name, guidance in (("guided", generation.guidance), ("single", NoGuidance())):
                 began = clock()
                 generate(policy, guidance, cond, noise)
                 row[name] = clock() - began
@@ -159,15 +159,14 @@ def report(two: Two, count: int, repeats: int) -> dict:
         "unguided": two.plain.score(two.teacher),
         "student": two.plain.score(two.student),
     }
-    keys = {name: result["key"] for name, result in results.items()}
     return {
         "student": str(two.student.folder),
         "teacher": str(two.teacher.folder),
         "guidance": two.guidance,
-        "n": len(two.plain.conditions),
+        "n": len(two.plain.generation.conditions),
         "metrics": {name: result["metrics"] for name, result in results.items()},
-        "likeness": similarity(two, keys, cfg.batch_size),
-        "mse": errors(two, keys["teacher"], min(count, cfg.conditions.count), cfg.seed),
+        "likeness": similarity(two, cfg.batch_size),
+        "mse": errors(two, min(count, cfg.conditions.count), cfg.seed),
         "speed": speed(two, min(TIMED, cfg.batch_size), repeats),
     }
 

@@ -12,7 +12,7 @@ from apo import resume
 from apo.config.outputs import OUTPUTS
 from apo.config.overrides import overrides_checked
 from apo.errors import UserError
-from apo.evaluation import Judge
+from apo.evaluation import Evaluation
 from apo.evaluators import results
 from apo.places import CONF
 from apo.runs import BASELINE, find
@@ -174,13 +174,13 @@ def share_of_steps(folder: Path, words: tuple[str, ...]) -> float:
 def is_evaluated(work: Work, arm: Arm, seed: int | None, name: str) -> bool:
     """Whether evaluate.py would find all that it writes there, and of this adapter and these settings."""
     cfg = work.evaluation_config(arm, seed, name)
-    judge = Judge(cfg)
+    evaluation = Evaluation(cfg)
     try:
         found = find(cfg, cfg.arm)
     except UserError:
         return False
-    report = results.read(found.folder / judge.subfolder / "report.json")
-    return report is not None and judge.saved(found) is not None
+    report = results.read(evaluation.folder(found).path / "report.json")
+    return report is not None and evaluation.saved(found) is not None
 
 
 def is_newer(path: Path, other: Path) -> bool:

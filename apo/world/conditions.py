@@ -10,7 +10,7 @@ from torch import Tensor
 
 from apo.config.numbers import Count, Seed
 from apo.errors import UserError
-from apo.interfaces import Asked
+from apo.interfaces import DataRow
 from apo.world.grammar import describe, parse
 from apo.world.render import FRAMES, SIZE, SPLITS, Clip, random_clip, render
 
@@ -25,7 +25,7 @@ class WorldConditions:
     split: SplitName
     count: Count
     seed: Seed
-    rows = ()
+    rows, identity = (), None
 
     def __post_init__(self):
         if self.split not in SPLITS:
@@ -61,9 +61,9 @@ def require_world(spec, what: str, instead: str) -> None:
         )
 
 
-def require_sentences(asked: Sequence[Asked], what: str, instead: str) -> None:
+def require_sentences(rows: Sequence[DataRow], what: str, instead: str) -> None:
     """UserError unless every row's prompt is a sentence of the world; names the first, and what to use instead."""
-    for row in asked:
+    for row in rows:
         try:
             parse(row.prompt)
         except ValueError as error:

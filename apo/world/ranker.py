@@ -8,7 +8,7 @@ from torch import Tensor
 
 from apo.config.numbers import Seed, Share
 from apo.errors import UserError
-from apo.interfaces import Asked, Condition, Verdict
+from apo.interfaces import Condition, DataRow, Verdict
 from apo.rankers.answer import swapped
 from apo.world.conditions import require_sentences, require_world
 from apo.world.oracle import measure
@@ -30,10 +30,10 @@ class OracleRanker:
         if not 0 <= error_rate <= 0.5:
             raise UserError(f"ranker.error_rate={error_rate}: give a share in [0, 0.5]; at 0.5 the winner is a coin's")
 
-    def check(self, spec, asked: Sequence[Asked] = ()) -> None:
+    def check(self, spec, rows: Sequence[DataRow] = ()) -> None:
         """UserError unless the videos are of the world's size and the prompts its sentences."""
         require_world(spec, "ranker=oracle", OTHERS)
-        require_sentences(asked, "ranker=oracle", OTHERS)
+        require_sentences(rows, "ranker=oracle", OTHERS)
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         """Confidence is the probability that the winner is right: 1 − error_rate for a difference that can be seen, falling

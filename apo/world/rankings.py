@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 GENERATED, RENDERED = "generated", "rendered"
 SCENES = 0.25  # of the pairs, where both domains are asked for
-PATIENCE = 50  # conditions a pair at most
+MAX_CONDITIONS_PER_PAIR = 50
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class WorldRankings:
                 rows += [row for row in made if self.slow_motion or not row["slow"]]
                 bar.update(min(len(rows), count) - bar.n)
                 block += 1
-                if block * self.batch_size > PATIENCE * (len(rows) + 1):
+                if block * self.batch_size > MAX_CONDITIONS_PER_PAIR * (len(rows) + 1):
                     raise RuntimeError(
                         f"{block * self.batch_size} conditions gave {len(rows)} {title}: lower data.min_confidence"
                     )
@@ -251,9 +251,9 @@ class WorldRankings:
 
     @cached_property
     def baseline(self) -> "WanPolicy":
-        from apo.policies.wan import WanPolicy  # diffusers takes seconds
+        from apo.policies.sampling import sampling_policy  # diffusers takes seconds
 
-        return WanPolicy(self.model, None, None, 0, False).eval().requires_grad_(False)
+        return sampling_policy(self.model)
 
 
 class WorldRankingDataset(RankingDataset):

@@ -26,7 +26,7 @@ from apo.world.conditions import SplitName, WorldConditions, require_world
 if TYPE_CHECKING:
     from apo.policies.wan import WanPolicy
 
-PATIENCE = 200  # conditions for each video that is of use, at most
+MAX_CONDITIONS_PER_VIDEO = 200  # of use
 
 
 class WorldVideos(ABC):
@@ -101,7 +101,7 @@ class WorldVideos(ABC):
         while True:
             yield self.batch(policy, folder, batch, checksums)
             batch += 1
-            if batch * self.batch_size > PATIENCE * (bar.n + 1):
+            if batch * self.batch_size > MAX_CONDITIONS_PER_VIDEO * (bar.n + 1):
                 raise RuntimeError(
                     f"{batch * self.batch_size} conditions gave {bar.n} of {bar.total} for data={self.name}: {self.model.path} under "
                     f"this guidance is too good or too bad for it; {self.hint}"

@@ -5,7 +5,7 @@ from PIL import Image
 
 from apo.checks import check
 from apo.errors import UserError
-from apo.evaluation import Judge
+from apo.evaluation import Evaluation
 from tests.data.clips import write_jsonl
 from tests.test_configs import composed
 
@@ -39,15 +39,15 @@ def test_the_oracle_refuses_prompts_that_are_not_the_worlds(manifest, tmp_path):
 
 
 def test_the_worlds_evaluator_refuses_them_too(manifest):
-    def judge(path: str, *more: str) -> Judge:
-        return Judge(composed("conditions=prompts", f"conditions.path={path}", *more, name="evaluate"))
+    def evaluation(path: str, *more: str) -> Evaluation:
+        return Evaluation(composed("conditions=prompts", f"conditions.path={path}", *more, name="evaluate"))
 
     with pytest.raises(
         UserError, match="evaluator=world judges the world only, and in row 1 of the data 'a man.*or use evaluator=none"
     ):
-        judge(manifest("a man waves")).check([])
-    judge(manifest("a man waves"), "evaluator=none").check([])
-    judge(manifest(WORLDS)).check([])
+        evaluation(manifest("a man waves")).check([])
+    evaluation(manifest("a man waves"), "evaluator=none").check([])
+    evaluation(manifest(WORLDS)).check([])
 
 
 def test_a_domain_of_the_data_that_nobody_judges_is_named(manifest, tmp_path):
