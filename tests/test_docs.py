@@ -32,3 +32,9 @@ def test_the_sites_tools_are_pinned_beside_the_environment_and_not_in_it():
     assert not {line.split("==")[0] for line in pinned} & {
         line.split("==")[0] for line in (ROOT / "requirements.txt").read_text().splitlines()
     }
+
+
+def test_the_api_page_names_modules_that_are_there():
+    for module in re.findall(r"^::: ([\w.]+)$", (ROOT / "docs/api.md").read_text(), re.M):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or path.is_dir(), f"docs/api.md: there is no {module} any more"
