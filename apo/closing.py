@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -16,7 +17,6 @@ from apo.modules.loggers import MetricsCSV
 from apo.places import INSTALLED, ROOT
 
 CARRIED = re.compile(r"\+*(model|trainer)([.=].*)")  # overrides of a training that its evaluation needs, too
-WORLD = "apo.world."  # data that the embedded world makes
 
 
 def stopped(step: int, max_steps: int, folder: Path) -> str:
@@ -52,11 +52,7 @@ def next_command(cfg: DictConfig, folder: Path) -> str:
     given = [f"run={quoted(cfg.run)}", f"stage={quoted(name)}"]
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     given += [override for override in overrides if CARRIED.fullmatch(override)]
-    if not cfg.data["_target_"].startswith(WORLD):
-        prompts = (
-            cfg.data.path if cfg.stage.data == "prompts" else "PROMPTS.jsonl"
-        )  # pairs show no first frame of what is to be generated
-        given += ["conditions=prompts", f"conditions.path={quoted(prompts)}", "evaluator=none"]
+    given += [f"{key}={quoted(value)}" for key, value in instantiate(cfg.data).evaluation().items()]
     return script("evaluate", *given)
 
 

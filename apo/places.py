@@ -3,7 +3,7 @@
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-ROOT = PACKAGE.parent  # relative paths of models may start here: apo/world/checkpoints/wan22
+ROOT = PACKAGE.parent  # relative paths of models may start here
 INSTALLED = (PACKAGE / "conf").is_dir()
 HOME = PACKAGE if INSTALLED else ROOT  # of conf/ and experiments/
 CONF = HOME / "conf"

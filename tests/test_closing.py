@@ -38,3 +38,17 @@ def test_a_run_that_is_to_be_longer_is_told_where_to_go_on(tmp_path):
         UserError, match=f"to train on from its end, give adapter={tmp_path}/adapter and another run=NAME"
     ):
         require_same_settings(before, before | {"max_steps": 200}, tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    "data, conditions",
+    [
+        (["stage=online", "data=prompts", "data.path=mine.jsonl"], "mine.jsonl"),
+        (["data=pairs", "data.path=pairs.jsonl"], "PROMPTS.jsonl"),
+    ],
+)
+def test_data_of_the_users_own_say_what_they_are_evaluated_on(data, conditions):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", ["run=mine", *data])
+    said = next_command(cfg, Path("outputs/mine/offline").absolute())
+    assert said.endswith(f"conditions=prompts conditions.path={conditions} evaluator=none")

@@ -113,7 +113,7 @@ class UserAnchors(UserRows):
         self.mix.require([row.label for row in self.manifest().rows])
 
     def prepare(self, policy: Policy) -> Split:
-        """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""
+        """See Data. ManifestError on every rank for rows whose files turn out not to be decodable."""
         rows = self.rows(policy.spec)
         (files, verify), length = encoded(self.path, rows, self.cache_dir, policy), policy.max_sequence_length
         return Split(

@@ -15,7 +15,7 @@ from apo.data.cached import CachedDataset, stacked
 from apo.data.manifest import Manifest, ManifestError, PairRow, Row, check, read
 from apo.data.repeats import notes
 from apo.data.shares import ALL, from_environment
-from apo.data.stream import Split
+from apo.data.stream import Data, Split
 from apo.errors import UserError
 from apo.interfaces import Pair, Policy
 from apo.io.video import Spec
@@ -53,7 +53,7 @@ class PairDataset(CachedDataset):
         return Split(*(PairDataset(side, self.max_sequence_length, self.verify) for side in sides))
 
 
-class UserRows:
+class UserRows(Data):
     """Rows of the user's manifest, each encoded once into cache_dir.
 
     path: .jsonl, .csv or .parquet, or a folder with metadata.*. columns: see `apo.data.columns.Columns`.
@@ -65,8 +65,12 @@ class UserRows:
         self.path, self.cache_dir, self.columns = Path(path), Path(cache_dir), columns
 
     def check(self, spec: Spec) -> None:
-        """ManifestError with every bad row; says which rows repeat or contradict each other. See PairData."""
+        """ManifestError with every bad row; says which rows repeat or contradict each other. See Data."""
         say_notes(self.path, self.rows(spec))
+
+    def evaluation(self) -> dict[str, object]:
+        """Videos show no first frame of what is to be generated, so other rows are needed."""
+        return {"conditions": "prompts", "conditions.path": "PROMPTS.jsonl", "evaluator": "none"}
 
     def manifest(self) -> Manifest:
         """The table, typed; no other file is looked at."""
@@ -108,7 +112,7 @@ class UserPairs(UserRows):
             raise UserError(f"data.validation_fraction={validation_fraction}: give a number in [0, 1)")
 
     def prepare(self, policy: Policy) -> Split:
-        """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""
+        """See Data. ManifestError on every rank for rows whose files turn out not to be decodable."""
         files, verify = encoded(self.path, self.rows(policy.spec), self.cache_dir, policy)
         return PairDataset(files, policy.max_sequence_length, verify).split(self.validation_fraction, self.seed)
 

@@ -34,8 +34,11 @@ class UserPrompts(UserRows):
 
     gives, row_type = "prompts", PromptRow
 
+    def evaluation(self) -> dict[str, object]:
+        return super().evaluation() | {"conditions.path": self.path}
+
     def prepare(self, policy: Policy) -> Split:
-        """See PairData. ManifestError on every rank for rows whose files turn out not to be decodable."""
+        """See Data. ManifestError on every rank for rows whose files turn out not to be decodable."""
         files, verify = encoded(self.path, self.rows(policy.spec), self.cache_dir, policy)
         length = policy.max_sequence_length
         return Split(ConditionDataset(files, length, verify), PairDataset([], length))

@@ -18,7 +18,7 @@ from apo.data.cells import VideoFile
 from apo.data.domains import DomainRule
 from apo.data.manifest import Manifest, Problem, Row, check, read
 from apo.data.pairs import say_notes
-from apo.data.stream import Split
+from apo.data.stream import Data, Split
 from apo.errors import UserError
 from apo.interfaces import Policy
 from apo.io.checksums import file_digest
@@ -106,7 +106,7 @@ def content(row: RankingRow) -> str:
     return json.dumps([row.texts(), row.segment, *(file_digest(path) for path in row.files(VideoFile).values())])
 
 
-class UserRankings:
+class UserRankings(Data):
     """Rankings of a manifest (see `RankingRow`).
 
     path, columns: see `UserRows`. domains: of rows that name none. domain: the only one that is used; None for all.

@@ -34,13 +34,17 @@ class Split:
     order: Callable[[Dataset, int, int], int] = shuffled  # (data set, seed, position in the endless stream) -> index
 
 
-class PairData(Protocol):
+class Data(Protocol):
     """What `data=` gives to a stage. A stage names in `stage.data` which kind it trains on."""
 
-    gives: str  # "pairs", "prompts", "anchors": batches of Pair, Condition, Anchor
+    gives: str  # "pairs", "prompts", "anchors", "rankings": batches of Pair, Condition, Anchor, Ranking
 
     def check(self, spec: Spec) -> None:
         """Raises on whatever is wrong with the settings and the user's files; takes seconds and needs no model."""
+
+    def evaluation(self) -> dict[str, object]:
+        """Settings of evaluate.py for what is trained on it, such as conditions and evaluator."""
+        return {}  # conf/evaluate.yaml's own
 
     def prepare(self, policy: Policy) -> Split:
         """The data, encoded by the policy's frozen parts. Slow the first time, resumable; call it on every rank."""

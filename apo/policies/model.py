@@ -186,10 +186,13 @@ def codec_fingerprint(folder: Path, model: WanModel) -> str:
     return f"{fingerprint(folder, CODEC_PARTS)}-{model.dtype}{tiles}"
 
 
-def fingerprint(folder: Path, parts: tuple[str, ...]) -> str:
-    """Hex digest of a pipeline's named parts: file names, sizes and the first MiB of each (headers and weights)."""
+def fingerprint(folder: Path, parts: tuple[str, ...], besides: str | None = None) -> str:
+    """Hex digest of a pipeline's named parts: file names, sizes and the first MiB of each (headers and weights).
+
+    besides: name of files that change nothing of what a model gives, and are left out.
+    """
     digest = hashlib.sha256()
-    for file in sorted(f for part in parts for f in (folder / part).rglob("*") if f.is_file()):
+    for file in sorted(f for part in parts for f in (folder / part).rglob("*") if f.is_file() and f.name != besides):
         digest.update(f"{file.relative_to(folder)} {file.stat().st_size} ".encode())
         with file.open("rb") as stream:
             digest.update(stream.read(1 << 20))

@@ -13,6 +13,7 @@ from apo.places import ROOT
 from apo.policies.model import fingerprint
 
 CONFIG = "config.json"
+VIDEOS = "videos.json"  # of a model that judges one kind of videos only: {"of": its name, "frames": 9, "height": 64, "width": 64}
 SETTINGS = "adapter_config.json"  # of a LoRA adapter in peft's format
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of peft's own files, so that peft and vLLM read ours
@@ -90,8 +91,8 @@ def check_model(key: str, path: str) -> None:
     looks_local = path.startswith((".", "/", "apo/", "outputs/")) or path.count("/") != 1
     if local_folder(path, CONFIG) is None and looks_local:
         raise UserError(
-            f"{key}={path}: no {CONFIG} there; `make ranker-world` builds the world's rankers, or give a model "
-            "folder or a hub id such as Qwen/Qwen3-VL-8B-Instruct"
+            f"{key}={path}: no {CONFIG} there; give a model folder, a hub id such as Qwen/Qwen3-VL-8B-Instruct, or the small "
+            "one that ships with this repository (conf/ranker/qwen3_vl.yaml names it)"
         )
     if (folder := present(path)) is None:
         require_on_hub(key, path)
@@ -119,7 +120,7 @@ def unreachable(key: str, path: str, error: Exception) -> UserError:
     said = " ".join(str(error).split())[:200]
     return UserError(
         f"{key}={path}: it is not on this disk, and the hub does not give it ({said}); run `hf download {path}` where there is a "
-        "network, or give a model folder (for the world's small one, apo/world/checkpoints/ranker/base)"
+        "network, or give a model folder (conf/ranker/qwen3_vl.yaml names the small one that ships with this repository)"
     )
 
 
@@ -170,8 +171,8 @@ def check_adapter(key: str, adapter: str, path: str) -> None:
     """UserError unless a whole LoRA adapter lies there that fits the model at `path`, as far as that is on this disk."""
     if (folder := local_folder(adapter, SETTINGS)) is None:
         raise UserError(
-            f"{key}={adapter}: no {SETTINGS} there; give the adapter/ folder of a finished `stage=ranker` run, "
-            "`make ranker-world` builds the world's, or null"
+            f"{key}={adapter}: no {SETTINGS} there; give the adapter/ folder of a finished `stage=ranker` run, one that ships with "
+            "this repository (conf/ranker/by_domain.yaml names them), or null"
         )
     rank = lora_settings(key, folder)["r"]
     found = shapes_of(key, folder / WEIGHTS)
@@ -184,6 +185,27 @@ def check_adapter(key: str, adapter: str, path: str) -> None:
         )
     if (base := present(path)) is not None:
         require_fit(key, folder, found, base, path)
+
+
+def base_hash(folder: Path) -> str:
+    """Of a model folder, for the lineage of adapters over it."""
+    return fingerprint(folder, (".",), besides=VIDEOS)
+
+
+def require_videos(key: str, path: str, spec) -> None:
+    """UserError if the model's folder says that it judges other videos than those of `spec` (frames, height, width)."""
+    if (folder := local_folder(path, VIDEOS)) is None:
+        return
+    known = read_object(key, folder / VIDEOS)
+    try:
+        of, frames, height, width = (known[name] for name in ("of", "frames", "height", "width"))
+    except KeyError as error:
+        raise UserError(f"{key}: {folder / VIDEOS} does not say {error}; copy the folder again") from None
+    if (spec.frames, spec.height, spec.width) != (frames, height, width):
+        raise UserError(
+            f"{key}={path} needs videos of {of}, {frames} frames of {height} x {width}, and model.spec has {spec.frames} of "
+            f"{spec.height} x {spec.width}: use a model of your own (ranker=qwen3_vl_8b, by_domain_8b or served)"
+        )
 
 
 def require_fit(key: str, folder: Path, found: dict[str, list[int]], base: Path, path: str) -> None:
@@ -199,7 +221,7 @@ def require_fit(key: str, folder: Path, found: dict[str, list[int]], base: Path,
         raise other_base(key, folder, path, f"that has no {module}")
     if (folder / lineage.FILE).is_file():
         try:
-            lineage.require_base(folder, path, fingerprint(base, (".",)))
+            lineage.require_base(folder, path, base_hash(base))
         except ValueError as error:
             raise UserError(f"{key}: {error}") from None
 

@@ -8,13 +8,9 @@ from torch import Tensor
 from apo.config.numbers import Size, Text
 from apo.data.domains import DomainRule
 from apo.interfaces import Condition, DataRow, Verdict
-from apo.places import ROOT
 from apo.policies.model import Dtype, Rate
 from apo.rankers.answer import order_averaged, verdict
-from apo.rankers.folders import check_device, check_paths, local_folder
-from apo.world.conditions import require_world
-
-WORLDS = ROOT / "apo" / "world" / "checkpoints" / "ranker" / "base"  # the world's ranking model
+from apo.rankers.folders import check_device, check_paths, require_videos
 
 
 class Qwen3VLRanker:
@@ -42,13 +38,10 @@ class Qwen3VLRanker:
         self.batch_size, self.swap_averaging = batch_size, swap_averaging
 
     def check(self, spec, rows: Sequence[DataRow] = ()) -> None:
-        """UserError names what is missing, or what the world's rankers can't judge, and the remedy; loads nothing."""
+        """UserError names what is missing, or what the model can't judge, and the remedy; loads nothing."""
         check_paths("ranker", self.path, self.adapter)
         check_device("ranker.device", self.device)
-        if (folder := local_folder(self.path, "config.json")) and folder.resolve() == WORLDS.resolve():
-            require_world(
-                spec, f"ranker.path={self.path}", "a model of your own (ranker=qwen3_vl_8b, by_domain_8b or served)"
-            )
+        require_videos("ranker.path", self.path, spec)
         self.domains.check(rows)
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:

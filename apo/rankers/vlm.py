@@ -20,9 +20,18 @@ from apo.errors import UserError
 from apo.io.files import read_tensors, write_tensors
 from apo.policies.adapter import AGAIN
 from apo.policies.lora import add_lora, tuner_layers, using
-from apo.policies.model import Dtype, LoRA, Rate, fingerprint
+from apo.policies.model import Dtype, LoRA, Rate
 from apo.rankers.answer import LABELS, frame_places
-from apo.rankers.folders import PREFIX, SETTINGS, WEIGHTS, local_folder, lora_settings, model_folder, require_finite
+from apo.rankers.folders import (
+    PREFIX,
+    SETTINGS,
+    WEIGHTS,
+    base_hash,
+    local_folder,
+    lora_settings,
+    model_folder,
+    require_finite,
+)
 
 LEAST = 1e-3  # probability of all four labels together
 TRAINED = "trained"  # the adapter that stage=ranker trains
@@ -42,7 +51,7 @@ class RankingVLM(nn.Module):
         self.path, self.frames, self.fps, self.prompts = path, frames, fps, prompts
         self.model, self.processor = load(folder, getattr(torch, dtype))
         self.processor.tokenizer.padding_side = "left"  # the answer follows the last token of every row
-        self.base_hash = fingerprint(folder, (".",))
+        self.base_hash = base_hash(folder)
         self.answers = self.label_tokens()
         self.adapters: set[str] = set()
         self.requires_grad_(False)

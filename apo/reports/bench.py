@@ -26,7 +26,7 @@ from safetensors import safe_open
 from torch import nn
 
 from apo.data.pairs import PairDataset
-from apo.data.stream import Split
+from apo.data.stream import Data, Split
 from apo.flow import noised
 from apo.interfaces import Pair, TimestepSampler
 from apo.intervals import bootstrap_median
@@ -41,7 +41,7 @@ COLUMNS = ("step", "bare", "bare_cpu", "whole", "whole_cpu", "peak_kib", "held")
 DATA = "{_target_:apo.reports.bench.BenchPairs,sampler:${sampler},batch_size:${batch_size},path:%s}"
 
 
-class BenchPairs:
+class BenchPairs(Data):
     """What `data` is in a benchmark: random pairs in memory that time what happens between two requests for a batch.
 
     path: CSV with one line per optimizer step, of COLUMNS: seconds of the bare passes and of the step that followed them,
@@ -53,7 +53,8 @@ class BenchPairs:
     def __init__(self, sampler: TimestepSampler, batch_size: int, path: str):
         self.sampler, self.batch_size, self.path = sampler, batch_size, Path(path)
 
-    def check(self, spec: VideoSpec) -> None: ...
+    def check(self, spec: VideoSpec) -> None:
+        """Of any size."""
 
     def prepare(self, policy: WanPolicy) -> Split:
         return Split(Interleaved(policy, self), PairDataset([], policy.max_sequence_length))
@@ -150,18 +151,6 @@ def parameters_stored(pipeline: Path) -> int:
     return total
 
 
-def random_pipeline(folder: Path) -> Path:
-    """Until the shipped checkpoint is built: the same two experts with random weights, and a random small VAE."""
-    from diffusers import WanTransformer3DModel
-
-    from apo.world.build import pipeline as build
-
-    if not (folder / "model_index.json").is_file():
-        experts = [build.randomise(WanTransformer3DModel(**build.transformer_config()), seed) for seed in (5, 6)]
-        build.assemble(folder, build.random_vae(seed=4), *build.build_text(folder), *experts)
-    return folder
-
-
 def summarise(repeats: list[pd.DataFrame]) -> dict:
     """Times of repeats (COLUMNS), warm-up excluded. Ratios are of a step to the bare passes just before it."""
     times = pd.concat(repeats)
@@ -192,13 +181,9 @@ def main() -> None:
     overrides += [f"trainer.threads={arguments.threads}", f"max_steps={arguments.steps + 1}", "sample_every_n_steps=0"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides)
-    model, random = instantiate(cfg.model), False
-    try:
-        model.check()
-    except ValueError:
-        random = True
-        overrides.append(f"model.path={random_pipeline(folder / 'pipeline').relative_to(ROOT)}")
-    pipeline = folder / "pipeline" if random else model.folder()
+    model = instantiate(cfg.model)
+    model.check()
+    pipeline = model.folder()
     repeats = []
     for repeat in range(arguments.repeats):
         times = folder / f"repeat_{repeat}.csv"
@@ -211,7 +196,6 @@ def main() -> None:
     last, stored = repeats[-1].iloc[-1], parameters_stored(pipeline)
     report = {
         "model": str(pipeline.relative_to(ROOT)) if pipeline.is_relative_to(ROOT) else cfg.model.path,
-        "random_weights": random,
         "pairs": cfg.batch_size,
         "rows": rows,
         "threads": arguments.threads,
@@ -235,8 +219,7 @@ def table_of(report: dict) -> str:
     verdict = "met" if report["ratio"]["value"] <= BAR else "MISSED"
     return "\n".join(
         [
-            f"\n{report['pairs']} pairs x {report['rows']} rows, {report['threads']} thread(s), {report['model']}"
-            + (" (random weights)" if report["random_weights"] else ""),
+            f"\n{report['pairs']} pairs x {report['rows']} rows, {report['threads']} thread(s), {report['model']}",
             "| | median (95 % interval) |",
             "|---|---|",
             f"| bare reference forwards, policy forwards and backwards, s | {shown('bare_seconds')} |",

@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 from apo.config.numbers import Seed
 from apo.data.cached import stacked
 from apo.data.pairs import PairDataset
-from apo.data.stream import Split
+from apo.data.stream import Data, Split
 from apo.interfaces import Condition, Policy
 from apo.world.conditions import SplitName, WorldConditions, require_world
 from apo.world.grammar import parse
@@ -15,7 +15,7 @@ from apo.world.grammar import parse
 ENDLESS = 10**9
 
 
-class WorldPrompts:
+class WorldPrompts(Data):
     """Conditions of a split. seed: which ones; the same for any number of ranks and any batch size."""
 
     gives = "prompts"

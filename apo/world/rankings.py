@@ -20,7 +20,7 @@ from torch import Tensor
 from apo.config.numbers import Count, Range, Seed, Share, Size, Text, Whole
 from apo.data.cache.store import flaw, remembered
 from apo.data.rankings import RankingDataset
-from apo.data.stream import Split
+from apo.data.stream import Data, Split
 from apo.interfaces import Condition, Guidance
 from apo.io.checksums import Checksums
 from apo.io.files import sweep, write_tensors
@@ -51,7 +51,7 @@ class Place:
     domain: str
 
 
-class WorldRankings:
+class WorldRankings(Data):
     """count, validation_count: pairs. generated_share: of them, by the baseline; the rest rendered. slow_motion: whether
     slowed videos are among the candidates. domain: the only one; None for both. candidates: videos that the baseline
     generates of a condition. batch_size: conditions at a time. seed: of conditions, noise and flaws. annotator: labels the

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from apo.config.numbers import Seed, Size, Text
 from apo.data.cache.store import flaw, remembered
-from apo.data.stream import Split
+from apo.data.stream import Data, Split
 from apo.interfaces import Condition, Guidance
 from apo.io.checksums import Checksums
 from apo.io.files import sweep
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAX_CONDITIONS_PER_VIDEO = 200  # of use
 
 
-class WorldVideos(ABC):
+class WorldVideos(Data, ABC):
     """Batches of conditions of a split, what `generator` makes of them, and what of it is of use.
 
     generator: `base`, the model without any adapter, whatever stage asks; `start`, with the adapter that the stage starts at.

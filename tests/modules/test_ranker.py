@@ -139,7 +139,7 @@ def test_two_processes_equal_one_with_twice_the_batch(home):
 @pytest.mark.parametrize(
     "more, said",
     [
-        (["vlm.path=outputs/nowhere"], "vlm.path=outputs/nowhere: no config.json there; `make ranker-world`"),
+        (["vlm.path=outputs/nowhere"], "vlm.path=outputs/nowhere: no config.json there; give a model folder"),
         (["sample_every_n_steps=10"], "sample_every_n_steps=10: a ranker generates no videos"),
         (["data=world_pairs"], "stage=ranker trains on rankings, and this data= gives pairs: use data=world_rankings"),
         (["model=tiny_wan21"], "data=world_rankings needs videos of the world"),

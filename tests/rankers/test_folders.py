@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from apo.errors import UserError
-from apo.rankers.folders import CONFIG, SETTINGS, WEIGHTS, check_paths, model_folder
+from apo.policies.model import VideoSpec
+from apo.rankers.folders import CONFIG, SETTINGS, VIDEOS, WEIGHTS, base_hash, check_paths, model_folder, require_videos
 from apo.rankers.vlm import RankingVLM
 from tests.rankers.tiny import tiny_adapter
 
@@ -173,3 +174,21 @@ def test_a_model_that_is_not_here_and_can_not_be_fetched_is_one_line_with_the_re
             UserError, match="path=someone/model: it is not on this disk, and the hub .*`hf download someone/model`"
         ):
             refuse()
+
+
+def test_a_model_may_say_which_videos_it_judges(base, tmp_path):
+    folder = tmp_path / "own"
+    shutil.copytree(base, folder)
+    before, spec = base_hash(folder), VideoSpec(64, 64, 9, 8.0)
+    require_videos("ranker.path", str(folder), spec)
+    (folder / VIDEOS).write_text('{"of": "cats", "frames": 17, "height": 64, "width": 64}')
+    said = (
+        "ranker.path=.*own needs videos of cats, 17 frames of 64 x 64, and model.spec has 9 of 64 x 64: use a model of"
+    )
+    with pytest.raises(UserError, match=said):
+        require_videos("ranker.path", str(folder), spec)
+    require_videos("ranker.path", str(folder), VideoSpec(64, 64, 17, 8.0))
+    assert base_hash(folder) == before  # adapters over it stay its own
+    (folder / VIDEOS).write_text('{"of": "cats"}')
+    with pytest.raises(UserError, match="videos.json does not say 'frames'"):
+        require_videos("ranker.path", str(folder), spec)

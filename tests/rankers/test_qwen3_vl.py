@@ -63,7 +63,7 @@ def test_the_domains_prompt_is_what_is_asked(base):
 
 def test_rankers_are_cheap_to_make_and_say_what_is_missing(base, tmp_path):
     missing = ranker(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="ranker.path=.*nowhere: no config.json there; `make ranker-world`"):
+    with pytest.raises(ValueError, match="ranker.path=.*nowhere: no config.json there; give a model folder"):
         missing.check(WORLD)
     with pytest.raises(ValueError, match="ranker.adapter=.*nowhere: no adapter_config.json there"):
         ranker(base, tmp_path / "nowhere").check(WORLD)

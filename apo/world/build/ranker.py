@@ -19,8 +19,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from apo.places import CONF, program
+from apo.rankers.folders import VIDEOS
 from apo.world.build.sight import build as build_sight
 from apo.world.build.vlm import build_vlm
+from apo.world.render import FRAMES, SIZE
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints" / "ranker"
 RUNS = Path("outputs/ranker_world")
@@ -98,6 +100,10 @@ def install() -> None:
         target.mkdir(parents=True, exist_ok=True)
         for file in (file for pattern in KEPT for file in folder.glob(pattern)):
             shutil.copyfile(file, target / file.name)
+    videos = {"of": "the world (model=tiny)", "frames": FRAMES, "height": SIZE, "width": SIZE}
+    (CHECKPOINTS / "base" / VIDEOS).write_text(
+        json.dumps(videos) + "\n"
+    )  # the rankers are too small to judge any others
     for step in COUNTS:
         path = CHECKPOINTS / step / "adapter_config.json"
         config = json.loads(path.read_text()) | {"base_model_name_or_path": "apo/world/checkpoints/ranker/base"}
