@@ -77,7 +77,7 @@ def test_every_option_composes_and_names_real_classes(override):
         (["paper=rs_ro_distilled", "arm=wo_rs_ro"], "arm_wo_rs_ro-seed_1"),
     ],
 )
-def test_folders_of_the_papers_runs_are_those_that_the_makefile_evaluates(more, folder):
+def test_folders_of_the_papers_sweeps_are_those_that_the_studies_evaluate(more, folder):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", [*more, "seed=1", "max_steps=7"], return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)

@@ -24,7 +24,7 @@ class Job:
 
     kind: of work, such as training: jobs of a kind take about as long. needs: jobs that must be done before. done:
     whether it need not run; it is asked once all that it needs is done, and raises UserError for what would be refused.
-    share: of the work, in [0, 1], as far as a running one shows it.
+    share: of the work, in [0, 1], that a running one has done; None where it does not show.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Job:
     log: Path
     needs: Sequence["Job"] = ()
     done: Callable[[], bool] = lambda: False
-    share: Callable[[], float] = lambda: 0.0
+    share: Callable[[], float | None] = lambda: None
 
     def shown(self) -> str:
         return shlex.join(["python", *self.command])
@@ -145,7 +145,7 @@ class Runner:
         if not self.running or time.monotonic() - self.spoke < (1 if terminal else INTERVAL):
             return
         self.spoke = time.monotonic()
-        now = ", ".join(f"{job.name} {job.share():.0%}" for job in self.running)
+        now = ", ".join(working_on(job) for job in self.running)
         left = self.left(waiting)
         text = f"{now}; {'no estimate yet' if left is None else f'about {tqdm.format_interval(left)} left'}"
         if terminal:
@@ -155,15 +155,16 @@ class Runner:
             self.say(text)
 
     def left(self, waiting: Sequence[Job]) -> float | None:
-        """Seconds, from what jobs of the kinds took; None while a kind is unknown."""
+        """Seconds, from what jobs of the kinds took, or of other kinds; None while nothing is known of any."""
         usual = {kind: sum(seconds) / len(seconds) for kind, seconds in self.took.items()}
         for job, running in self.running.items():
-            if job.kind not in usual and (share := job.share()) > 0:
+            if job.kind not in usual and (share := job.share()):
                 usual[job.kind] = running.gone / share
-        if not {job.kind for job in [*waiting, *self.running]} <= set(usual):
+        if not usual:
             return None
-        rest = sum(max(usual[job.kind] - running.gone, 0) for job, running in self.running.items())
-        return (rest + sum(usual[job.kind] for job in waiting)) / self.parallel
+        guess = sum(usual.values()) / len(usual)
+        rest = sum(max(usual.get(job.kind, guess) - running.gone, 0) for job, running in self.running.items())
+        return (rest + sum(usual.get(job.kind, guess) for job in waiting)) / self.parallel
 
     def stop(self) -> None:
         """Asks what runs to save and end, and waits for it; a second Ctrl-C ends it at once."""
@@ -175,6 +176,11 @@ class Runner:
         finally:
             for running in self.running.values():
                 running.process.kill()
+
+
+def working_on(job: Job) -> str:
+    share = job.share()
+    return job.name if share is None else f"{job.name} {share:.0%}"
 
 
 CLEAR = "\r\x1b[K"  # takes away the line that the cursor is in

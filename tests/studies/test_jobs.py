@@ -82,7 +82,8 @@ def test_the_time_left_is_that_of_jobs_of_the_kind(job):
     runner = Runner(2)
     runner.took = {"training": [10.0, 30.0]}
     assert runner.left([job("a", kind="training"), job("b", kind="training")]) == 20
-    assert runner.left([job("c", kind="evaluation")]) is None
+    assert runner.left([job("c", kind="evaluation")]) == 10  # as other kinds took
+    assert Runner(2).left([job("d")]) is None
 
 
 def test_an_interrupt_reaches_what_runs_once_and_is_waited_for(job, tmp_path):
