@@ -17,7 +17,7 @@ FOLDER = EXPERIMENTS / "study"
 
 
 @dataclass(frozen=True)
-class Arm:
+class StudyArm:
     """A way of training, or none, that a study measures over seeds. In templates {arm} and {seed} stand for both names.
 
     folder: of a seed's run, below outputs/; one without {seed} is the same for all seeds. train: overrides of train.py;
@@ -70,7 +70,7 @@ class Study:
     name: str
     title: str
     seeds: list[int]
-    arms: dict[str, Arm]
+    arms: dict[str, StudyArm]
     evaluations: dict[str, Evaluation]
     evaluate: str = ""
     measures: dict[str, str] = field(default_factory=dict)
@@ -88,11 +88,11 @@ class Study:
             require_known("arm", f"arms.{arm.name}", named, self.arms)
             require_known("evaluation", f"arms.{arm.name}.shown", [arm.shown], self.evaluations)
 
-    def has(self, arm: Arm, evaluation: str) -> bool:
+    def has(self, arm: StudyArm, evaluation: str) -> bool:
         arms = self.evaluations[evaluation].arms
         return arms is None or arm.name in arms
 
-    def arm(self, name: str) -> Arm:
+    def arm(self, name: str) -> StudyArm:
         require_known("arm", "--only", [name], self.arms)
         return self.arms[name]
 
@@ -129,6 +129,6 @@ def load(name: str) -> Study:
 def built(name: str, found: dict) -> Study:
     found.pop("variables", None)  # of the file's own, which its templates use
     usual = found.pop("every_arm", {})
-    arms = {each: Arm(each, **usual | (given or {})) for each, given in found.pop("arms").items()}
+    arms = {each: StudyArm(each, **usual | (given or {})) for each, given in found.pop("arms").items()}
     evaluations = {each: Evaluation(**given or {}) for each, given in found.pop("evaluations", {"eval": {}}).items()}
     return Study(name, arms=arms, evaluations=evaluations, **found)

@@ -12,7 +12,7 @@ from apo.config.recorded import curve, settings
 from apo.errors import UserError
 from apo.evaluators.results import videos
 from apo.plan.costs import Step, step_of
-from apo.studies.definition import Arm, Study
+from apo.studies.definition import Study, StudyArm
 from apo.studies.statistics import Outcomes, outcomes
 
 PASSES = 4  # of a window row over 2B latents: reference forward 1, policy forward 1, backward 2
@@ -64,7 +64,7 @@ class Measured:
     """An arm under one evaluation. videos: a row per seed and condition, in order, with `seed`, `place` and the
     measurements."""
 
-    def __init__(self, arm: Arm, videos: pd.DataFrame, folders: dict[int | None, Path]):
+    def __init__(self, arm: StudyArm, videos: pd.DataFrame, folders: dict[int | None, Path]):
         self.arm, self.videos, self.folders = arm, videos, folders
 
     @property
@@ -139,7 +139,7 @@ class Results:
             raise UserError(f"{said}: evaluate both with the same conditions.count")
         return pair if pair.seeds else None
 
-    def measured(self, arm: Arm, evaluation: str) -> Measured | None:
+    def measured(self, arm: StudyArm, evaluation: str) -> Measured | None:
         found = {seed: self.rows_of(arm, seed, evaluation) for seed in arm.seeds(self.of_study)}
         found = {seed: path for seed, path in found.items() if path.is_file()}
         if not found:
@@ -152,7 +152,7 @@ class Results:
         videos = pd.concat([frame.assign(seed=seed) for seed, frame in frames.items()], ignore_index=True)
         return Measured(arm, videos, {seed: arm.run_folder(seed) for seed in found})
 
-    def rows_of(self, arm: Arm, seed: int | None, evaluation: str) -> Path:
+    def rows_of(self, arm: StudyArm, seed: int | None, evaluation: str) -> Path:
         return arm.run_folder(seed) / evaluation / "rows.json"
 
     def frame(self, path: Path) -> pd.DataFrame:

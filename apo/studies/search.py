@@ -12,7 +12,7 @@ from itertools import product
 from math import ceil
 
 from apo.errors import UserError
-from apo.studies.definition import Arm, Study, filled, require_known
+from apo.studies.definition import Study, StudyArm, filled, require_known
 from apo.studies.jobs import Runner
 from apo.studies.measurements import Measured, Results
 from apo.studies.work import Work, composed, split
@@ -89,7 +89,7 @@ class Search:
         self.known: dict[Trial, Measured] = {}
         self.baseline: Measured | None = None
 
-    def arms(self) -> list[Arm]:
+    def arms(self) -> list[StudyArm]:
         return [arm for arm in self.study.arms.values() if arm.train is not None]
 
     def knobs(self, arm: str) -> list[Knob]:
@@ -97,7 +97,7 @@ class Search:
         given = self.given["knobs"] | own
         return [knob(key, each) for key, each in given.items() if each is not None]
 
-    def run(self, arms: Sequence[Arm], runner: Runner) -> None:
+    def run(self, arms: Sequence[StudyArm], runner: Runner) -> None:
         """Round by round, all arms side by side; an arm of which a trial fails is left out from there on."""
         methods = {"coordinate": self.coordinate, "halving": self.halving}
         require_known("method", "search.method", [self.given["method"]], methods)
@@ -206,7 +206,7 @@ class Search:
         keep = self.given["best"].get("keep", {})
         return all(means[of] >= share * self.baseline.matrix(of).mean() for of, share in keep.items())
 
-    def arm_of(self, trial: Trial) -> Arm:
+    def arm_of(self, trial: Trial) -> StudyArm:
         """A trial as an arm of one run, beside the baseline."""
         arm = self.study.arms[trial.arm]
         chosen = dict(trial.settings)
@@ -218,7 +218,7 @@ class Search:
             arm, name=trial.name, title=trial.arm, folder=folder, train=" ".join([*words, f"max_steps={steps}"])
         )
 
-    def steps(self, arm: Arm, overrides: str, share: float) -> int:
+    def steps(self, arm: StudyArm, overrides: str, share: float) -> int:
         """So many that as many pairs are seen as in the arm's own steps, whatever the batch."""
         own = composed("train", tuple(split(arm.train, arm, None)))
         here = composed("train", tuple(split(overrides, arm, None)))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from apo.errors import UserError
-from apo.studies.definition import Arm, Study
+from apo.studies.definition import Study, StudyArm
 from apo.studies.jobs import Runner
 from apo.studies.measurements import Results
 from apo.studies.output import Tables, Trials
@@ -26,13 +26,13 @@ class Session:
         self.study, self.runner = study, Runner(parallel, dry)
         self.work = Work(study, alone + for_training, alone + for_evaluation, exact)
 
-    def run(self, arms: Sequence[Arm]) -> Tables | None:
+    def run(self, arms: Sequence[StudyArm]) -> Tables | None:
         """Trains and evaluates what is missing of some arms; then the tables of all. None if failures left nothing to
         show."""
         self.runner.run(self.work.jobs(arms, self.study.seeds))
         return self.shown(lambda: Tables(self.study, Results(self.study, self.study.seeds)))
 
-    def searched(self, arms: Sequence[Arm]) -> Trials | None:
+    def searched(self, arms: Sequence[StudyArm]) -> Trials | None:
         search = Search(self.study, self.work)
         search.run([arm for arm in arms if arm.train is not None], self.runner)
         return self.shown(lambda: Trials(self.study, search))

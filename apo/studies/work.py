@@ -16,7 +16,7 @@ from apo.evaluation import Evaluation
 from apo.evaluators import results
 from apo.places import CONF
 from apo.runs import BASELINE, find
-from apo.studies.definition import Arm, Study, filled
+from apo.studies.definition import Study, StudyArm, filled
 from apo.studies.jobs import Job
 
 STUDIES = OUTPUTS / "studies"
@@ -38,7 +38,7 @@ class Work:
         self.found: dict[tuple[str, int | None, str], Job] = {}  # of an arm, a seed, and TRAINING or an evaluation
         self.added: set[tuple[str, int | None]] = set()
 
-    def jobs(self, arms: Iterable[Arm], seeds: Sequence[int]) -> list[Job]:
+    def jobs(self, arms: Iterable[StudyArm], seeds: Sequence[int]) -> list[Job]:
         """Trainings and evaluations of arms, seed by seed, each after what it needs: the arms that an arm is trained
         after and compared with come first. Those that were asked for before are the same jobs."""
         wanted = [(arm, seed) for arm in arms for seed in arm.seeds(seeds)]
@@ -46,7 +46,7 @@ class Work:
             self.add(arm, seed)
         return [*self.found.values(), *self.afterwards(seeds)]
 
-    def add(self, arm: Arm, seed: int | None) -> None:
+    def add(self, arm: StudyArm, seed: int | None) -> None:
         if (arm.name, seed) in self.added:
             return
         self.added.add((arm.name, seed))
@@ -57,7 +57,7 @@ class Work:
         for name in filter(partial(self.study.has, arm), self.study.evaluations):
             self.found[arm.name, seed, name] = self.evaluation(arm, seed, name)
 
-    def training(self, arm: Arm, seed: int | None) -> Job:
+    def training(self, arm: StudyArm, seed: int | None) -> Job:
         folder, words = arm.run_folder(seed), last_of_each(split(arm.train, arm, seed) + self.for_training)
         composed("train", tuple(words))  # refuses wrong overrides: all of a study's before anything runs
         more = [] if seed is None else [f"seed={seed}"]
@@ -71,7 +71,7 @@ class Work:
             partial(share_of_steps, folder, tuple(words)),
         )
 
-    def evaluation(self, arm: Arm, seed: int | None, name: str) -> Job:
+    def evaluation(self, arm: StudyArm, seed: int | None, name: str) -> Job:
         folder = arm.run_folder(seed)
         words = [*self.place(arm, seed), *self.settings(arm, seed, name)]
         self.evaluation_config(arm, seed, name)  # refuses wrong overrides, too
@@ -88,23 +88,23 @@ class Work:
             partial(is_evaluated, self, arm, seed, name) if self.exact else done,
         )
 
-    def place(self, arm: Arm, seed: int | None) -> tuple[str, str]:
+    def place(self, arm: StudyArm, seed: int | None) -> tuple[str, str]:
         """evaluate.py's run= and stage=."""
         folder = arm.run_folder(seed)
         return f"run={folder.relative_to(OUTPUTS).parent}", f"stage={'null' if arm.train is None else folder.name}"
 
-    def settings(self, arm: Arm, seed: int | None, name: str) -> tuple[str, ...]:
+    def settings(self, arm: StudyArm, seed: int | None, name: str) -> tuple[str, ...]:
         """evaluate.py's other overrides."""
         words = [f"against={self.against(arm, seed)}", *shlex.split(self.study.evaluate)]
         words += [*shlex.split(self.study.evaluations[name].overrides), f"results={name}", *self.for_evaluation]
         return tuple(last_of_each(words))
 
-    def evaluation_config(self, arm: Arm, seed: int | None, name: str) -> DictConfig:
+    def evaluation_config(self, arm: StudyArm, seed: int | None, name: str) -> DictConfig:
         cfg, folder = composed("evaluate", self.settings(arm, seed, name)).copy(), arm.run_folder(seed)
         cfg.run, cfg.arm = str(folder.relative_to(OUTPUTS).parent), None if arm.train is None else folder.name
         return cfg
 
-    def against(self, arm: Arm, seed: int | None) -> str:
+    def against(self, arm: StudyArm, seed: int | None) -> str:
         """What evaluate.py compares an arm with: another trained one, or the baseline of the same run; else only tables
         compare."""
         if arm.against is None:
@@ -131,7 +131,7 @@ def last_of_each(words: Sequence[str]) -> list[str]:
     return list({word.partition("=")[0]: word for word in words}.values())
 
 
-def label(arm: Arm, seed: int | None) -> str:
+def label(arm: StudyArm, seed: int | None) -> str:
     return arm.name if seed is None else f"{arm.name} seed {seed}"
 
 
@@ -139,7 +139,7 @@ def folder_name(folder: Path) -> str:
     return "_".join(folder.relative_to(OUTPUTS).parts)
 
 
-def split(overrides: str, arm: Arm, seed: int | None) -> list[str]:
+def split(overrides: str, arm: StudyArm, seed: int | None) -> list[str]:
     return shlex.split(filled(overrides, arm.name, seed))
 
 
@@ -171,7 +171,7 @@ def share_of_steps(folder: Path, words: tuple[str, ...]) -> float:
     return max(rows, 0) / composed("train", words).max_steps
 
 
-def is_evaluated(work: Work, arm: Arm, seed: int | None, name: str) -> bool:
+def is_evaluated(work: Work, arm: StudyArm, seed: int | None, name: str) -> bool:
     """Whether evaluate.py would find all that it writes there, and of this adapter and these settings."""
     cfg = work.evaluation_config(arm, seed, name)
     evaluation = Evaluation(cfg)
