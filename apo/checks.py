@@ -46,7 +46,7 @@ def check(cfg: DictConfig, folder: Path) -> None:
         if isinstance(guidance := instantiate(cfg.guidance), CFGSTG):
             guidance.check(model)
             require_first_block(guidance.blocks, cfg.trainer.context_parallel)
-    if "distill" in cfg.module:
+    if OmegaConf.select(cfg, "module.loss.distill") is not None:
         with part("distill"):
             instantiate(cfg.distill)
     with part("data"):

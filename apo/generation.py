@@ -101,7 +101,7 @@ class Generation:
     def policy_of(self, arm: Arm) -> Iterator["WanPolicy"]:
         """Inside, the policy is the arm."""
         policy = self.load(arm)
-        with policy.base() if arm.adapter is None else nullcontext():
+        with policy.using(None) if arm.adapter is None else nullcontext():
             yield policy
 
     def load(self, arm: Arm) -> "WanPolicy":

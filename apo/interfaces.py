@@ -1,19 +1,21 @@
 """What the parts of the house hand to each other. The method, whole:
 
-    pair = pairs(batch, policy, step)
-    for t in sampler.sample(step, batch_size):      # ∇L_total = Σ_{t∈W} ∇L_APO(t), Section 3.2
-        backward(loss(pair, t))
+    sample = source(batch, policy, step)
+    for row in window.rows(policy, sample, step):   # ∇L_total = Σ_{t∈W} ∇L_APO(t), Section 3.2
+        for part in loss(policy, sample, row):
+            backward(part.value)
     optimizer.step()
 
 Shapes: B pairs, K window rows, C latent channels, F latent frames, H x W latent height and width,
 L text tokens of width D. Timesteps t lie in [0, T] with T = 1000; noise levels sigma = t / T.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 T = 1000  # training timesteps of every Wan model
@@ -32,9 +34,29 @@ class Condition:
     frame: Tensor | None = None  # (B, 3, height, width) uint8, the first frame in pixels
     domain: list[str] | None = None  # of each condition, where the data says; what `ranker=by_domain` routes by
 
-    def map(self, function) -> "Condition":
-        """The condition with `function` applied to each of its tensors."""
-        return Condition(**{k: function(v) if isinstance(v, Tensor) else v for k, v in vars(self).items()})
+    def __getitem__(self, places: Sequence[int]) -> "Condition":
+        """The conditions at some places, in their order; a place may come twice."""
+
+        def pick(value):
+            return value[places] if isinstance(value, Tensor) else value and [value[i] for i in places]
+
+        places = list(places)
+        return Condition(**{key: pick(value) for key, value in vars(self).items()})
+
+    @staticmethod
+    def cat(*conditions: "Condition") -> "Condition":
+        """Conditions one after another in one batch."""
+
+        def join(values: list):
+            if isinstance(values[0], Tensor):
+                return torch.cat(values)
+            return values[0] and [item for value in values for item in value]
+
+        return Condition(**{key: join([vars(c)[key] for c in conditions]) for key in vars(conditions[0])})
+
+    def to(self, device: torch.device | str) -> "Condition":
+        moved = {key: value.to(device) for key, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 @dataclass
@@ -58,6 +80,27 @@ class Verdict:
         return self.label % 2 == 1
 
 
+@dataclass
+class Row:
+    """One row of an optimizer step's window. A loss without noise levels, such as a ranker's, has one row of step alone."""
+
+    step: int  # optimizer step
+    index: int = 0  # of the row in the window
+    last: bool = True  # no later row of the window trains this row's expert
+    t: Tensor | None = None  # (B,) timesteps in [0, T], on one side of the expert boundary
+    noise: Tensor | None = None  # ε (B, C, F, H, W), shared by the videos of a pair
+
+
+@dataclass
+class Part:
+    """A scalar that a loss gives of a row, to be backpropagated before the loss goes on."""
+
+    value: Tensor
+    last: bool = True  # the row's last: no other gradient of this row follows
+    meters: dict[str, Tensor] = field(default_factory=dict)  # scalars to log, such as train/loss; seconds as time/...
+    watched: dict[str, Tensor] = field(default_factory=dict)  # as of `Loss.watched`
+
+
 class TimestepSampler(Protocol):
     def sample(self, step: int, batch_size: int) -> Tensor:
         """(K, B) timesteps in [0, T] of optimizer step `step`; row k is one backward pass.
@@ -76,8 +119,20 @@ class Policy(Protocol):
     def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """Velocity (B, C, F, H, W) at timesteps t (B,). Routes by t >= boundary * T; ValueError if t straddles it."""
 
+    def error(self, x_t: Tensor, t: Tensor, cond: Condition, target: Tensor) -> Tensor:
+        """(B,) denoising error against the velocity `target`, over the latent frames that are generated."""
+
     def reference(self) -> AbstractContextManager:
         """Inside, the policy is the frozen preceding stage (its adapter, or none)."""
+
+    def keep(self, name: str) -> None:
+        """Adds a frozen copy of the adapter as it is now; of a name that is kept already, nothing happens."""
+
+    def using(self, name: str | None) -> AbstractContextManager:
+        """Inside, the policy is the copy `name`; with None the base model without any adapter."""
+
+    def move(self, name: str, toward: str = "policy", share: float = 1.0) -> None:
+        """Moves the copy `name` by a share of the way toward the trained adapter or another copy; 1 makes them equal."""
 
     def skip(self, blocks: Sequence[int], start: int = 0) -> AbstractContextManager:
         """Inside, these transformer blocks are the identity for batch rows from `start` on (STG's weak model)."""
@@ -99,12 +154,35 @@ class Policy(Protocol):
     def load_adapter(self, folder) -> None: ...
 
 
-class PairSource(Protocol):
+class Source(Protocol):
+    """Where samples come from: a data set, or the policy itself."""
+
     meters: dict[str, Tensor]  # scalars of the last call, logged with the step: time/generate, time/rank, rank/...
 
     def __call__(self, batch, policy: Policy, step: int) -> Pair:
-        """Exactly B pairs, no gradient. A source that remembers something between steps has `state()`, the same on all ranks,
-        and `load(state)`."""
+        """Exactly B pairs, no gradient."""
+
+    def state(self) -> Any:
+        """What it remembers between steps, for a checkpoint. Collective; None for nothing."""
+        return None
+
+    def load(self, state: Any) -> None:
+        """Takes what `state` gave, in a run of any number of ranks."""
+
+
+class Loss(Protocol):
+    """Which predictions a window row makes, and what scalars come of them. Knows nothing of Lightning or of ranks."""
+
+    def __call__(self, policy: Policy, sample: Pair, row: Row) -> Iterator[Part]:
+        """Scalars whose gradients add up to the row's. Each is backpropagated before the next is computed."""
+
+    def held_out(self, policy: Policy, sample: Pair, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """Scalars of samples that are not trained on, at timesteps t (B,) and noise (B, C, F, H, W), without gradient."""
+        return {}
+
+    def watched(self, sample: Pair) -> dict[str, Tensor]:
+        """Whether what the gradient comes from is finite; each key says what is wrong if it is not, and the remedy."""
+        return {}
 
 
 class DataRow(Protocol):

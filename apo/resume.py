@@ -138,7 +138,7 @@ def pairs_per_step(cfg: dict) -> int:
 
 def differences(before, now, key: str) -> list[str]:
     """The leaves in which two plain configs differ, each as 'key: before -> now', but for what is FREE."""
-    if key.removeprefix("module.") in FREE or key.rpartition(".")[2] in SERVER:
+    if key.removeprefix("module.").removeprefix("loss.") in FREE or key.rpartition(".")[2] in SERVER:
         return []
     if isinstance(before, dict) and isinstance(now, dict):
         return [d for k in before | now for d in differences(before.get(k), now.get(k), f"{key}.{k}")]

@@ -21,12 +21,11 @@ from apo.data.stream import Split, StepBatches
 from apo.distributed import device, replica, replicas
 from apo.io.files import replacing_folder
 from apo.io.lock import is_first_process
-from apo.modules.callbacks import HeldOutPairs, SampleVideos, StepProgress, WholeCheckpoint
+from apo.modules.callbacks import HeldOutPairs, HeldOutRankings, SampleVideos, StepProgress, WholeCheckpoint
 from apo.modules.checkpoints import Checkpoint
 from apo.modules.cluster import group_size
 from apo.modules.loggers import MetricsCSV
 from apo.modules.preemption import REQUEUE, STOPPED, StopWhenTold
-from apo.modules.ranker import HeldOutRankings
 from apo.modules.sharded import PATIENCE, ShardedStrategy
 from apo.modules.tensor_files import WholeFiles
 from apo.modules.trackers import finished, labels, trackers

@@ -1,8 +1,11 @@
 """Time as an accelerator's user sees it."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 def clock() -> float:
@@ -10,3 +13,11 @@ def clock() -> float:
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
     return time.perf_counter()
+
+
+@contextmanager
+def timed(meters: dict[str, Tensor], key: str) -> Iterator[None]:
+    """Adds the seconds spent inside to a meter."""
+    began = clock()
+    yield
+    meters[key] = meters.get(key, torch.zeros(())) + (clock() - began)

@@ -18,7 +18,7 @@ SERVER = multiprocessing.get_context("forkserver")
 def start(world: int, log: Path, function: Callable, *arguments) -> list[BaseProcess]:
     """function(*arguments) in `world` processes, whose output goes to the files log.0, log.1, ..."""
     os.environ["PYTHONPATH"] = str(ROOT)  # of the server, which imports these once
-    SERVER.set_forkserver_preload(["apo.run", "tests.policies.test_wan", "tests.modules.test_preference"])
+    SERVER.set_forkserver_preload(["apo.run", "tests.policies.test_wan", "tests.aligning"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -88,7 +88,7 @@ def test_folders_of_the_papers_sweeps_are_those_that_the_studies_evaluate(more, 
     "name, blocks", [("tiny", [1]), ("wan22_i2v_a14b", [8]), ("wan21_i2v_14b", [8]), ("wan22_ti2v_5b", [8])]
 )
 def test_each_model_is_distilled_from_its_own_guidance(name, blocks):
-    teacher = composed("stage=distill", f"model={name}").module.distill.guidance
+    teacher = composed("stage=distill", f"model={name}").module.loss.distill.guidance
     assert list(teacher.blocks) == blocks and teacher.batched == (name == "tiny")
 
 
@@ -175,7 +175,7 @@ def test_students_need_no_guidance_and_teachers_have_it():
         composed("stage=distill", "model=wan22_i2v_a14b"),
     )
     assert student.guidance._target_ == teacher.stage.sample_guidance._target_ == teacher.data.guidance._target_
-    assert teacher.module.distill.guidance._target_.endswith("CFGSTG") and student.guidance._target_.endswith(
+    assert teacher.module.loss.distill.guidance._target_.endswith("CFGSTG") and student.guidance._target_.endswith(
         "NoGuidance"
     )
     assert student.data.generator == "start"  # the student's own videos

@@ -22,7 +22,7 @@ GROUPS = (
     "sampler",
     "guidance",
     "stage.sample_guidance",
-    "module.distill",
+    "module.loss.distill",
 )  # what reports build, to count what a step costs
 
 
@@ -50,9 +50,11 @@ def settings(folder: Path) -> DictConfig:
         raise UserError(
             f"{path} has {text!r}, which would be resolved, and train.py resolves all: write the value itself"
         )
-    found = renamed(found)
+    found = as_now(renamed(found))
     for name in GROUPS:
-        require_own(node(found, name), name.removeprefix("stage.sample_").removeprefix("module."), f"{path}: {name}")
+        require_own(
+            node(found, name), name.removeprefix("stage.sample_").removeprefix("module.loss."), f"{path}: {name}"
+        )
     return OmegaConf.create(found)
 
 
@@ -112,6 +114,15 @@ def renamed(value):
     if isinstance(value, dict):
         return {key: MOVED.get(each, each) if key == "_target_" else renamed(each) for key, each in value.items()}
     return [renamed(each) for each in value] if isinstance(value, list) else value
+
+
+def as_now(found: dict) -> dict:
+    """Settings of a run, also of one from before losses had a group of their own: its module held theirs."""
+    module = found.get("module")
+    if not isinstance(module, dict) or "loss" in module:
+        return found
+    loss = {key: module[key] for key in ("objective", "distill", "rejected", "split_backward") if key in module}
+    return found | {"module": module | {"loss": loss}}
 
 
 def require_own(value, group: str, place: str) -> None:

@@ -29,17 +29,6 @@ class CFG:
         omega = self.omega(t)
         if omega == 0:
             return policy(x_t, t, cond)
-        both = policy(torch.cat([x_t, x_t]), torch.cat([t, t]), joined(cond, policy.unconditional(cond)))
+        both = policy(torch.cat([x_t, x_t]), torch.cat([t, t]), Condition.cat(cond, policy.unconditional(cond)))
         v_c, v_null = both.chunk(2)
         return (1 + omega) * v_c - omega * v_null
-
-
-def joined(*conditions: Condition) -> Condition:
-    """Conditions one after another in one batch."""
-
-    def join(values: list):
-        if isinstance(values[0], Tensor):
-            return torch.cat(values)
-        return None if values[0] is None else [item for value in values for item in value]
-
-    return Condition(**{key: join([getattr(c, key) for c in conditions]) for key in vars(conditions[0])})

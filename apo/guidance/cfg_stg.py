@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from apo.config.numbers import Finite, Whole
-from apo.guidance.cfg import CFG, joined
+from apo.guidance.cfg import CFG
 from apo.interfaces import Condition, Policy
 from apo.policies.architecture import fitting
 from apo.policies.model import WanModel, check_blocks
@@ -56,7 +56,7 @@ class CFGSTG(CFG):
         """Velocities under each condition; the skipped blocks let the weak model's rows of the batch pass."""
         count = len(whole) + len(weak)
         with policy.skip(self.blocks if weak else [], start=len(whole) * len(x_t)):
-            return policy(torch.cat([x_t] * count), torch.cat([t] * count), joined(*whole, *weak)).chunk(count)
+            return policy(torch.cat([x_t] * count), torch.cat([t] * count), Condition.cat(*whole, *weak)).chunk(count)
 
     def in_turn(
         self, policy: Policy, x_t: Tensor, t: Tensor, whole: list[Condition], weak: list[Condition]

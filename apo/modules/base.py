@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from statistics import fmean
@@ -14,15 +14,13 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from apo.config.numbers import Count, Positive, Seed, Share, Whole
-from apo.distributed import all_gather, replica, share_pairs
-from apo.interfaces import Pair
+from apo.distributed import all_gather, share_pairs
 from apo.io.files import is_finite
 from apo.modules.checkpoints import require_same_tensors
-from apo.modules.optim import average_gradients, clipped_norm, require_same_experts
+from apo.modules.optim import clipped_norm
 from apo.policies.lora import AVERAGE
 from apo.policies.wan import WanPolicy
-from apo.random import generator
-from apo.timing import clock
+from apo.timing import timed
 
 
 class PolicyModule(L.LightningModule):
@@ -48,20 +46,19 @@ class PolicyModule(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.policy, self.make_optimizer = policy, optimizer
-        self.warmup_steps, self.max_grad_norm, self.seed, self.decay_steps = (
-            warmup_steps,
-            max_grad_norm,
-            seed,
-            decay_steps,
-        )
-        self.ema_decay = ema_decay
+        self.warmup_steps, self.decay_steps = warmup_steps, decay_steps
+        self.max_grad_norm, self.seed, self.ema_decay = max_grad_norm, seed, ema_decay
+        self.moving: set[str] = set()  # the policy's copies that follow it
         if ema_decay is not None:
-            self.policy.keep_average()
+            self.follow_with(AVERAGE)
         self.meters: dict[str, list[Tensor]] = defaultdict(list)
         self.last_loss: Tensor | None = None  # of this rank's last optimizer step
-        self.watched: list[
-            tuple[str, Tensor]
-        ] = []  # of this step: what its gradient comes from, and whether that is finite
+        self.watched: list[tuple[str, Tensor]] = []  # of this step: see `Loss.watched`
+
+    def follow_with(self, name: str) -> None:
+        """Keeps a copy of the policy that moves with it: checkpoints hold it."""
+        self.policy.keep(name)
+        self.moving.add(name)
 
     def configure_model(self) -> None:
         share_pairs(1 if self.device_mesh is None else self.policy.context_parallel)
@@ -93,33 +90,8 @@ class PolicyModule(L.LightningModule):
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def is_kept(self, key: str, parameter: nn.Parameter) -> bool:
-        """Whether checkpoints hold a parameter: what is trained, and its average."""
-        return parameter.requires_grad or f".{AVERAGE}." in key
-
-    def rows(self) -> Iterator[tuple[int, Tensor, bool]]:
-        """The step's window: row, its timesteps (B,), and whether it is the last of the window that trains its expert."""
-        window = self.sampler.sample(self.global_step, self.batch_size)
-        experts = [self.policy.expert(t) for t in window]
-        require_same_experts(experts, list(self.policy.experts.values()), window)
-        for row, t in enumerate(window):
-            yield row, t, experts[row] not in experts[row + 1 :]
-
-    def backward_at(self, loss: Tensor, t: Tensor, last: bool) -> None:
-        """Adds the gradient of a loss at timesteps t (B,); no other follows in this step through the same expert if `last`.
-
-        Processes that share a sequence each have their tokens' part of it, and it is the average of all processes that is taken.
-        """
-        average_gradients(self.policy.expert(t), last)
-        self.manual_backward(loss * self.policy.context_parallel)
-
-    def noise(self, like: Tensor, row: int) -> Tensor:
-        """ε (B, C, F, H, W) of a window row, one generator per pair of the global batch: any number of ranks draws the same."""
-        first = replica() * len(like)
-        draws = [
-            torch.randn(like.shape[1:], generator=generator(self.seed, self.global_step, row, first + i))
-            for i in range(len(like))
-        ]
-        return torch.stack(draws).to(like)
+        """Whether checkpoints hold a parameter: what is trained, and the copies that move."""
+        return parameter.requires_grad or any(f".{name}." in key for name in self.moving)
 
     def optim_step(self) -> None:
         """Clips, steps, clears, and logs the step's meters."""
@@ -130,7 +102,7 @@ class PolicyModule(L.LightningModule):
             optimizer.step()
             optimizer.zero_grad()
             if self.ema_decay is not None:
-                self.policy.update_average(self.ema_decay)
+                self.policy.move(AVERAGE, share=1 - self.ema_decay)
             self.lr_schedulers().step()
         self.meters["train/grad_norm"].append(norm.detach())
         self.meters["train/lr"].append(norm.new_tensor(rate))
@@ -142,16 +114,6 @@ class PolicyModule(L.LightningModule):
         self.last_loss = metrics["train/loss"]
         self.meters.clear()
         self.watched.clear()
-
-    def watch(self, said: str, values: Tensor) -> None:
-        """Notes whether something that the step's gradient comes from is finite. said: its name, and the remedy if it is not."""
-        self.watched.append((said, values.detach().isfinite().all()))
-
-    def watch_pair(self, pair: Pair) -> None:
-        remedy = "delete that row's file in data.cache_dir, or look at what generated it"
-        self.watch(f"The pairs' latents are not: {remedy}", torch.stack([pair.chosen, pair.rejected]))
-        for condition in (pair.cond.text, pair.cond.image):
-            self.watch(f"The pairs' conditions are not: {remedy}", condition)
 
     def cause(self) -> str | None:
         """What is not finite on some rank, the first of what follows from it; None if a step too large is all that can be."""
@@ -189,9 +151,19 @@ class PolicyModule(L.LightningModule):
         for logger in self.loggers:
             logger.log_metrics(averaged, step=self.global_step - 1)
 
+    def log_meters(self, values: Mapping[str, Tensor]) -> None:
+        """Keeps scalars for the log of this step: seconds (time/...) are summed, others averaged over the rows."""
+        for key, value in values.items():
+            self.meters[key].append(value)
+
     @contextmanager
-    def timed(self, name: str):
-        """Adds the seconds spent inside to time/<name> of this step."""
-        began = clock()
-        yield
-        self.meters[f"time/{name}"].append(torch.tensor(clock() - began))
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds the seconds spent inside to time/<name> of this step, less those that are logged under another name meanwhile."""
+        before, spent = self.seconds(), {}
+        with timed(spent, name):
+            yield
+        self.meters[f"time/{name}"].append(spent[name] - (self.seconds() - before))
+
+    def seconds(self) -> Tensor:
+        """All that are logged of this step so far."""
+        return sum((sum(values) for key, values in self.meters.items() if key.startswith("time/")), torch.zeros(()))

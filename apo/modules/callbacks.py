@@ -11,20 +11,19 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import Dataset
 
 from apo.data.pairs import PairDataset
-from apo.distributed import gather_to_rank_0, is_leader, replica, replicas
+from apo.data.rankings import RankingDataset
+from apo.distributed import gather_to_rank_0, is_leader, rank, replica, replicas, world_size
+from apo.evaluators.ranking import RankingMetrics
 from apo.interfaces import Condition, Guidance
 from apo.io.files import naming, partial_name, stray_if_killed, sync
 from apo.io.pictures import contact_sheet
 from apo.io.video import write_video
 from apo.modules.checkpoints import LAST, PREVIOUS
-from apo.modules.distillation import DistillationModule
-from apo.modules.preference import PreferenceModule
 from apo.modules.sharded import ShardedStrategy
 from apo.policies.wan import WanPolicy
 from apo.random import generator
 from apo.solvers.ode import SAMPLES, generate, initial_noise
 from apo.sources.online import RankerFailed
-from apo.sources.rollout import evaluating, rows
 from apo.terminal import progress
 
 HELD_OUT = 64  # pairs, each time
@@ -112,9 +111,9 @@ class SampleVideos(Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module, outputs, batch, batch_idx) -> None:
         if trainer.global_step % self.every_n_steps and trainer.global_step != trainer.max_steps:
             return
-        cond = self.cond.map(lambda value: value.to(module.device))
+        cond = self.cond.to(module.device)
         mine, count = {}, len(cond.prompt)
-        with evaluating(module.policy):
+        with module.policy.evaluating():
             for turn in range(0, count, replicas()):
                 place = turn + replica()
                 video = self.video(module.policy, cond, place % count)
@@ -126,7 +125,7 @@ class SampleVideos(Callback):
 
     def video(self, policy: WanPolicy, cond: Condition, place: int) -> torch.Tensor:
         """(1, frames, 3, height, width) uint8 on the CPU; alone, since several take more memory than training leaves."""
-        latents = generate(policy, self.guidance, rows(cond, [place]), initial_noise(policy, [self.seed + place]))
+        latents = generate(policy, self.guidance, cond[[place]], initial_noise(policy, [self.seed + place]))
         return policy.decode(latents).cpu()
 
     def write(self, trainer: L.Trainer, module, videos: torch.Tensor, prompts: list[str]) -> None:
@@ -152,9 +151,7 @@ class HeldOutPairs(Callback):
         self.count = min(len(pairs), HELD_OUT)
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: PreferenceModule | DistillationModule, outputs, batch, batch_idx
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module, outputs, batch, batch_idx) -> None:
         if trainer.global_step % self.every_n_steps and trainer.global_step != trainer.max_steps:
             return
         values, starts = defaultdict(list), range(0, self.count, self.batch_size)
@@ -167,7 +164,25 @@ class HeldOutPairs(Callback):
                 [torch.randn(x.shape, generator=generator(start, i)) for i, x in enumerate(pair.chosen)]
             )
             for t in (980.0, 940.0, 880.0, 700.0, 400.0):
-                found = module.held_out(pair, torch.full((len(noise),), t), noise.to(pair.chosen))
+                found = module.loss.held_out(module.policy, pair, torch.full((len(noise),), t), noise.to(pair.chosen))
                 for key, value in found.items():
                     values[f"val/{key}"].append(value * len(noise) * counts)
         module.record({key: torch.stack(value).sum() * replicas() / (5 * self.count) for key, value in values.items()})
+
+
+class HeldOutRankings(Callback):
+    """val/ metrics of order-averaged verdicts on rankings that are not trained on, every N steps; each rank judges a share."""
+
+    def __init__(self, data: RankingDataset, every_n_steps: int, batch_size: int):
+        self.data, self.every_n_steps, self.batch_size = data, every_n_steps, batch_size
+
+    def on_train_batch_end(self, trainer: L.Trainer, module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step % self.every_n_steps and trainer.global_step != trainer.max_steps:
+            return
+        metrics = RankingMetrics(self.data.domains).to(module.device)
+        places = range(rank(), len(self.data), world_size())
+        for start in range(0, len(places), self.batch_size):
+            ranking = self.data.collate([self.data[i] for i in places[start : start + self.batch_size]])
+            ranking = module.transfer_batch_to_device(ranking, module.device, 0)
+            metrics.update(module.loss.judged(module.policy, ranking), ranking.label, ranking.domain)
+        module.record({f"val/{key}": torch.tensor(value) for key, value in metrics.values().items()})

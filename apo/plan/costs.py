@@ -106,12 +106,12 @@ def step_of(cfg: DictConfig) -> Step:
         sample_rows=sample.rows,
         sample_at_once=sample.at_once,
     )
-    if OmegaConf.select(cfg, "module.distill") is None:
+    if OmegaConf.select(cfg, "module.loss.distill") is None:
         return step
-    teacher = asked(instantiate(cfg.module.distill).guidance)
+    teacher = asked(instantiate(cfg.module.loss.distill).guidance)
     return replace(
         step,
-        videos=1 + cfg.module.rejected,
+        videos=1 + cfg.module.loss.rejected,
         preference=False,
         reference_forwards=teacher.rows,
         reference_at_once=teacher.at_once,

@@ -46,14 +46,6 @@ def switch(layers: list[BaseTunerLayer], name: str | None) -> None:
 
 
 @torch.no_grad()
-def copy(layers: list[BaseTunerLayer], source: str, target: str) -> None:
-    """Gives adapter `target` the weights of adapter `source`."""
-    for layer in layers:
-        for part in (layer.lora_A, layer.lora_B):
-            part[target].weight.copy_(part[source].weight)
-
-
-@torch.no_grad()
 def approach(layers: list[BaseTunerLayer], source: str, target: str, share: float) -> None:
     """Moves the weights of adapter `target` by a share of the way to those of adapter `source`."""
     for layer in layers:

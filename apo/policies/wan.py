@@ -6,7 +6,7 @@ Wan2.2 TI2V-5B (the first latent frame is the condition, with t = 0 per token).
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -25,6 +25,7 @@ from apo.interfaces import Condition, T
 from apo.policies import context, sharding
 from apo.policies import lora as adapters
 from apo.policies.adapter import FILES
+from apo.policies.blocks import counting, skipping
 from apo.policies.codec import WanCodec
 from apo.policies.loading import pipeline_of
 from apo.policies.model import LoRA, VideoSpec, WanModel, check_blocks, codec_fingerprint
@@ -68,7 +69,8 @@ class WanPolicy(nn.Module):
         self._check(pipeline)
         self.fingerprint = codec_fingerprint(folder, model)
         self.base_hash = model.base_hash(folder)
-        self.has_reference, self.has_average, self.is_shared, self.layers = False, False, False, []
+        self.kept: set[str] = set()  # names of the adapter's copies
+        self.is_shared, self.layers = False, []
         self.requires_grad_(False)
         if lora is None:
             self.experts.requires_grad_(True)
@@ -87,21 +89,12 @@ class WanPolicy(nn.Module):
 
     def _add_adapters(self, lora: dict, adapter: str | None, seed: int) -> None:
         config = LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules=list(lora["targets"]))
-        self.has_reference = adapter is not None
         for index, expert in enumerate(self.experts.values()):
             adapters.add_lora(expert, config, adapters.POLICY, seed * 2 + index)
-            if self.has_reference:
-                adapters.add_lora(expert, config, adapters.REFERENCE, seed * 2 + index)
-        self._train_policy_alone()
-        if self.has_reference:
+        self._train(p for key, p in self.experts.named_parameters() if f".{adapters.POLICY}." in key)
+        if adapter is not None:
             self.load_adapter(adapter)
-            adapters.load_lora(dict(self.experts), Path(adapter), adapters.REFERENCE)
-
-    def _train_policy_alone(self) -> None:
-        for key, parameter in self.experts.named_parameters():
-            parameter.requires_grad_(f".{adapters.POLICY}." in key)
-        self.layers = adapters.tuner_layers(self.experts.values())
-        adapters.switch(self.layers, adapters.POLICY)
+            self.keep(adapters.REFERENCE)
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Reads the weights, spread over the processes of `mesh` (see `apo.policies.sharding.shard`)."""
@@ -121,31 +114,55 @@ class WanPolicy(nn.Module):
         for expert in waiting.values():
             sharding.empty(expert)
 
-    def keep_reference(self) -> None:
-        """Makes sure that the reference has weights of its own, which `update_reference` can move; its output stays."""
+    def keep(self, name: str) -> None:
+        """Adds a frozen copy of the adapter as it is now, which `using` runs and `move` changes; one that is kept already stays.
+
+        ValueError without an adapter.
+        """
         if not self.layers:
-            raise ValueError("policy.lora=null has no reference that could follow the policy: give policy.lora a rank")
-        if not self.has_reference:
-            for expert in self.experts.values():
-                adapters.add_lora(expert, expert.peft_config[adapters.POLICY], adapters.REFERENCE, 0)
-            self.has_reference = True
-            self._train_policy_alone()
-
-    def keep_average(self) -> None:
-        """Adds an adapter that begins as the policy is now, follows it by `update_average`, and is what `save_adapter` writes."""
+            raise ValueError(
+                f"policy.lora=null has no adapter, of which {name} could be a copy: give policy.lora a rank"
+            )
+        if name in self.kept:
+            return
+        trained = [parameter for parameter in self.experts.parameters() if parameter.requires_grad]
         for expert in self.experts.values():
-            adapters.add_lora(expert, expert.peft_config[adapters.POLICY], adapters.AVERAGE, 0)
-        self._train_policy_alone()
-        adapters.copy(self.layers, adapters.POLICY, adapters.AVERAGE)
-        self.has_average = True
+            adapters.add_lora(expert, expert.peft_config[adapters.POLICY], name, 0)
+        self.kept.add(name)
+        self._train(trained)
+        self.move(name)
 
-    def update_average(self, decay: float) -> None:
-        """average ← decay · average + (1 − decay) · policy."""
-        adapters.approach(self.layers, adapters.POLICY, adapters.AVERAGE, 1 - decay)
+    def move(self, name: str, toward: str = adapters.POLICY, share: float = 1.0) -> None:
+        """name ← (1 − share) · name + share · toward, of the adapters' weights."""
+        adapters.approach(self.layers, toward, name, share)
 
-    def update_reference(self) -> None:
-        """From now on the reference is the policy as it is; needs a reference with weights of its own."""
-        adapters.copy(self.layers, adapters.POLICY, adapters.REFERENCE)
+    def train_blocks(self, blocks: Sequence[int]) -> None:
+        """Trains these transformer blocks' part of the adapter alone. ValueError if that is nothing."""
+        trained = [(name, p) for name, p in self.experts.named_parameters() if p.requires_grad]
+        kept = [p for name, p in trained if any(f".blocks.{index}." in name for index in blocks)]
+        if not kept:
+            raise ValueError(
+                f"module.blocks={list(blocks)} leaves nothing to train: name blocks that the experts have, or null"
+            )
+        self._train(kept)
+
+    def _train(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Trains these parameters alone; the policy is the adapter of that name."""
+        self.experts.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        self.layers = adapters.tuner_layers(self.experts.values())
+        adapters.switch(self.layers, adapters.POLICY)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, the policy is in evaluation mode."""
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(training)
 
     def train(self, mode: bool = True) -> "WanPolicy":
         """Training mode for the experts alone: the frozen parts stay as they are in use, without the text encoder's dropout."""
@@ -193,13 +210,13 @@ class WanPolicy(nn.Module):
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Inside, the policy is the frozen preceding stage: its adapter, or the base model if there was none."""
-        with adapters.using(self.layers, adapters.REFERENCE if self.has_reference else None):
+        with self.using(adapters.REFERENCE if adapters.REFERENCE in self.kept else None):
             yield
 
     @contextmanager
-    def base(self) -> Iterator[None]:
-        """Inside, the policy is the base model without any adapter."""
-        with adapters.using(self.layers, None):
+    def using(self, name: str | None) -> Iterator[None]:
+        """Inside, the policy is a copy that is kept; with None the base model without any adapter."""
+        with adapters.using(self.layers, name):
             yield
 
     @contextmanager
@@ -267,7 +284,9 @@ class WanPolicy(nn.Module):
 
     def save_adapter(self, folder) -> None:
         """Writes the policy's LoRA, or its average if that is kept, one diffusers-format file per expert; every rank must ask."""
-        adapters.save_lora(dict(self.experts), Path(folder), adapters.AVERAGE if self.has_average else adapters.POLICY)
+        adapters.save_lora(
+            dict(self.experts), Path(folder), adapters.AVERAGE if adapters.AVERAGE in self.kept else adapters.POLICY
+        )
 
     def load_adapter(self, folder) -> None:
         """Reads what `save_adapter` wrote; UserError says what is damaged or does not fit."""
@@ -280,16 +299,3 @@ class WanPolicy(nn.Module):
     @property
     def max_sequence_length(self) -> int:
         return self.model.max_sequence_length
-
-
-def counting(forward: Callable, blocks: Counter, kind: str, *args, **kwargs):
-    """A transformer block's `forward`, counted."""
-    blocks[kind] += 1
-    return forward(*args, **kwargs)
-
-
-def skipping(forward: Callable, start: int, hidden: Tensor, text: Tensor, time: Tensor, rotary: tuple) -> Tensor:
-    """A transformer block's `forward` on the batch rows before `start`; the others pass as they are."""
-    if start == 0:
-        return hidden
-    return torch.cat([forward(hidden[:start], text[:start], time[:start], rotary), hidden[start:]])

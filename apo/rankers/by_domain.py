@@ -29,8 +29,9 @@ class ByDomainRanker:
         label = torch.zeros(len(first), dtype=torch.long, device=first.device)
         confidence = torch.zeros(len(first), device=first.device)
         for domain in sorted(set(domains)):
-            of_domain = torch.tensor([d == domain for d in domains], device=first.device)
-            part = self.rankers[domain](first[of_domain], second[of_domain], select(cond, of_domain, domain))
+            of_domain = [i for i, each in enumerate(domains) if each == domain]
+            asked = replace(cond[of_domain], domain=[domain] * len(of_domain))
+            part = self.rankers[domain](first[of_domain], second[of_domain], asked)
             label[of_domain], confidence[of_domain] = part.label, part.confidence
         return Verdict(label, confidence)
 
@@ -40,11 +41,3 @@ class ByDomainRanker:
                 f"domain={unknown[0]!r} has no ranker; there are {', '.join(sorted(self.rankers))}: add ranker.rankers.{unknown[0]}, "
                 "or correct the data's domain or ranker.domains"
             )
-
-
-def select(cond: Condition, of_domain: Tensor, domain: str) -> Condition:
-    """The conditions where `of_domain` (B,) is true, said to be of that domain."""
-    prompt = [prompt for prompt, chosen in zip(cond.prompt, of_domain.tolist()) if chosen]
-    return replace(
-        cond.map(lambda value: value[of_domain.to(value.device)]), prompt=prompt, domain=[domain] * len(prompt)
-    )

@@ -159,6 +159,8 @@ class TrainableVLM(RankingVLM):
     autocast: type that float32 weights multiply in, None for their own.
     """
 
+    context_parallel = 1  # no processes share its tokens
+
     def __init__(
         self,
         path: Text,
@@ -190,6 +192,10 @@ class TrainableVLM(RankingVLM):
     def forward(self, first: Tensor, second: Tensor, domains: Sequence[str]) -> Tensor:
         with torch.autocast(self.model.device.type, self.autocast, enabled=self.autocast is not None):
             return super().forward(first, second, domains)
+
+    def expert(self, t: Tensor | None) -> nn.Module:
+        """What a row trains: all of it, since it has no noise levels."""
+        return self.model
 
     def save_adapter(self, folder: Path) -> None:
         """The adapter in peft's format; with all weights trained, a complete model folder instead."""

@@ -121,7 +121,7 @@ class Interleaved(PairDataset):
     def tensors(self, pair: Pair, t: torch.Tensor, device: torch.device) -> tuple:
         """x_t, t and condition of a row: chosen and rejected in one batch, as the module has them."""
         x_0, t = torch.cat([pair.chosen, pair.rejected]), torch.cat([t, t])
-        cond = self.collate([self.item] * len(t)).cond.map(lambda value: value.to(device))
+        cond = self.collate([self.item] * len(t)).cond.to(device)
         return noised(x_0, torch.randn_like(x_0), t).to(device), t, cond
 
 

@@ -15,23 +15,14 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from apo.interfaces import Pair
-from apo.modules.preference import PreferenceModule
+from apo.interfaces import Pair, Row
+from apo.modules.align import AlignModule
 from apo.places import CONF
 from apo.plan.counting import Live
 from apo.policies.codec import WanCodec
 
 BAR = 0.6  # of the joint backward's peak
 LARGE = 512  # pixels: the least side of the video that is decoded
-
-
-class Still(PreferenceModule):
-    """At its first step, outside of a trainer."""
-
-    global_step = 0
-
-    def manual_backward(self, loss) -> None:
-        loss.backward()
 
 
 def peaks(held: list[torch.Tensor], step: Callable[[], object]) -> dict[str, float]:
@@ -48,16 +39,16 @@ def peaks(held: list[torch.Tensor], step: Callable[[], object]) -> dict[str, flo
     return found
 
 
-def of_a_row(module: PreferenceModule, pair: Pair, step: Callable[[], None]) -> dict[str, float]:
+def of_a_row(module: AlignModule, pair: Pair, row: Row, split: bool) -> dict[str, float]:
     held = [*module.parameters(), *module.buffers(), *(p.grad for p in module.parameters() if p.grad is not None)]
-    held += [
-        pair.chosen,
-        pair.rejected,
-        *(value for value in vars(pair.cond).values() if isinstance(value, torch.Tensor)),
-    ]
-    found = peaks(held, step)
-    module.meters.clear()
-    return found
+    held += [pair.chosen, pair.rejected, row.noise]
+    held += [value for value in vars(pair.cond).values() if isinstance(value, torch.Tensor)]
+
+    def backward() -> None:
+        for part in replace(module.loss, split_backward=split)(module.policy, pair, row):
+            part.value.backward()
+
+    return peaks(held, backward)
 
 
 def of_decoding(codec: WanCodec, latents: torch.Tensor, side: int | None) -> dict[str, float]:
@@ -66,9 +57,9 @@ def of_decoding(codec: WanCodec, latents: torch.Tensor, side: int | None) -> dic
     return peaks([latents, *codec.parameters(), *codec.buffers()], lambda: codec.decode(latents))
 
 
-def prepared(cfg: DictConfig, draw: torch.Generator) -> tuple[Still, Pair]:
+def prepared(cfg: DictConfig, draw: torch.Generator) -> tuple[AlignModule, Pair]:
     """A stage's module in the middle of its first window, and a batch of noise for pairs."""
-    module = instantiate(cfg.module, _target_="apo.reports.memory.Still")
+    module = instantiate(cfg.module)
     module.to("cuda" if cfg.trainer.accelerator == "gpu" else "cpu").train()
     policy = module.policy
     frames = torch.randint(
@@ -81,11 +72,10 @@ def prepared(cfg: DictConfig, draw: torch.Generator) -> tuple[Still, Pair]:
     return module, Pair(*latents, cond)
 
 
-def joint_and_split(module: Still, pair: Pair) -> tuple[dict[str, float], dict[str, float]]:
+def joint_and_split(module: AlignModule, pair: Pair) -> tuple[dict[str, float], dict[str, float]]:
     """The peaks of a window row with chosen and rejected together, and in turn."""
-    row, t, last = next(module.rows())
-    joint = of_a_row(module, pair, lambda: module.backward_at(module.loss(pair, t, row), t, last))
-    return joint, of_a_row(module, pair, lambda: module.backward_in_turn(pair, t, row, last))
+    row = next(module.window.rows(module.policy, pair, step=0))
+    return of_a_row(module, pair, row, False), of_a_row(module, pair, row, True)
 
 
 def main(overrides: list[str]) -> None:

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from apo.config.numbers import Share
 from apo.distributed import gather_to_rank_0, is_leader, replica, replicas
-from apo.guidance.cfg import joined
 from apo.interfaces import Condition, Pair
 from apo.sources.online import Drafts, OnlinePairs, agreed
-from apo.sources.rollout import rows, timed
+from apo.timing import timed
 
 if TYPE_CHECKING:
     from apo.policies.wan import WanPolicy
@@ -39,7 +38,7 @@ class AheadPairs(OnlinePairs):
         self.meters = {}
         if self.left is not None:
             latents, cond = self.left
-            latents, cond = latents.to(batch.image.device), cond.map(lambda value: value.to(batch.image.device))
+            latents, cond = latents.to(batch.image.device), cond.to(batch.image.device)
             self.submit(
                 Drafts(
                     latents, self.rollout.decode(policy, latents.flatten(0, 1)).unflatten(0, latents.shape[:2]), cond
@@ -79,11 +78,11 @@ class AheadPairs(OnlinePairs):
         if self.waiting is None and self.left is None:
             return None
         latents, cond = self.left if self.waiting is None else (self.waiting[0].latents, self.waiting[0].cond)
-        every = gather_to_rank_0((latents.cpu(), cond.map(Tensor.cpu)) if is_leader() else None)
+        every = gather_to_rank_0((latents.cpu(), cond.to("cpu")) if is_leader() else None)
         if every is None:
             return None
         every = [share for share in every if share is not None]
-        return torch.cat([latents for latents, _ in every], 1), joined(*(cond for _, cond in every))
+        return torch.cat([latents for latents, _ in every], 1), Condition.cat(*(cond for _, cond in every))
 
     def load(self, state: tuple[Tensor, Condition] | None) -> None:
         """Takes this replica's share of what `state` gave, whatever the number of replicas was."""
@@ -92,4 +91,4 @@ class AheadPairs(OnlinePairs):
         latents, cond = state
         size = latents.shape[1] // replicas()
         mine = list(range(replica() * size, (replica() + 1) * size))
-        self.left = latents[:, mine], rows(cond, mine)
+        self.left = latents[:, mine], cond[mine]

@@ -8,14 +8,15 @@ from torch import Tensor
 from apo.config.numbers import Seed
 from apo.data.anchors import Anchor
 from apo.distributed import replica
-from apo.interfaces import Pair
-from apo.sources.rollout import Rollout, timed
+from apo.interfaces import Pair, Source
+from apo.sources.rollout import Rollout
+from apo.timing import timed
 
 if TYPE_CHECKING:
     from apo.policies.wan import WanPolicy
 
 
-class HalfOnlinePairs:
+class HalfOnlinePairs(Source):
     """A positive anchor is chosen and the generation rejected; a negative anchor is rejected and the generation chosen.
 
     Seeds depend on (seed, step, place in the global batch) alone. rollout: how they are generated.

@@ -12,9 +12,10 @@ from torch import Tensor
 from apo.config.numbers import Range, Seed, Share
 from apo.distributed import all_reduce_max, broadcast, is_leader, replica
 from apo.errors import UserError
-from apo.interfaces import Condition, Pair, Ranker
+from apo.interfaces import Condition, Pair, Ranker, Source
 from apo.rankers.answer import require_verdict, swapped
-from apo.sources.rollout import Rollout, rows, timed
+from apo.sources.rollout import Rollout
+from apo.timing import timed
 
 if TYPE_CHECKING:
     from apo.policies.wan import WanPolicy
@@ -56,7 +57,7 @@ class Judged:
         return {"rank/confidence": self.confidence.float().mean(), "rank/distortion": (self.label <= 2).float().mean()}
 
 
-class OnlinePairs:
+class OnlinePairs(Source):
     """One pair per condition from `candidates` generations: best and worst by the ranker's confidence-weighted wins.
 
     Seeds depend on (seed, step, place in the global batch, candidate, attempt) alone: a resumed run, and any number of
@@ -113,8 +114,8 @@ class OnlinePairs:
             (self.seed, step, first + i, candidate, attempt) for candidate in range(self.candidates) for i in places
         ]
         with timed(self.meters, "time/generate"):
-            cond = rows(batch, list(places))
-            latents = self.rollout(policy, rows(cond, list(range(count)) * self.candidates), keys)
+            cond = batch[places]
+            latents = self.rollout(policy, cond[list(range(count)) * self.candidates], keys)
             videos = self.rollout.decode(policy, latents)
         self.meters |= self.rollout.meters
         shape = (self.candidates, count)

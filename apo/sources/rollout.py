@@ -1,9 +1,8 @@
-"""What on-policy pair sources share: generation by the active policy, timings, agreement between ranks."""
+"""What on-policy sources share: generation by the active policy."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -13,7 +12,6 @@ from apo.config.numbers import Null, Positive, Rows, Size
 from apo.interfaces import Condition, Guidance
 from apo.random import generator
 from apo.solvers.ode import generate
-from apo.timing import clock
 
 if TYPE_CHECKING:
     from apo.policies.wan import WanPolicy
@@ -61,13 +59,13 @@ class Rollout:
         """
         size, shape = self.batch_size or len(keys), policy.codec.latent_shape
         parts, blocks = [], Counter()
-        with evaluating(policy):
+        with policy.evaluating():
             for start in range(0, len(keys), size):
                 part = list(range(start, min(start + size, len(keys))))
                 noise = torch.stack([torch.randn(shape, generator=generator(NOISE, *keys[i])) for i in part])
                 with policy.cached(self.cache_threshold) as counted:
                     made = generate(
-                        policy, self.guidance, rows(cond, part), noise, num_inference_steps=self.num_inference_steps
+                        policy, self.guidance, cond[part], noise, num_inference_steps=self.num_inference_steps
                     )
                 parts.append(made)
                 blocks += counted
@@ -77,29 +75,3 @@ class Rollout:
     def decode(self, policy: "WanPolicy", latents: Tensor) -> Tensor:
         """Videos (B, frames, 3, height, width) uint8 of latents (B, C, F, H, W)."""
         return torch.cat([policy.decode(part) for part in latents.split(self.batch_size or len(latents))])
-
-
-def rows(cond: Condition, index: Sequence[int]) -> Condition:
-    """The conditions at some places, which may repeat."""
-    picked = cond.map(lambda value: value[list(index)])
-    domain = None if cond.domain is None else [cond.domain[i] for i in index]
-    return replace(picked, prompt=[cond.prompt[i] for i in index], domain=domain)
-
-
-@contextmanager
-def evaluating(policy: "WanPolicy") -> Iterator[None]:
-    """Inside, the policy is in evaluation mode."""
-    training = policy.training
-    policy.eval()
-    try:
-        yield
-    finally:
-        policy.train(training)
-
-
-@contextmanager
-def timed(meters: dict[str, Tensor], key: str) -> Iterator[None]:
-    """Adds the seconds spent inside to a meter."""
-    began = clock()
-    yield
-    meters[key] = meters.get(key, torch.zeros(())) + (clock() - began)

@@ -19,7 +19,6 @@ from apo.io.checksums import Checksums
 from apo.io.files import sweep
 from apo.policies.adapter import adapter_hash
 from apo.policies.model import VideoSpec, WanModel
-from apo.sources.rollout import evaluating
 from apo.terminal import Lines
 from apo.world.conditions import SplitName, WorldConditions, require_world
 
@@ -71,11 +70,11 @@ class WorldVideos(Data, ABC):
         folder = self.folder(policy)
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
-        with FileLock(folder / "lock"), policy.whole(), self.generating(policy), evaluating(policy):
+        with FileLock(folder / "lock"), policy.whole(), self.generating(policy), policy.evaluating():
             return self.build(policy, folder)
 
     def generating(self, policy: "WanPolicy") -> AbstractContextManager:
-        return policy.base() if self.generator == "base" else policy.reference()
+        return policy.using(None) if self.generator == "base" else policy.reference()
 
     def folder(self, policy: "WanPolicy") -> Path:
         """Of what is made, by everything that it depends on."""

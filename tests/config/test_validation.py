@@ -167,7 +167,7 @@ NUMBERS = [  # override(s), key that is named, what is asked for
         "or null to keep the reference",
     ),
     ("stage=distill module.blocks=3", "module.blocks=3", "a list"),
-    ("stage=distill module.rejected=2", "module.rejected=2", "true or false"),
+    ("stage=distill module.loss.rejected=2", "module.loss.rejected=2", "true or false"),
     ("stage=distill distill.omega=[1]", "distill.omega=[1]", "a list of 2"),
     ("stage=distill distill.omega=[a, b]", "distill.omega[0]=a", ""),
     ("stage=distill distill.lambda_=[0, inf]", "distill.lambda_[1]=inf", "a number"),
@@ -191,7 +191,7 @@ NUMBERS = [  # override(s), key that is named, what is asked for
     ("module.pairs=3", "module.pairs=3", "a group of settings"),
     (
         "~objective",
-        "module.objective=${objective}: objective is not set",
+        "module.loss.objective=${objective}: objective is not set",
         "choose objective=OPTION among dpo, dpop, ipo",
     ),
     ("~sampler", "sampler is not set", "choose sampler=OPTION among apo"),

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from apo.guidance.cfg import CFG, joined
+from apo.guidance.cfg import CFG
 from apo.guidance.none import NoGuidance
 from apo.interfaces import Condition
 
@@ -36,8 +36,8 @@ def test_omega_zero_is_no_guidance():
     assert torch.equal(CFG(0, 0, None)(Linear(), X, t, COND), NoGuidance()(Linear(), X, t, COND))
 
 
-def test_joined_conditions_keep_their_order():
-    both = joined(COND, Linear().unconditional(COND))
+def test_conditions_in_one_batch_keep_their_order():
+    both = Condition.cat(COND, Linear().unconditional(COND))
     assert (
         both.prompt == ["a", "b", "", ""] and both.text.flatten().tolist() == [2, 4, 0, 0] and both.image_embeds is None
     )

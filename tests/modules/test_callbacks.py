@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import lightning as L
@@ -55,7 +56,7 @@ def test_replicas_share_the_samples_and_generate_equally_often(tmp_path, monkeyp
     )
     cond = Condition(list("abcd"), torch.zeros(4, 1), torch.zeros(4, 1))
     samples = SampleVideos(tmp_path, Whole(cond), 1, None, seed=0)
-    policy = torch.nn.Linear(1, 1)
+    policy = SimpleNamespace(evaluating=nullcontext)
     for mine in range(replicas):
         asked = []
         monkeypatch.setattr(callbacks, "replica", lambda mine=mine: mine)
@@ -63,7 +64,9 @@ def test_replicas_share_the_samples_and_generate_equally_often(tmp_path, monkeyp
             samples, "video", lambda policy, cond, place, asked=asked: asked.append(place) or torch.full((1, 1), place)
         )
         monkeypatch.setattr(
-            callbacks, "collected", lambda share: shares.append(share) or (shares if len(shares) == replicas else None)
+            callbacks,
+            "gather_to_rank_0",
+            lambda share: shares.append(share) or (shares if len(shares) == replicas else None),
         )
         samples.on_train_batch_end(
             SimpleNamespace(global_step=1, max_steps=1), SimpleNamespace(policy=policy, device="cpu"), None, None, 0
@@ -141,17 +144,17 @@ def test_sigterm_stops_a_run_but_under_submitit_which_requeues_at_a_signal_of_it
 
 
 class Measured:
-    """A module that notes which pairs it is asked for; its loss is their sum plus a share of the noise level."""
+    """A module and its loss, which notes what pairs it is asked for; it is their sum plus a share of the noise level."""
 
-    device = "cpu"
+    device, policy = "cpu", None
 
     def __init__(self):
-        self.asked, self.recorded = [], None
+        self.asked, self.recorded, self.loss = [], None, self
 
     def transfer_batch_to_device(self, pair, *_):
         return pair
 
-    def held_out(self, pair, t, noise):
+    def held_out(self, policy, pair, t, noise):
         self.asked.append(pair.chosen[:, 0].tolist())
         return {"loss": pair.chosen.mean() + t.mean() / 1000}
 

@@ -13,21 +13,19 @@ from apo.data.anchors import Anchor
 from apo.distributed import rank, replica
 from apo.guidance.none import NoGuidance
 from apo.interfaces import Pair
-from apo.modules.base import PolicyModule
+from apo.losses.preference import PreferenceLoss
+from apo.modules.align import AlignModule
 from apo.modules.cluster import group_size
 from apo.modules.loggers import MetricsCSV
-from apo.modules.sft import SFTModule
 from apo.modules.sharded import PATIENCE, ShardedStrategy
+from apo.objectives.diffusion_dpo import DiffusionDPO
 from apo.policies import sharding
 from apo.sources.ahead import AheadPairs
 from apo.sources.half_online import HalfOnlinePairs
-from apo.sources.offline import OfflinePairs
 from apo.sources.online import OnlinePairs
-from apo.sources.rollout import Rollout, rows
-from apo.timesteps.uniform import UniformSampler
-from tests import ranks
-from tests.modules import test_distillation, test_preference
-from tests.modules.test_preference import pair_of
+from apo.sources.rollout import Rollout
+from tests import aligning, ranks
+from tests.aligning import pair_of
 from tests.policies.test_sharding import asking
 from tests.policies.test_wan import make
 from tests.sources.rankers import BrighterWins
@@ -35,15 +33,16 @@ from tests.sources.rankers import BrighterWins
 KINDS, STEPS, PAIRS = ("online", "ahead", "half online", "distill", "sft", "all weights"), 3, 4
 
 
-def module(kind: str, folder: Path, size: int, shard: str | None, shared: int) -> PolicyModule:
+def module(kind: str, folder: Path, size: int, shard: str | None, shared: int) -> AlignModule:
     request, optimizer = asking(wan22_folder=folder), partial(torch.optim.AdamW, lr=1.0, eps=1.0)
     policy = make(
         request, "wan22", shard=shard, context_parallel=shared, **({"lora": None} if kind == "all weights" else {})
     )
     if kind == "online":  # half of the pairs need a second attempt, so that the ranks need different numbers of them
         pairs = OnlinePairs(BrighterWins(sure=1.0), Rollout(NoGuidance()), 2, 0.75, 3, 0)
-        changes = {"pairs": pairs, "reference_update_every_n_steps": 2, "split_backward": shard is not None}
-        return test_preference.module(request, policy=policy, optimizer=optimizer, batch_size=size, **changes)
+        loss = PreferenceLoss(DiffusionDPO(500), split_backward=shard is not None)
+        changes = {"pairs": pairs, "reference_update_every_n_steps": 2, "loss": loss}
+        return aligning.module(request, policy=policy, optimizer=optimizer, batch_size=size, **changes)
     if kind == "ahead":
         pairs = AheadPairs(
             ranker=BrighterWins(),
@@ -53,26 +52,14 @@ def module(kind: str, folder: Path, size: int, shard: str | None, shared: int) -
             max_attempts=1,
             seed=0,
         )
-        return test_preference.module(request, policy=policy, optimizer=optimizer, batch_size=size, pairs=pairs)
+        return aligning.module(request, policy=policy, optimizer=optimizer, batch_size=size, pairs=pairs)
     if kind == "half online":
         pairs = HalfOnlinePairs(Rollout(NoGuidance()), 0)
-        return test_preference.module(request, policy=policy, optimizer=optimizer, batch_size=size, pairs=pairs)
+        return aligning.module(request, policy=policy, optimizer=optimizer, batch_size=size, pairs=pairs)
     if kind == "distill":  # from a teacher that skips a block, one video of a pair after the other
         split = shard is not None
-        return test_distillation.module(
-            request, policy=policy, optimizer=optimizer, batch_size=size, split_backward=split
-        )
-    return SFTModule(
-        policy=policy,
-        optimizer=optimizer,
-        warmup_steps=1,
-        max_grad_norm=1.0,
-        seed=0,
-        pairs=OfflinePairs(),
-        sampler=UniformSampler(3, 0.9, 0),
-        batch_size=size,
-        split=0.8,
-    )
+        return aligning.distilling(request, policy=policy, optimizer=optimizer, batch_size=size, split_backward=split)
+    return aligning.fine_tuning(request, 3, policy=policy, optimizer=optimizer, batch_size=size)
 
 
 def fit(kind: str, folder: Path, home: Path, size: int, shared: int = 1, **settings) -> None:
@@ -95,7 +82,7 @@ def fit(kind: str, folder: Path, home: Path, size: int, shared: int = 1, **setti
     class Share(L.LightningDataModule):
         def train_dataloader(self):
             mine = slice(replica() * size, (replica() + 1) * size)
-            cond = rows(whole.cond, range(PAIRS)[mine])
+            cond = whole.cond[range(PAIRS)[mine]]
             batch = cond if kind in ("online", "ahead") else Pair(whole.chosen[mine], whole.rejected[mine], cond)
             if kind == "half online":
                 batch = Anchor(whole.chosen[mine], torch.arange(PAIRS)[mine] % 2 == 0, cond)

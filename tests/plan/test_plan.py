@@ -1,18 +1,16 @@
 """Predictions against what a real training step of a tiny model does."""
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 from hydra.utils import instantiate
-from lightning import Trainer
 
 from apo.guidance.cfg import CFG
 from apo.guidance.cfg_stg import CFGSTG
 from apo.guidance.none import NoGuidance
 from apo.interfaces import Pair
-from apo.modules.preference import PreferenceModule
+from apo.losses.preference import PreferenceLoss
 from apo.objectives.diffusion_dpo import DiffusionDPO
 from apo.plan import costs
 from apo.plan.__main__ import composed, curriculum, main
@@ -22,7 +20,8 @@ from apo.plan.report import planned
 from apo.policies.architecture import PUBLISHED, architecture_of
 from apo.policies.model import VideoSpec
 from apo.solvers.ode import generate, initial_noise
-from apo.sources.offline import OfflinePairs
+from apo.timesteps.uniform import UniformSampler
+from tests.aligning import backward, window
 from tests.builds import SPECS
 from tests.plan.shapes import OFFLINE, ONE, PAIRS, ROWS, SMALL, gradients, with_gradients
 from tests.policies.test_wan import LORA, STYLES, inputs
@@ -40,7 +39,7 @@ def test_passes_equal_those_of_the_policy_itself(tiny, style):
         *(v for v in vars(cond).values() if isinstance(v, torch.Tensor)),
     ]
     forward = counted(torch.no_grad()(lambda: policy(x_t, t, cond)), there)
-    with policy.base():
+    with policy.using(None):
         base = counted(torch.no_grad()(lambda: policy(x_t, t, cond)), there)
     with_gradients(policy.train())
     train = counted(lambda: policy(x_t, t, cond).square().mean().backward(), there + gradients(policy))
@@ -56,43 +55,20 @@ def test_passes_equal_those_of_the_policy_itself(tiny, style):
     assert architecture.latent_shape(policy.spec) == policy.codec.latent_shape
 
 
-def a_real_window(policy) -> PreferenceModule:
-    """A module whose `training_step` runs a window, its trainer and pairs in place."""
-    optimizer = partial(torch.optim.AdamW, lr=1e-3)
-    module = PreferenceModule(
-        OfflinePairs(),
-        instantiate({"_target_": "apo.timesteps.uniform.UniformSampler", "rows": ROWS, "boundary": None, "seed": 0}),
-        DiffusionDPO(500),
-        PAIRS,
-        0.8,
-        None,
-        policy=policy,
-        optimizer=optimizer,
-        warmup_steps=1,
-        max_grad_norm=1.0,
-        seed=0,
-    )
-    module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
-    return module
-
-
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_steps_flops_and_memory_are_those_of_a_real_window(tiny, checkpointing):
     """Wan2.1 style, bfloat16 base under a float32 adapter: reference and policy forwards, backwards, over three rows."""
     policy, architecture, predicted = tiny("wan21", checkpointing, dtype="bfloat16")
     layout = replace(ONE, checkpointing=checkpointing)
-    module = a_real_window(policy.train())
+    policy.train()
     x_0, _, cond = inputs(policy, "wan21", [950.0] * PAIRS)
     pair = Pair(x_0, torch.randn_like(x_0), cond)
-    windows = module.sampler.sample(0, PAIRS)
+    rows = window(policy, pair, UniformSampler(ROWS, None, 0))
     with_gradients(policy)
-
-    def window() -> None:
-        for row, t in enumerate(windows):
-            module.loss(pair, t, row).backward()
-            module.meters.clear()
-
-    real = counted(window, [*policy.parameters(), *policy.buffers(), *gradients(policy)])
+    loss = PreferenceLoss(DiffusionDPO(500))
+    real = counted(
+        lambda: list(backward(loss, policy, pair, rows)), [*policy.parameters(), *policy.buffers(), *gradients(policy)]
+    )
     flops = costs.flops(OFFLINE, predicted, layout, 0.0)
     assert flops["generation"] == flops["ranking"] == 0
     assert sum(flops.values()) == real.flops

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lightning import Trainer
 
 from apo.guidance.cfg import CFG
 from apo.guidance.cfg_stg import CFGSTG
@@ -17,8 +16,7 @@ from apo.plan.report import planned, verdict
 from apo.policies.architecture import read
 from apo.policies.model import VideoSpec
 from apo.solvers.ode import generate, initial_noise
-from tests.modules.test_distillation import module as distillation
-from tests.modules.test_preference import pair_of
+from tests.aligning import backward, distilling, pair_of, window
 from tests.plan.shapes import OFFLINE, ONE, PAIRS, SMALL, with_gradients
 from tests.policies.test_wan import LORA, inputs, make
 
@@ -45,15 +43,10 @@ def test_a_distillation_steps_flops_are_those_of_a_real_window(request, tmp_path
     architecture = read(policy.model.folder())
     predicted = passes(architecture, policy.codec.latent_shape, policy.max_sequence_length, LORA, torch.float32)
     split = teacher == "cfg_stg"
-    module = distillation(request, guidance, policy=policy, rejected=rejected, split_backward=split)
-    module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
-    module.manual_backward = lambda loss: loss.backward()
-    pair, windows = pair_of(policy, PAIRS), module.sampler.sample(0, PAIRS)
+    module = distilling(request, guidance, rejected, split, policy=policy)
+    pair = pair_of(policy, PAIRS)
+    windows = window(policy, pair, module.window.sampler)
     with_gradients(policy)
-
-    def window() -> None:
-        for row, t in enumerate(windows):
-            module.row(pair, t, row, last=False)
 
     asked = costs.asked(guidance)
     assert (asked.rows, asked.at_once, asked.left_out) == (forwards, at_once, left_out)
@@ -68,7 +61,7 @@ def test_a_distillation_steps_flops_are_those_of_a_real_window(request, tmp_path
         reference_left_out=left_out,
     )
     found = costs.flops(step, predicted, replace(ONE, split_backward=split), 0.0)  # which costs distillation nothing
-    assert sum(found.values()) == counted(window, []).flops
+    assert sum(found.values()) == counted(lambda: list(backward(module.loss, policy, pair, windows)), []).flops
     videos = len(windows) * PAIRS * (1 + rejected)
     forward, block = (
         (predicted.forward, predicted.block_forward)
@@ -84,7 +77,7 @@ def test_stages_are_planned_as_their_configs_say():
         costs.step_of(composed([*more, *o]))
         for o in (
             ["stage=distill"],
-            ["stage=distill", "guidance=cfg_stg", "guidance.batched=false", "module.rejected=false"],
+            ["stage=distill", "guidance=cfg_stg", "guidance.batched=false", "module.loss.rejected=false"],
             ["stage=distill_dpo"],
         )
     )
@@ -101,7 +94,7 @@ def test_stages_are_planned_as_their_configs_say():
 
 
 def test_the_curriculum_takes_over_what_suits_each_stage():
-    overrides = [SMALL, "stage=distill", "adapter=preceding", "module.rejected=false", "batch_size=2"]
+    overrides = [SMALL, "stage=distill", "adapter=preceding", "module.loss.rejected=false", "batch_size=2"]
     stages = {name: plan.step for name, plan, _ in curriculum(overrides, planned(composed(overrides)))}
     assert stages["4 guidance distillation"].videos == 1 and {step.videos for step in stages.values()} == {1, 2}
     unguided = [SMALL, "guidance=none"]

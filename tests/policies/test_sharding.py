@@ -18,7 +18,7 @@ from apo.policies.wan import WanPolicy
 from apo.solvers.ode import generate, initial_noise
 from apo.sources.rollout import Rollout
 from tests import ranks
-from tests.modules.test_preference import module
+from tests.aligning import pair_of, window
 from tests.policies.test_wan import STYLES, inputs, make, perturbed
 
 # of outputs and gradients: where weights lie in memory decides which kernels multiply them
@@ -152,14 +152,13 @@ def mismatch(folder: Path) -> None:
     dist.init_process_group("gloo")
     request = asking(wan22_folder=folder)
     policy = make(request, "wan22", shard="all")
-    model = module(request, policy=policy, sampler=OfRank())
-    model.__class__ = type("Still", (type(model),), {"global_step": 0})
+    pair = pair_of(policy)
     policy.shard(init_device_mesh("cpu", (2,)))
     own = [950.0, 850.0][dist.get_rank()]
     with pytest.raises(
         MismatchedExperts, match=rf"window row 1: ranks run different experts.* timesteps are \[{own}, {own}\]"
     ):
-        next(model.rows())
+        window(policy, pair, OfRank())
 
 
 def test_ranks_that_would_run_different_experts_are_stopped_before_the_first(wan22_folder, tmp_path):

@@ -139,7 +139,7 @@ def test_the_next_stage_starts_at_its_reference(request, tmp_path):
         start = policy(x_t, t, cond)
         with policy.reference():
             assert torch.equal(policy(x_t, t, cond), start)
-        with policy.base():
+        with policy.using(None):
             assert not torch.allclose(policy(x_t, t, cond), start, atol=1e-3)
         perturbed(policy)
         with policy.reference():

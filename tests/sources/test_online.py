@@ -12,7 +12,7 @@ from apo.guidance.cfg import CFG
 from apo.guidance.none import NoGuidance
 from apo.interfaces import Verdict
 from apo.sources.online import OnlinePairs, RankerFailed
-from apo.sources.rollout import Rollout, rows
+from apo.sources.rollout import Rollout
 from apo.world.oracle import measure
 from apo.world.ranker import OracleRanker
 from tests.sources.conftest import adapted, composed
@@ -229,5 +229,5 @@ def test_two_ranks_rank_disjoint_conditions_and_make_the_pairs_of_one(policy, tm
     whole = pairs(batch, policy, 0)
     assert_close(torch.cat([one[0], other[0]]), whole.chosen, atol=1e-3, rtol=1e-3)
     assert_close(torch.cat([one[1], other[1]]), whole.rejected, atol=1e-3, rtol=1e-3)
-    picked = rows(batch, [2, 0])
+    picked = batch[[2, 0]]
     assert picked.prompt == [batch.prompt[2], batch.prompt[0]] and picked.domain == [batch.domain[2], batch.domain[0]]

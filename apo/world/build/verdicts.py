@@ -16,7 +16,6 @@ from torch import Tensor
 
 from apo.policies.model import ROOT
 from apo.policies.wan import WanPolicy
-from apo.sources.rollout import evaluating
 from apo.terminal import progress
 from apo.world import verdicts
 from apo.world.pairs import WorldPairs, judged
@@ -25,7 +24,7 @@ from apo.world.pairs import WorldPairs, judged
 def verdicts_of(data: WorldPairs, policy: WanPolicy) -> Iterator[Tensor]:
     """(2, B) of each batch, up to the one that holds the last of the pairs."""
     found = 0
-    with progress(total=data.count, desc="world pairs", delay=2) as bar, policy.base(), evaluating(policy):
+    with progress(total=data.count, desc="world pairs", delay=2) as bar, policy.using(None), policy.evaluating():
         for batch in count():
             if found >= data.count:
                 return

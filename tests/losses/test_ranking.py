@@ -15,10 +15,13 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from apo.checks import ConfigError, check
 from apo.data.rankings import Ranking
-from apo.modules.ranker import RankerModule
+from apo.interfaces import Row
+from apo.losses.ranking import RankingLoss
+from apo.modules.align import AlignModule
 from apo.rankers.answer import swapped
 from apo.rankers.vlm import WEIGHTS, RankingVLM, TrainableVLM
 from apo.run import train
+from tests.aligning import backward
 from tests.dying import dies_and_resumes
 from tests.rankers.tiny import LORA, tiny_base, world_pairs
 
@@ -76,7 +79,7 @@ def test_it_overfits_a_handful_of_pairs_with_all_weights(home):
 
 def test_a_run_that_dies_resumes_exactly(home):
     train(config(home), home / "one")
-    dies_and_resumes(RankerModule, lambda folder: train(config(home), folder), home / "other")
+    dies_and_resumes(AlignModule, lambda folder: train(config(home), folder), home / "other")
     assert metrics(home / "other") == metrics(home / "one") and len(metrics(home / "one")) == 6
     assert (home / "other/adapter" / WEIGHTS).read_bytes() == (home / "one/adapter" / WEIGHTS).read_bytes()
     assert metrics(home / "one")[2]["val/accuracy"] and not metrics(home / "one")[1]["val/accuracy"]
@@ -98,12 +101,8 @@ def test_every_pair_is_trained_in_both_orders(home):
     exchange = Ranking(second, first, swapped(label), cond.prompt, domains)
     for batch, checkpointing in ((pair, False), (exchange, False), (pair, True)):
         vlm = TrainableVLM(str(home / "base"), "float32", 4, 8.0, LORA, None, 0, checkpointing)
-        module = RankerModule(
-            policy=vlm, decay_steps=None, optimizer=torch.optim.SGD, warmup_steps=0, max_grad_norm=1.0, seed=0
-        )
-        module.manual_backward = lambda loss: loss.backward()
-        module.optim_step = lambda: None
-        module.training_step(batch, 0)
+        halves = list(backward(RankingLoss(), vlm, batch, [Row(0)]))
+        assert len(halves) == 2 and halves[0].keys() == {"train/loss", "train/accuracy"}
         gradients.append({name: weight.grad for name, weight in vlm.named_parameters() if weight.requires_grad})
     for name, gradient in gradients[0].items():
         for others in gradients[1:]:

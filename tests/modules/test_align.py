@@ -1,67 +1,20 @@
-"""The window of backward passes, on a real policy with random weights."""
+"""The training loop, on a real policy with random weights."""
 
 import math
-from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 from torch.testing import assert_close
 
-from apo.interfaces import Pair
-from apo.modules.loggers import MetricsCSV
+from apo.interfaces import Row
+from apo.losses import preference
+from apo.losses.preference import forwards
 from apo.modules.optim import NonFiniteGradient, clipped_norm
-from apo.modules.preference import PreferenceModule
-from apo.modules.sft import SFTModule
-from apo.objectives.diffusion_dpo import DiffusionDPO
-from apo.objectives.dpop import DPOPositive
-from apo.objectives.ipo import IPO
+from apo.modules.window import Window
 from apo.policies.lora import AVERAGE, POLICY
 from apo.sources.offline import OfflinePairs
-from apo.timesteps.apo import APOSampler
-from apo.timesteps.uniform import UniformSampler
-from tests.policies.test_wan import frame, make, perturbed
-
-
-def module(request, **changes) -> PreferenceModule:
-    sampler = APOSampler(4, [3, 4, 5, 6], 5, 4, 1, 4, 0.8, 0.9, 0)
-    settings = dict(
-        policy=make(request, "wan22"),
-        optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3),
-        warmup_steps=1,
-        max_grad_norm=1.0,
-        seed=0,
-        pairs=OfflinePairs(),
-        sampler=sampler,
-        objective=DiffusionDPO(500),
-        batch_size=2,
-        split=0.8,
-        reference_update_every_n_steps=None,
-    )
-    return PreferenceModule(**(settings | changes))
-
-
-def pair_of(policy, size: int = 2) -> Pair:
-    rng = torch.Generator().manual_seed(1)
-    latents = [torch.randn(size, *policy.codec.latent_shape, generator=rng) for _ in range(2)]
-    return Pair(*latents, policy.encode_condition(["the red"] * size, frame("wan22").expand(size, -1, -1, -1)))
-
-
-def fit(model: L.LightningModule, pair: Pair, steps: int, folder: Path) -> list[dict]:
-    """Metrics of each step."""
-    logger = MetricsCSV(str(folder))
-    trainer = L.Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=logger,
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        max_epochs=-1,
-    )
-    trainer.fit(model, torch.utils.data.DataLoader([pair] * steps, batch_size=None))
-    return logger.read()
+from tests.aligning import fit, module, pair_of, window
+from tests.policies.test_wan import make
 
 
 def test_loss_starts_at_log_2_and_falls_on_a_repeated_pair(request, tmp_path):
@@ -72,59 +25,6 @@ def test_loss_starts_at_log_2_and_falls_on_a_repeated_pair(request, tmp_path):
     assert float(rows[-1]["train/loss"]) < math.log(2) - 0.05 and float(rows[-1]["train/implicit_accuracy"]) > 0.7
     gains = float(rows[-1]["train/chosen_gain"]) - float(rows[-1]["train/rejected_gain"])
     assert_close(gains, float(rows[-1]["train/margin"]), rtol=1e-3, atol=1e-6)
-
-
-def test_gradients_are_summed_over_the_window(request):
-    model = module(request)
-    pair = pair_of(model.policy)
-    rows = model.sampler.sample(0, 2)
-    model.__dict__["_trainer"], total = None, None
-
-    class Still(type(model)):
-        global_step = 0
-
-    model.__class__ = Still
-    for row, t in enumerate(rows):
-        loss = model.loss(pair, t, row)
-        gradient = torch.autograd.grad(
-            loss, [p for p in model.policy.parameters() if p.requires_grad], allow_unused=True
-        )
-        gradient = [torch.zeros(()) if g is None else g for g in gradient]
-        total = gradient if total is None else [a + b for a, b in zip(total, gradient)]
-    for row, t in enumerate(rows):
-        model.loss(pair, t, row).backward()
-    accumulated = [p.grad for p in model.policy.parameters() if p.requires_grad]
-    for ours, expected in zip(accumulated, total):
-        if ours is not None:
-            assert_close(ours, expected.expand_as(ours))
-    assert any(ours is not None and ours.abs().sum() > 0 for ours in accumulated)
-
-
-@pytest.mark.parametrize("objective", [DiffusionDPO(500), IPO(500), DPOPositive(500, 5.0)], ids=["dpo", "ipo", "dpop"])
-def test_the_split_backward_is_the_joint_one(request, objective):
-    found = []
-    for split in (False, True):
-        model = module(request, objective=objective, split_backward=split)
-        model.__class__ = type(
-            "Still", (type(model),), {"global_step": 0, "manual_backward": lambda self, loss: loss.backward()}
-        )
-        perturbed(model.policy, 0.03)
-        pair = pair_of(model.policy)
-        for row, t, last in model.rows():
-            if split:
-                model.backward_in_turn(pair, t, row, last)
-            else:
-                model.backward_at(model.loss(pair, t, row), t, last)
-        found.append(({n: p.grad for n, p in model.policy.named_parameters() if p.grad is not None}, model.meters))
-    (joint, meters), (split, same) = found
-    assert joint.keys() == split.keys() and len(joint) > 20
-    for name in joint:
-        assert (split[name] - joint[name]).norm() < 3e-4 * joint[name].norm(), (
-            name
-        )  # beta enlarges the errors' rounding
-    assert meters.keys() == same.keys() and min(abs(value) for value in meters["train/margin"]) > 1e-6
-    for key in meters:
-        assert_close(torch.stack(same[key]), torch.stack(meters[key]), rtol=1e-3, atol=1e-5)
 
 
 def test_both_experts_learn_and_the_base_does_not(request, tmp_path):
@@ -154,14 +54,13 @@ def broken_weight(model, *_):
 
 
 def broken_reference(model, _, monkeypatch):
-    errors = model.errors
     monkeypatch.setattr(
-        model, "errors", lambda *given: errors(*given)._replace(ref_chosen=torch.tensor([float("nan")] * 2))
+        preference, "forwards", lambda *given: forwards(*given)._replace(ref_chosen=torch.tensor([float("nan")] * 2))
     )
 
 
 def broken_objective(model, *_):
-    model.objective = lambda chosen, *_: chosen * float("inf")
+    model.loss.objective = lambda chosen, *_: chosen * float("inf")
 
 
 def broken_gradient(model, *_):
@@ -200,30 +99,24 @@ def test_clipping_returns_the_norm_before_it():
     assert_close(parameter.grad.norm(), torch.tensor(1.0), rtol=1e-4, atol=1e-4)
 
 
-def test_noise_belongs_to_the_pair_whatever_the_rank(request, monkeypatch):
-    model = module(request)
-    model.__class__ = type("Still", (type(model),), {"global_step": 3})
-    like = torch.zeros(4, *model.policy.codec.latent_shape)
-    whole = model.noise(like, 2)
-    monkeypatch.setattr("apo.modules.base.replica", lambda: 1)
-    assert torch.equal(model.noise(like[:2], 2), whole[2:])
-    assert not torch.equal(model.noise(like[:2], 1), whole[2:])
+def test_noise_belongs_to_the_pair_whatever_the_rank(monkeypatch):
+    window, like = Window(None, 2, 0), torch.zeros(4, 3, 2, 2, 2)
+    whole = window.noise(like, 3, 2)
+    monkeypatch.setattr("apo.modules.window.replica", lambda: 1)
+    assert torch.equal(window.noise(like[:2], 3, 2), whole[2:])
+    assert not torch.equal(window.noise(like[:2], 3, 1), whole[2:])
 
 
-def test_sft_lowers_the_flow_matching_loss(request, tmp_path):
-    model = SFTModule(
-        policy=make(request, "wan22"),
-        optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3),
-        warmup_steps=1,
-        max_grad_norm=1.0,
-        seed=0,
-        pairs=OfflinePairs(),
-        sampler=UniformSampler(2, 0.9, 0),
-        batch_size=2,
-        split=0.8,
-    )
-    losses = [float(row["train/loss"]) for row in fit(model, pair_of(model.policy), 30, tmp_path)]
-    assert sum(losses[-8:]) < sum(losses[:8])
+def test_the_last_row_of_each_expert_is_marked(request):
+    policy = make(request, "wan22")
+    rows = window(policy, pair_of(policy))
+    high = [policy.expert(row.t) is policy.experts["transformer"] for row in rows]
+    assert [row.last for row in rows] == [is_high not in high[i + 1 :] for i, is_high in enumerate(high)]
+    assert len(set(high)) == 2 and [row.index for row in rows] == list(range(5))
+
+
+def test_without_noise_levels_a_window_is_one_row():
+    assert list(Window(None, 2, 0).rows(None, None, 7)) == [Row(7)]
 
 
 def test_the_reference_becomes_the_policy_every_n_steps(request, tmp_path):
@@ -241,7 +134,7 @@ def test_the_reference_becomes_the_policy_every_n_steps(request, tmp_path):
     fresh = module(request, reference_update_every_n_steps=3)
     fresh.load_state_dict(kept, strict=False)
     noise = torch.randn(pair.chosen.shape, generator=torch.Generator().manual_seed(2))
-    for ours, theirs in zip(*(m.errors(pair, torch.tensor([950.0, 950.0]), noise) for m in (fresh, model))):
+    for ours, theirs in zip(*(forwards(m.policy, pair, torch.tensor([950.0, 950.0]), noise) for m in (fresh, model))):
         assert torch.equal(ours, theirs)
 
 
@@ -249,25 +142,23 @@ def test_a_reference_that_may_move_is_at_first_the_preceding_stage(request):
     still, moving = module(request), module(request, reference_update_every_n_steps=3)
     pair = pair_of(still.policy)
     noise = torch.randn(pair.chosen.shape, generator=torch.Generator().manual_seed(2))
-    ours, theirs = (m.errors(pair, torch.tensor([950.0, 950.0]), noise) for m in (moving, still))
+    ours, theirs = (forwards(m.policy, pair, torch.tensor([950.0, 950.0]), noise) for m in (moving, still))
     assert torch.equal(ours.ref_chosen, theirs.ref_chosen) and torch.equal(ours.chosen, theirs.chosen)
     assert {k for k, p in moving.named_parameters() if p.requires_grad} == {
         k for k, p in still.named_parameters() if p.requires_grad
     }
-    with pytest.raises(ValueError, match="module.reference_update_every_n_steps=0"):
-        module(request, reference_update_every_n_steps=0)
 
 
 def test_an_average_follows_the_adapter_and_is_what_is_saved(request, tmp_path):
     model, plain = module(request, ema_decay=0.75), module(request)
-    policy, follow, passed = model.policy, model.policy.update_average, []
+    policy, move, passed = model.policy, model.policy.move, []
 
     def weights(name: str) -> dict[str, torch.Tensor]:
         found = policy.experts.named_parameters()
         return {key.replace(f".{name}.", "."): value.detach().clone() for key, value in found if f".{name}." in key}
 
     expected = weights(POLICY)
-    policy.update_average = lambda decay: (follow(decay), passed.append(weights(POLICY)))
+    policy.move = lambda name, share: (move(name, share=share), passed.append(weights(POLICY)))
     pair = pair_of(policy)
     fit(model, pair, 3, tmp_path / "averaged")
     for now in passed:
@@ -320,5 +211,3 @@ def test_a_pair_goes_through_as_many_windows_as_set(request, tmp_path):
     assert [(row["train/loss"], row["train/t_mean"]) for row in same] == [
         (row["train/loss"], row["train/t_mean"]) for row in rows
     ]
-    with pytest.raises(ValueError, match="windows_per_pair=0"):
-        module(request, windows_per_pair=0)

@@ -12,52 +12,29 @@ from torch.testing import assert_close
 from apo.checks import ConfigError, check
 from apo.flow import noised
 from apo.guidance.cfg import CFG
-from apo.guidance.cfg_stg import CFGSTG
-from apo.guidance.teacher import GuidanceDistillation
-from apo.modules.distillation import DistillationModule
+from apo.losses.distillation import DistillationLoss
+from apo.modules.align import AlignModule
 from apo.run import train
-from apo.sources.offline import OfflinePairs
-from apo.timesteps.apo import APOSampler
+from tests.aligning import distilling, fit, pair_of, window
 from tests.clips import write_manifest
 from tests.dying import dies_and_resumes
-from tests.modules.test_preference import fit, pair_of
 from tests.policies.test_wan import make, perturbed
 from tests.test_train import adapter, metrics
 
 ROOT = Path(__file__).parents[2]
 
 
-def module(request, guidance=None, **changes) -> DistillationModule:
-    settings = dict(
-        policy=make(request, "wan22"),
-        optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3),
-        warmup_steps=1,
-        max_grad_norm=1.0,
-        seed=0,
-        pairs=OfflinePairs(),
-        sampler=APOSampler(4, [5], 0, 1, 1, 0, 0.8, 0.9, 0),
-        batch_size=2,
-        split=0.8,
-        rejected=True,
-        blocks=None,
-        distill=GuidanceDistillation(guidance or CFGSTG(2.0, 2.0, 0.9, 1.0, [1], True), None, None, 0),
-    )
-    return DistillationModule(**(settings | changes))
-
-
 def test_the_first_loss_is_what_guidance_adds_and_it_falls_in_both_experts(request, tmp_path):
-    model = module(request)
+    model = distilling(request)
     pair = pair_of(model.policy)
     before = {k: v.clone() for k, v in model.policy.named_parameters()}
     with torch.no_grad():
         errors = []
-        model.__class__ = type("First", (DistillationModule,), {"global_step": 0})
-        for row, t in enumerate(model.sampler.sample(0, 2)):
+        for row in window(model.policy, pair, model.window.sampler):
             for x_0 in (pair.chosen, pair.rejected):
-                x_t = noised(x_0, model.noise(pair.chosen, row), t)
-                guided = model.distill.guidance(model.policy, x_t, t, pair.cond)
-                errors.append((guided - model.policy(x_t, t, pair.cond)).square().mean())
-        model.__class__ = DistillationModule
+                x_t = noised(x_0, row.noise, row.t)
+                guided = model.loss.distill.guidance(model.policy, x_t, row.t, pair.cond)
+                errors.append((guided - model.policy(x_t, row.t, pair.cond)).square().mean())
     rows = fit(model, pair, 40, tmp_path)
     assert_close(float(rows[0]["train/loss"]), float(torch.stack(errors).mean()), rtol=1e-3, atol=1e-6)
     for key in ("train/loss_high", "train/loss_low"):
@@ -70,31 +47,33 @@ def test_the_first_loss_is_what_guidance_adds_and_it_falls_in_both_experts(reque
 
 
 def test_a_teacher_without_strength_has_nothing_to_teach(request, tmp_path):
-    (row,) = fit(module(request, CFG(0.0, 0.0, 0.9)), pair_of(make(request, "wan22")), 1, tmp_path)
+    (row,) = fit(distilling(request, CFG(0.0, 0.0, 0.9)), pair_of(make(request, "wan22")), 1, tmp_path)
     assert float(row["train/loss"]) == 0 and float(row["train/grad_norm"]) == 0
 
 
 def test_rejected_videos_are_left_out_when_asked(request):
-    model = module(request, rejected=False)
-    pair = pair_of(model.policy)
-    t = torch.tensor([950.0, 940.0])
-    x_t, times, cond, target = model.taught(
-        *model.whole(pair), t, torch.zeros_like(pair.chosen), model.distill.guidance
-    )
-    assert (
-        torch.equal(x_t, noised(pair.chosen, torch.zeros_like(pair.chosen), t)) and times.equal(t) and len(target) == 2
-    )
-    model.rejected = True
-    x_t, times, cond, target = model.taught(
-        *model.whole(pair), t, torch.zeros_like(pair.chosen), model.distill.guidance
-    )
-    assert len(x_t) == len(times) == len(cond.prompt) == len(target) == 4
+    policy = make(request, "wan22")
+    pair, teacher = pair_of(policy), distilling(request, policy=policy).loss.distill
+    ((x_0, cond),) = DistillationLoss(teacher, rejected=False).batches(pair)
+    assert torch.equal(x_0, pair.chosen) and cond.prompt == pair.cond.prompt
+    ((x_0, cond),) = DistillationLoss(teacher, rejected=True).batches(pair)
+    assert torch.equal(x_0, torch.cat([pair.chosen, pair.rejected])) and cond.prompt == pair.cond.prompt * 2
+
+
+def test_the_teacher_sees_a_pairs_videos_at_one_noise_and_timestep(request):
+    model = distilling(request)
+    pair, t = pair_of(model.policy), torch.tensor([950.0, 940.0])
+    ((x_0, cond),) = model.loss.batches(pair)
+    noise = torch.randn(pair.chosen.shape, generator=torch.Generator().manual_seed(0))
+    x_t, times, cond, target = model.loss.taught(model.policy, x_0, cond, t, noise, model.loss.distill.guidance)
+    assert torch.equal(x_t[:2], noised(pair.chosen, noise, t)) and torch.equal(x_t[2:], noised(pair.rejected, noise, t))
+    assert times.tolist() == [950.0, 940.0] * 2 and len(cond.prompt) == len(target) == 4
 
 
 def test_in_turn_the_gradients_are_the_same(request, tmp_path):
     found = {}
     for split in (False, True):
-        model = module(request, split_backward=split)
+        model = distilling(request, split_backward=split)
         perturbed(model.policy)
         rows = fit(model, pair_of(model.policy), 2, tmp_path / str(split))
         found[split] = rows, [p.detach() for p in model.policy.parameters() if p.requires_grad]
@@ -105,36 +84,36 @@ def test_in_turn_the_gradients_are_the_same(request, tmp_path):
 
 
 def test_blocks_alone_learn_when_asked(request):
-    trained = {name for name, p in module(request, blocks=[1]).policy.named_parameters() if p.requires_grad}
-    every = {name for name, p in module(request).policy.named_parameters() if p.requires_grad}
+    trained = {name for name, p in distilling(request, blocks=[1]).policy.named_parameters() if p.requires_grad}
+    every = {name for name, p in distilling(request).policy.named_parameters() if p.requires_grad}
     assert trained == {name for name in every if ".blocks.1." in name} and 0 < len(trained) < len(every)
     with pytest.raises(ValueError, match=r"module.blocks=\[7\] leaves nothing to train"):
-        module(request, blocks=[7])
+        distilling(request, blocks=[7])
 
 
 def test_held_out_errors_start_alike_and_the_teachers_stays(request):
-    model = module(request)
+    model = distilling(request)
     pair, t = pair_of(model.policy), torch.tensor([500.0, 500.0])
     noise = torch.randn(pair.chosen.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        first = model.held_out(pair, t, noise)
+        first = model.loss.held_out(model.policy, pair, t, noise)
         assert_close(first["loss"], first["undistilled"])
         perturbed(model.policy)
-        later = model.held_out(pair, t, noise)
+        later = model.loss.held_out(model.policy, pair, t, noise)
     assert torch.equal(later["undistilled"], first["undistilled"]) and not torch.equal(later["loss"], first["loss"])
 
 
 def test_in_turn_held_out_errors_are_the_same_from_half_the_videos_at_once(request):
-    model = module(request)
+    model = distilling(request)
     perturbed(model.policy)
     pair, t, asked = pair_of(model.policy), torch.tensor([950.0, 940.0]), []
     noise = torch.randn(pair.chosen.shape, generator=torch.Generator().manual_seed(0))
     model.policy.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
     found, largest = [], []
-    for model.split_backward in (False, True):
+    for model.loss.split_backward in (False, True):
         asked.clear()
         with torch.no_grad():
-            found.append(model.held_out(pair, t, noise))
+            found.append(model.loss.held_out(model.policy, pair, t, noise))
         largest.append(max(asked))
     assert largest[1] * 2 == largest[0]
     assert_close(*found)
@@ -178,7 +157,7 @@ def config(home: Path, *more: str) -> DictConfig:
 def test_a_run_that_dies_resumes_exactly_and_says_what_it_came_from(home):
     overrides = ["stage=distill", f"adapter={home}/aligned/adapter", "distill.omega=[0.5,2.5]", "distill.lambda_=[0,1]"]
     train(config(home, *overrides), home / "one")
-    dies_and_resumes(DistillationModule, lambda folder: train(config(home, *overrides), folder), home / "other")
+    dies_and_resumes(AlignModule, lambda folder: train(config(home, *overrides), folder), home / "other")
     rows = metrics(home / "one")
     assert metrics(home / "other") == rows and len(rows) == 6
     assert adapter(home / "other") == adapter(home / "one") and len(adapter(home / "one")) == 2
