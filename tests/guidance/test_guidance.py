@@ -34,10 +34,3 @@ def test_cfg_is_the_papers_formula_with_a_strength_per_expert(t):
 def test_omega_zero_is_no_guidance():
     t = torch.full((2,), 500.0)
     assert torch.equal(CFG(0, 0, None)(Linear(), X, t, COND), NoGuidance()(Linear(), X, t, COND))
-
-
-def test_conditions_in_one_batch_keep_their_order():
-    both = Condition.cat(COND, Linear().unconditional(COND))
-    assert (
-        both.prompt == ["a", "b", "", ""] and both.text.flatten().tolist() == [2, 4, 0, 0] and both.image_embeds is None
-    )

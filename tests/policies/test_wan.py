@@ -131,6 +131,42 @@ def test_reference_is_the_base_and_stays_put(request, style):
     assert torch.equal(before, reference) and not torch.allclose(before, after, atol=1e-3)
 
 
+def test_any_number_of_copies_stays_while_the_policy_moves_and_moves_when_told(request):
+    policy = perturbed(make(request, "wan22"))
+    x_t, t, cond = inputs(policy, "wan22", [950.0])
+    trained = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
+
+    def velocity(name: str | None = "policy") -> torch.Tensor:
+        with torch.no_grad(), policy.using(name):
+            return policy(x_t, t, cond)
+
+    start, base = velocity(), velocity(None)
+    policy.keep("old")
+    policy.keep("older")
+    assert [name for name, parameter in policy.named_parameters() if parameter.requires_grad] == trained
+    assert torch.equal(velocity(), start) and torch.equal(velocity("old"), start)
+    perturbed(policy)
+    now = velocity()
+    policy.keep("old")  # again: it stays
+    assert torch.equal(velocity("old"), start) and not torch.allclose(now, start, atol=1e-3)
+    policy.move("old", share=0.25)
+    weights = dict(policy.experts.named_parameters())
+    for name in (name.removeprefix("experts.") for name in trained):
+        old, older = (weights[name.replace(".policy.", f".{copy}.")] for copy in ("old", "older"))
+        assert_close(old, 0.75 * older + 0.25 * weights[name])
+    policy.move("older", toward="old")
+    assert torch.equal(velocity("older"), velocity("old"))
+    policy.move("old")
+    assert torch.equal(velocity("old"), now) and torch.equal(velocity(None), base)
+    with policy.reference():  # there is none: the base
+        assert torch.equal(policy(x_t, t, cond), base)
+
+
+def test_without_an_adapter_there_is_nothing_to_copy(request):
+    with pytest.raises(ValueError, match="policy.lora=null has no adapter, of which old could be a copy"):
+        make(request, "wan22", lora=None).keep("old")
+
+
 def test_the_next_stage_starts_at_its_reference(request, tmp_path):
     perturbed(make(request, "wan22")).save_adapter(tmp_path)
     policy = make(request, "wan22", adapter=str(tmp_path))
