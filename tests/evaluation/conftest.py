@@ -65,7 +65,7 @@ class QuickPolicy:
         self.offset = 20.0
 
     @contextmanager
-    def base(self):
+    def using(self, _):
         kept, self.offset = self.offset, 0.0
         yield
         self.offset = kept
