@@ -8,12 +8,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from apo.io.files import replacing
+from apo.io.shapes import central, fit
 from apo.io.video import (
     COPY_AGAIN,
     Spec,
     VideoError,
-    central,
-    fit,
     image_pixels,
     open_stream,
     pixel_aspect,

@@ -19,7 +19,7 @@ from apo.io.files import is_alive
 NAME = ".lock"
 BEAT = 5.0  # seconds between a holder's signs of life
 SILENCE = 30.0  # without one for so long, a holder on another machine counts as dead
-PATIENCE = 120.0  # for a holder that has been asked to stop: it ends the step under way and saves
+TIMEOUT = 120.0  # for a holder that has been asked to stop: it ends the step under way and saves
 NO_LOCKS = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL}  # of disks that have none
 FIRST = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")  # what starters of processes number them by
 held: list["Lock"] = []  # by this process
@@ -58,7 +58,7 @@ def holding(folder: Path, remedy: str) -> Iterator[None]:
     """Inside, no other process is in here with this folder; InUse if one is already, saying which. Of several processes of one run
     the first holds it.
 
-    A holder that has been asked to stop, or is the same SLURM job before it was requeued, is waited for, PATIENCE seconds at most.
+    A holder that has been asked to stop, or is the same SLURM job before it was requeued, is waited for, TIMEOUT seconds at most.
 
     Guaranteed: on one machine there is never a second process, and a dead one's lock is free at once; so it is with several where the
     disk's flock acts on all of them (NFS with locks, Lustre with -o flock, GPFS), but that a dead one on another machine is waited
@@ -113,7 +113,7 @@ def wait_for(lock: "Lock", folder: Path, remedy: str) -> None:
     while (holder := lock.take()) is not None:
         first = first or lock.signs
         silent = not lock.certain and lock.signs == first
-        limit = SILENCE if silent else PATIENCE if holder.ends() else 0
+        limit = SILENCE if silent else TIMEOUT if holder.ends() else 0
         if time.monotonic() - began < limit:
             if not said:
                 print(f"{folder} is held by {holder}; waiting for its end, {limit:g} s at most", file=sys.stderr)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from apo.errors import UserError
 from apo.io.files import replacing
+from apo.io.shapes import fit
 
 BT709 = 1  # ffmpeg's number for the matrix, the primaries and the transfer curve
 LIMITED_RANGE = 1
@@ -251,42 +252,6 @@ def nearest(shown: Iterable[tuple[float, float, av.VideoFrame]], times: list[flo
 def upright(frame: av.VideoFrame) -> np.ndarray:
     """(H, W, 3) uint8, turned as the file's display matrix says: phones store vertical videos lying down."""
     return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-
-
-def fit(pixels: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0, mode: str = "crop") -> Tensor:
-    """(3, height, width) uint8 of (H, W, 3) uint8, resized, antialiased.
-
-    mode: `crop` keeps the largest central part of that shape; `pad` keeps all and puts black bars around it.
-    pixel_aspect: width of a source pixel over its height.
-    """
-    rows, columns = pixels.shape[:2]
-    if mode == "pad":
-        return letterboxed(pixels, height, width, columns * pixel_aspect / rows)
-    top, left, bottom, right = central(rows, columns, width / height / pixel_aspect)
-    return resized(pixels[top:bottom, left:right], height, width)
-
-
-def central(rows: int, columns: int, aspect: float) -> tuple[int, int, int, int]:
-    """(top, left, bottom, right) of the largest central part of a picture. aspect: of the part, width over height in source pixels."""
-    crop_rows, crop_columns = max(1, min(rows, round(columns / aspect))), max(1, min(columns, round(rows * aspect)))
-    top, left = (rows - crop_rows) // 2, (columns - crop_columns) // 2
-    return top, left, top + crop_rows, left + crop_columns
-
-
-def letterboxed(pixels: np.ndarray, height: int, width: int, aspect: float) -> Tensor:
-    """The whole picture, (3, height, width) uint8, black where it does not reach. aspect: of the picture as it is seen."""
-    rows, columns = max(1, min(height, round(width / aspect))), max(1, min(width, round(height * aspect)))
-    top, left = (height - rows) // 2, (width - columns) // 2
-    canvas = torch.zeros(3, height, width, dtype=torch.uint8)
-    canvas[:, top : top + rows, left : left + columns] = resized(pixels, rows, columns)
-    return canvas
-
-
-def resized(pixels: np.ndarray, height: int, width: int) -> Tensor:
-    """(3, height, width) uint8 of (H, W, 3) uint8, whatever becomes of the proportions."""
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float()
-    scaled = nnf.interpolate(image, (height, width), mode="bicubic", antialias=True, align_corners=False)
-    return scaled[0].round().clamp(0, 255).byte()
 
 
 def pixel_aspect(stream) -> float:

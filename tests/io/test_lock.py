@@ -71,7 +71,7 @@ def test_one_that_was_asked_to_stop_is_waited_for(tmp_path, other, capsys, monke
         assert process.wait(60) == 0
     assert f"is held by process {process.pid}" in capsys.readouterr().err
     other("stopping")
-    monkeypatch.setattr(lock, "PATIENCE", 0.3)
+    monkeypatch.setattr(lock, "TIMEOUT", 0.3)
     with pytest.raises(InUse), holding(tmp_path, ""):
         pass
 

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from apo.io.framing import video_frame
-from apo.io.video import VideoError, fit, probe, read_image, read_video, write_video
+from apo.io.shapes import fit
+from apo.io.video import VideoError, probe, read_image, read_video, write_video
 from tests.data.clips import counted, numbers
 
 
