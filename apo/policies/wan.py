@@ -284,9 +284,8 @@ class WanPolicy(nn.Module):
 
     def save_adapter(self, folder) -> None:
         """Writes the policy's LoRA, or its average if that is kept, one diffusers-format file per expert; every rank must ask."""
-        adapters.save_lora(
-            dict(self.experts), Path(folder), adapters.AVERAGE if adapters.AVERAGE in self.kept else adapters.POLICY
-        )
+        name = adapters.AVERAGE if adapters.AVERAGE in self.kept else adapters.POLICY
+        adapters.save_lora(dict(self.experts), Path(folder), name)
 
     def load_adapter(self, folder) -> None:
         """Reads what `save_adapter` wrote; UserError says what is damaged or does not fit."""
