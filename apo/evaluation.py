@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from hydra.utils import instantiate
@@ -17,10 +17,9 @@ from apo.evaluators import results
 from apo.evaluators.before_after import draw, pick
 from apo.evaluators.folder import ResultsFolder
 from apo.generation import Generation, digest
-from apo.guidance.cfg_stg import CFGSTG
 from apo.io.files import sweep
 from apo.io.written import Written
-from apo.modules.cluster import require_accelerator
+from apo.parts import Setting
 from apo.policies.architecture import fitting
 from apo.runs import Arm, EvaluationError, find, find_all
 
@@ -128,17 +127,16 @@ class Evaluation:
 
     def check(self, arms: Sequence[Arm]) -> None:
         """ValueError for what can be known to be wrong before anything is loaded."""
-        require_accelerator(self.cfg.trainer.accelerator, 1, torch.cuda.device_count())
+        instantiate(self.cfg.trainer).require_gpus(1)
         for arm in arms:
             self.folder(arm).check()
         model, conditions = instantiate(self.cfg.model), self.generation.conditions
         model.check()
         model.check_weights()
-        fitting(model)
-        conditions.check(model.spec)
-        instantiate(self.cfg.evaluator).check(model.spec, conditions.rows)
-        if isinstance(self.generation.guidance, CFGSTG):
-            self.generation.guidance.check(model)
+        setting = Setting(model.spec, model=model, architecture=fitting(model), cfg=self.cfg)
+        self.generation.guidance.check(setting)
+        conditions.check(setting)
+        instantiate(self.cfg.evaluator).check(replace(setting, rows=conditions.rows))
         for arm in arms:
             if arm.adapter is not None:
                 lineage.require_whole(arm.adapter)

@@ -18,6 +18,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from apo import parts
+from apo.parts import Setting
+
 T = 1000  # training timesteps of every Wan model
 
 
@@ -154,13 +157,23 @@ class Policy(Protocol):
     def load_adapter(self, folder) -> None: ...
 
 
-class Source(Protocol):
-    """Where samples come from: a data set, or the policy itself."""
+class Source(parts.Part, Protocol):
+    """Where samples come from: a data set, or the policy itself.
+
+    generated: videos of a condition that the policy makes. rollout: how (`apo.sources.rollout.Rollout`); None if it makes none.
+    """
+
+    generated: int = 0
+    rollout: Any = None
 
     meters: dict[str, Tensor]  # scalars of the last call, logged with the step: time/generate, time/rank, rank/...
 
     def __call__(self, batch, policy: Policy, step: int) -> Pair:
         """Exactly B pairs, no gradient."""
+
+    def judged(self) -> int:
+        """Pairs of videos of a condition that a ranking model compares."""
+        return 0
 
     def state(self) -> Any:
         """What it remembers between steps, for a checkpoint. Collective; None for nothing."""
@@ -170,7 +183,7 @@ class Source(Protocol):
         """Takes what `state` gave, in a run of any number of ranks."""
 
 
-class Loss(Protocol):
+class Loss(parts.Part, Protocol):
     """Which predictions a window row makes, and what scalars come of them. Knows nothing of Lightning or of ranks."""
 
     def __call__(self, policy: Policy, sample: Pair, row: Row) -> Iterator[Part]:
@@ -196,11 +209,10 @@ class DataRow(Protocol):
 class Ranker(Protocol):
     """Cheap to build: weights are loaded and servers asked at the first call."""
 
-    def check(self, spec, rows: Sequence[DataRow] = ()) -> None:
-        """Before any model is loaded: ValueError names the field and the remedy (a folder or a server that isn't there).
+    is_model: bool  # whether a verdict takes forwards of a ranking model
 
-        spec: of the videos that are to be judged (`model.spec`). rows: of the user's data; empty where prompts are made, not read.
-        """
+    def check(self, setting: Setting) -> None:
+        """Before any model is loaded: ValueError names the field and the remedy (a folder or a server that isn't there)."""
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         """first, second: (B, frames, 3, height, width) uint8."""
@@ -212,8 +224,8 @@ class Conditions(Protocol):
     rows: Sequence[DataRow]  # of the user's manifest; empty where prompts are made, not read
     identity: str | None  # a hash of what the config does not say: a manifest's content. None if the config says all
 
-    def check(self, spec) -> None:
-        """Before any model is loaded: ValueError unless they suit videos of `model.spec`."""
+    def check(self, setting: Setting) -> None:
+        """Before any model is loaded: ValueError unless they suit videos of the model's size."""
 
     def __len__(self) -> int: ...
 
@@ -244,7 +256,7 @@ class Evaluator(Protocol):
         Criterion
     ]  # the first one decides `win`, `tie` and `loss` of report.json; none: arms are shown side by side only
 
-    def check(self, spec, rows: Sequence[DataRow] = ()) -> None:
+    def check(self, setting: Setting) -> None:
         """As of `Ranker`."""
 
     def update(self, videos: Tensor, cond: Condition) -> None:
@@ -255,5 +267,10 @@ class Evaluator(Protocol):
 
 
 class Guidance(Protocol):
+    skips_blocks: bool  # whether a forward of it leaves out some of the transformer's blocks
+
+    def check(self, setting: Setting) -> None:
+        """Before any model is loaded: ValueError unless the model can be guided so."""
+
     def __call__(self, policy: Policy, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """Guided velocity (B, C, F, H, W), Eq. 3: (1+ω)·v_c − ω·v_∅ + λ·(v_c − v_skip)."""

@@ -1,5 +1,7 @@
 """What a run folder holds of a run that began, and whether the same command continues it."""
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,32 +12,6 @@ from apo.errors import UserError
 from apo.io.files import remove, sweep, write_text
 from apo.modules import checkpoints
 from apo.modules.checkpoints import Checkpoint
-
-# may change between start and resume, here and in `module`; pairs per step may not, whatever the number of processes
-FREE = (
-    "run",
-    "trainer",
-    "logger",
-    "sample_every_n_steps",
-    "checkpoint_every_n_steps",
-    "batch_size",
-    "split_backward",
-    "policy.gradient_checkpointing",
-    "policy.shard",
-    "policy.context_parallel",
-    "policy.offload",
-    "vlm.gradient_checkpointing",
-    "stage_steps",
-    "learning_rate",
-)  # (these two act through max_steps and optimizer.lr)
-SERVER = (
-    "base_url",
-    "api_key_env",
-    "timeout_s",
-    "hello_timeout_s",
-    "retries",
-    "max_concurrency",
-)  # where a ranker is, not what it says
 
 
 def is_finished(folder: Path) -> bool:
@@ -83,9 +59,13 @@ def require_same_run(cfg: DictConfig, folder: Path) -> Checkpoint | None:
 
 
 def require_same_settings(before: dict, now: dict, path: Path) -> None:
-    """UserError if two plain configs differ in what would make it another run. path: of the file that says `before`."""
+    """UserError if two plain configs differ in what would make it another run. path: of the file that says `before`.
+
+    What may differ says `resume.may_change` of `now`.
+    """
+    free = now.get("resume", {}).get("may_change", ())
     # a group added since then had no part in the run: what it builds stands in `module`
-    kept = [key for key in now if key not in FREE and (key in before or not isinstance(now[key], dict))]
+    kept = [key for key in now if key in before or not isinstance(now[key], dict)]
     counted = "batch_size x trainer.devices x trainer.nodes / trainer.context_parallel"
     try:
         changed = differences(pairs_per_step(before), pairs_per_step(now), counted)
@@ -93,7 +73,7 @@ def require_same_settings(before: dict, now: dict, path: Path) -> None:
         raise UserError(
             f"{path} is damaged (no pairs per step: {error}): restore it, or give another run=NAME"
         ) from None
-    if changed := changed + [line for key in kept for line in differences(before.get(key), now[key], key)]:
+    if changed := changed + [line for key in kept for line in differences(before.get(key), now[key], key, free)]:
         folder = path.parent if path.suffix == ".yaml" else path.parent.parent
         longer = now["max_steps"] > before["max_steps"]
         more = f"; to train on from its end, give adapter={folder / 'adapter'} and another run=NAME" if longer else ""
@@ -136,10 +116,10 @@ def pairs_per_step(cfg: dict) -> int:
     return cfg["batch_size"] * trainer["devices"] * trainer["nodes"] // trainer.get("context_parallel", 1)
 
 
-def differences(before, now, key: str) -> list[str]:
-    """The leaves in which two plain configs differ, each as 'key: before -> now', but for what is FREE."""
-    if key.removeprefix("module.").removeprefix("loss.") in FREE or key.rpartition(".")[2] in SERVER:
+def differences(before, now, key: str, free: Sequence[str] = ()) -> list[str]:
+    """The leaves in which two plain configs differ, each as 'key: before -> now', but for keys that match a pattern of `free`."""
+    if any(fnmatchcase(key.removeprefix("module."), pattern) for pattern in free):
         return []
     if isinstance(before, dict) and isinstance(now, dict):
-        return [d for k in before | now for d in differences(before.get(k), now.get(k), f"{key}.{k}")]
+        return [d for k in before | now for d in differences(before.get(k), now.get(k), f"{key}.{k}", free)]
     return [] if before == now else [f"{key}: {before} -> {now}"]

@@ -9,27 +9,24 @@ from pathlib import Path
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.strategies import DDPStrategy
+from lightning import Callback
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Sampler
 
 from apo import card, closing, quiet
 from apo.adapter import lineage
-from apo.checks import ConfigError, windows_per_pair
-from apo.data.pairs import UserRows
+from apo.checks import ConfigError
 from apo.data.stream import Split, StepBatches
-from apo.distributed import device, replica, replicas
+from apo.distributed import replica, replicas
 from apo.io.files import replacing_folder
 from apo.io.lock import is_first_process
-from apo.modules.callbacks import HeldOutPairs, HeldOutRankings, SampleVideos, StepProgress, WholeCheckpoint
-from apo.modules.checkpoints import Checkpoint
-from apo.modules.cluster import group_size
+from apo.modules.callbacks import SampleVideos, StepProgress, WholeCheckpoint
+from apo.modules.cluster import Cluster
 from apo.modules.loggers import MetricsCSV
 from apo.modules.preemption import REQUEUE, STOPPED, StopWhenTold
-from apo.modules.sharded import PATIENCE, ShardedStrategy
-from apo.modules.tensor_files import WholeFiles
 from apo.modules.trackers import finished, labels, trackers
 from apo.resume import clean, is_finished, pairs_per_step, remember, require_same_run
+from apo.stages import Stage, windows_per_pair
 from apo.terminal import say_where
 
 
@@ -48,8 +45,9 @@ def train(cfg: DictConfig, folder: Path) -> None:
         clean(folder)
         if begins is not None and begins.instead:
             print(begins.instead, file=sys.stderr)
-    if cfg.trainer.threads:
-        torch.set_num_threads(cfg.trainer.threads)
+    cluster, stage = instantiate(cfg.trainer), instantiate(cfg.stage)
+    if cluster.threads:
+        torch.set_num_threads(cluster.threads)
     say_where()
     written, before = remember(cfg, folder), lineage.preceding(cfg)
     module = instantiate(cfg.module)
@@ -58,18 +56,21 @@ def train(cfg: DictConfig, folder: Path) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     data = instantiate(cfg.data)
-    if isinstance(data, UserRows):  # what is not in the cache yet is encoded where training will be
-        local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))
-        module.policy.codec.to(device(cfg.trainer.accelerator, int(local)))
+    if data.encodes:  # what is not in the cache yet is encoded where training will be
+        module.policy.codec.to(cluster.device())
     split = data.prepare(module.policy)
     if (folder / "config.yaml").read_text(encoding="utf-8") != written:
         raise ConfigError(
             f"{folder}: while this run got ready, another began there with other settings; give another run=NAME"
         )
-    trainer = build_trainer(cfg, folder, split, begins)
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    checkpoint = WholeCheckpoint(folder, cfg.checkpoint_every_n_steps, settings, begins and begins.path)
+    stop = StopWhenTold(checkpoint)
+    callbacks = [*watching(cfg, folder, split, stage), checkpoint, stop]  # last: a step is whole once its samples are
+    trainer = build_trainer(cfg, folder, cluster, callbacks)
     with finished():
         trainer.fit(module, StepData(split, cfg), ckpt_path=begins and begins.path, weights_only=True)
-    if stop := next((each for each in trainer.callbacks if isinstance(each, StopWhenTold) and each.stopped), None):
+    if stop.stopped:
         if trainer.is_global_zero:
             print(closing.stopped(trainer.global_step, cfg.max_steps, folder), file=sys.stderr)
         if trainer.is_global_zero and STOPPED in os.environ and stop.status == REQUEUE:
@@ -99,30 +100,19 @@ def draw_card(adapter: Path, made: dict) -> None:
         )
 
 
-def build_trainer(cfg: DictConfig, folder: Path, split: Split, begins: Checkpoint | None) -> L.Trainer:
-    """Lightning's trainer with our checkpoints, samples and logs."""
-    settings = OmegaConf.to_container(cfg, resolve=True)
-    callbacks = [StepProgress(pairs_per_step(settings))]
+def watching(cfg: DictConfig, folder: Path, split: Split, stage: Stage) -> list[Callback]:
+    """What happens beside the steps: progress, sample videos, data that is held out."""
+    found = [StepProgress(pairs_per_step(OmegaConf.to_container(cfg, resolve=True)))]
     if cfg.sample_every_n_steps:
-        guidance = instantiate(cfg.stage.get("sample_guidance", cfg.guidance))
-        callbacks.append(SampleVideos(folder, split.train, cfg.sample_every_n_steps, guidance, seed=cfg.seed))
-    if len(split.validation) and cfg.stage.needs_reference:
-        callbacks.append(HeldOutPairs(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
-    if len(split.validation) and cfg.stage.data == "rankings":
-        callbacks.append(HeldOutRankings(split.validation, cfg.validate_every_n_steps, cfg.batch_size))
-    checkpoint = WholeCheckpoint(folder, cfg.checkpoint_every_n_steps, settings, begins and begins.path)
-    callbacks += [checkpoint, StopWhenTold(checkpoint)]  # last: a step is whole once its samples are
-    strategy = cfg.trainer.strategy
-    if strategy == "ddp":  # a window row trains one expert, so the other one's parameters are unused in that backward
-        strategy = DDPStrategy(find_unused_parameters=True, process_group_backend=cfg.trainer.backend, timeout=PATIENCE)
-    if strategy == "fsdp":
-        shard = group_size(cfg.trainer.shard, cfg.trainer.nodes, cfg.trainer.devices)
-        strategy = ShardedStrategy(shard, cfg.trainer.nodes * cfg.trainer.devices, cfg.trainer.backend)
+        guidance = stage.sample_guidance or instantiate(cfg.guidance)
+        found.append(SampleVideos(folder, split.train, cfg.sample_every_n_steps, guidance, seed=cfg.seed))
+    return found + stage.held_out(split, cfg.validate_every_n_steps, cfg.batch_size)
+
+
+def build_trainer(cfg: DictConfig, folder: Path, cluster: Cluster, callbacks: list[Callback]) -> L.Trainer:
+    """Lightning's trainer, without what it would do on its own."""
     return L.Trainer(
-        accelerator=cfg.trainer.accelerator,
-        devices=cfg.trainer.devices,
-        num_nodes=cfg.trainer.nodes,
-        strategy=strategy,
+        **cluster.lightning(),
         max_steps=cfg.max_steps,
         max_epochs=-1,
         log_every_n_steps=1,
@@ -133,7 +123,6 @@ def build_trainer(cfg: DictConfig, folder: Path, split: Split, begins: Checkpoin
         enable_model_summary=False,
         use_distributed_sampler=False,
         enable_progress_bar=False,
-        plugins=None if cfg.trainer.strategy == "fsdp" else [WholeFiles()],
     )
 
 

@@ -119,6 +119,11 @@ def say_where() -> None:
         print(f"outputs and caches: {Path.cwd() / 'outputs'}")
 
 
+def shown(path: Path) -> Path:
+    """From where the user is."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 @contextmanager
 def recorded(path: Path) -> Iterator[None]:
     """Inside, what is printed is also appended to the file at `path`, and what ends the command."""

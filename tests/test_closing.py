@@ -8,7 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from apo.closing import next_command, quoted
+from apo.closing import next_command
+from apo.config.overrides import quoted
 from apo.errors import UserError
 from apo.resume import require_same_settings
 from tests.commands import ROOT

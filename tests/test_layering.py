@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [  # from the ground up; what stands in one line knows nothing of each other
+    "parts",
     "errors places interfaces random distributed timing intervals cpu_torchvision",
     "quiet terminal flow",
     "io",
@@ -22,6 +23,7 @@ FLOORS = [  # from the ground up; what stands in one line knows nothing of each 
     "losses",
     "evaluators",
     "modules world",
+    "stages",
     "runs resume closing card",
     "checks generation",
     "evaluation export run",
@@ -95,7 +97,7 @@ def test_no_files_import_each_other_in_a_circle():
 def test_interfaces_need_torch_only():
     tree = ast.parse((ROOT / "apo/interfaces.py").read_text())
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert modules <= {"torch", "typing", "dataclasses", "contextlib", "collections.abc"}
+    assert modules <= {"torch", "typing", "dataclasses", "contextlib", "collections.abc", "apo", "apo.parts"}
 
 
 def test_init_files_are_empty_and_files_are_short():

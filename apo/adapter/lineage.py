@@ -3,13 +3,16 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.data import Dataset
 
 from apo.errors import UserError
 from apo.io.checksums import file_digest
 from apo.io.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
 
 FILE = "lineage.json"
 START = "start.json"  # of a run folder: the files of the adapter that it began with
@@ -140,7 +143,7 @@ def preceding(cfg: DictConfig) -> dict | None:
     return None if cfg.adapter is None else read(Path(cfg.adapter))
 
 
-def of(cfg: DictConfig, adapter: Path, base_hash: str, dataset: Dataset, before: dict | None) -> dict:
+def of(cfg: DictConfig, adapter: Path, base_hash: str, dataset: "Dataset", before: dict | None) -> dict:
     """The lineage of an adapter that has just been saved. dataset: has `identity`, a hash of what it holds. before: the
     lineage of its predecessor, None for none."""
     config = OmegaConf.to_container(cfg, resolve=True)
@@ -163,4 +166,4 @@ def write(adapter: Path, lineage: dict) -> None:
 
 def model_path(cfg: DictConfig) -> str:
     """Of the model that the stage trains."""
-    return (cfg.get("vlm") or cfg.model).path
+    return cfg[cfg.stage.trains].path

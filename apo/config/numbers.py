@@ -49,5 +49,6 @@ Finite = Annotated[float, Range(-1e30, 1e30)]
 Positive = Annotated[float, Range(0, 1e30, above=True)]
 NonNegative = Annotated[float, Range(0, 1e30)]
 Share = Annotated[float, Range(0, 1)]
+Decay = Annotated[float, Range(0, 1, above=True, below=True)]  # of a moving average
 ProperShare = Annotated[float, Range(0, 1, below=True)]  # of what is left out: something is left
 Text = Annotated[str, Filled()]

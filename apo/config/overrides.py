@@ -16,6 +16,7 @@ from apo.config.validation import keys, options, unknown
 from apo.errors import UserError
 from apo.places import CONF
 
+CARRIED = re.compile(r"\+*(model|trainer)([.=].*)")  # overrides of a training that its evaluation needs, too
 NOISE = ("full_key:", "object_type=", "reference_type=", "See https", "Set the env", "To append to your config")
 
 
@@ -104,3 +105,9 @@ def known_keys(config: str, overrides: Sequence[str], wrong: str) -> list[str]:
             except (HydraException, OmegaConfBaseException, ValueError):
                 continue
     return []
+
+
+def quoted(value) -> str:
+    """As a value of Hydra's override grammar."""
+    text = str(value)
+    return text if re.fullmatch(r"[\w./%@+-]+", text) else '"' + text.replace('"', '\\"') + '"'

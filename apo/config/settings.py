@@ -1,24 +1,21 @@
 """The config's own keys, where no `_target_` takes them: what conf/train.yaml, conf/evaluate.yaml and conf/plan say."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, TypedDict
 
 from apo.config.numbers import (
     Count,
+    Decay,
     NonNegative,
     Null,
     Positive,
-    Processes,
     ProperShare,
     Range,
     Seed,
-    Share,
     Size,
     Text,
     Whole,
 )
-
-Threads = Annotated[Annotated[int, Range(1, 4096)] | None, Null("for torch's own choice")]
 
 
 class Part:
@@ -36,34 +33,14 @@ class Optimizer(TypedDict, total=False):
 
 
 @dataclass
-class Stage:
-    name: Text
-    data: Text  # the kind of data that it trains on
-    needs_reference: bool
-    after: list[str] = ()
-    not_after: list[str] = ()
-    sample_guidance: Part | None = None
-
-
-@dataclass
-class Trainer:
-    accelerator: Literal["cpu", "gpu", "cuda", "auto"]
-    devices: Processes
-    nodes: Processes
-    strategy: Literal["auto", "ddp", "fsdp"]
-    backend: Literal["gloo", "nccl"] | None
-    threads: Threads
-    gradient_checkpointing: bool
-    split_backward: bool
-    shard: int | str | None
-    context_parallel: Whole
-    offload: bool
-
-
-@dataclass
-class Logger:
+class Trackers:
     wandb: Part | None
     tensorboard: Part | None = None
+
+
+@dataclass
+class Resume:
+    may_change: list[str]
 
 
 @dataclass
@@ -78,7 +55,7 @@ class Training:
     warmup_steps: Whole
     decay_steps: Annotated[Count | None, Null("for a rate that stays")]
     max_grad_norm: Positive
-    ema_decay: Annotated[Share | None, Null("for the adapter itself")]
+    ema_decay: Annotated[Decay | None, Null("for the adapter itself")]
     sample_every_n_steps: Whole
     checkpoint_every_n_steps: Count
     validate_every_n_steps: Count
@@ -88,9 +65,10 @@ class Training:
     guidance: Part
     data: Part
     model: Part
-    stage: Stage
-    trainer: Trainer
-    logger: Logger
+    stage: Part
+    trainer: Part
+    logger: Trackers
+    resume: Resume
     module: Part
     objective: Part | None = None
     ranker: Part | None = None
@@ -156,8 +134,8 @@ class Evaluating:
     model: Part
     conditions: Part
     evaluator: Part
-    trainer: Trainer
-    logger: Logger
+    trainer: Part
+    logger: Trackers
     learning_rate: NonNegative = 0.0  # these three are of conf/scale, which a model selects
     stage_steps: Count = 0
     checkpoint_every_n_steps: Count = 0

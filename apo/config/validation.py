@@ -18,6 +18,12 @@ from apo.places import CONF, EXPERIMENTS
 
 SCHEMAS = "apo.config.settings"
 HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")  # keys of instantiate itself
+SHARES = {  # whether 0 is left out, whether 1 is
+    (False, False): "a share, from 0 to 1",
+    (False, True): "a share, from 0, below 1",
+    (True, False): "a share above 0, up to 1",
+    (True, True): "a share above 0 and below 1",
+}
 REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)")
 
 
@@ -210,13 +216,7 @@ def describe(kind: Any, value: Any) -> str:
 
 def number(base: type, limits: Range, value: Any) -> str:
     if base is float and (limits.low, limits.high) == (0, 1):
-        return (
-            "a share above 0, up to 1"
-            if limits.above
-            else "a share, from 0, below 1"
-            if limits.below
-            else "a share, from 0 to 1"
-        )
+        return SHARES[limits.above, limits.below]
     word = "a whole number" if base is int else "a number"
     if isinstance(value, int | float) and limits.high < value < math.inf:
         return f"{word} of at most {limits.high:,}"
@@ -279,7 +279,9 @@ def unknown(key: str, known: Sequence[str], here: Sequence[str] = ()) -> str:
     group = key.rpartition(".")[0]
     beside = [name for name in (here or known) if group and name.rpartition(".")[0] == group][:8]
     there = f"there are {', '.join(beside)}" if beside else "leave it out; --cfg job shows those there are"
-    return f"{key}: there is no such setting; {there}"
+    others = options(group) if group else []
+    choose = f"; or choose {group}=OPTION among {', '.join(others)}" if others else ""
+    return f"{key}: there is no such setting; {there}{choose}"
 
 
 def closest(key: str, known: Sequence[str]) -> list[str]:

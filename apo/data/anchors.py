@@ -17,7 +17,7 @@ from apo.data.pairs import PairDataset, UserRows, encoded
 from apo.data.stream import Split, permuted
 from apo.errors import UserError
 from apo.interfaces import Condition, Policy
-from apo.io.video import Spec
+from apo.parts import Setting
 
 POSITIVE, NEGATIVE = "positive", "negative"
 
@@ -107,9 +107,9 @@ class UserAnchors(UserRows):
         super().__init__(path, cache_dir, columns)
         self.mix = Mixed(positive_share)
 
-    def check(self, spec: Spec) -> None:
+    def check(self, setting: Setting) -> None:
         """As of `UserRows`; UserError if a label is missing."""
-        super().check(spec)
+        super().check(setting)
         self.mix.require([row.label for row in self.manifest().rows])
 
     def prepare(self, policy: Policy) -> Split:

@@ -22,6 +22,7 @@ from apo.data.tables import place
 from apo.errors import UserError, one_line
 from apo.io.framing import Frame, draw, image_frame, video_frame
 from apo.io.video import Spec
+from apo.parts import Setting
 from apo.terminal import progress
 
 SHOWN = 6  # sizes in the picture and in a line
@@ -34,7 +35,7 @@ def check(overrides: list[str], picture: Path | None) -> Path:
     if not isinstance(data, UserRows | UserRankings):
         kinds = "pairs, prompts, anchors or rankings"
         raise UserError(f"data={type(data).__name__} has no manifest: give data={kinds}, and data.path=MANIFEST")
-    data.check(spec)
+    data.check(Setting(spec))
     rows = data.manifest().rows
     frames = look(rows)
     print(f"{data.path}: {said_of_rows(rows)}\n{said_of_files(frames, spec)}")

@@ -19,6 +19,7 @@ from apo.data.stream import Data, Split
 from apo.errors import UserError
 from apo.interfaces import Pair, Policy
 from apo.io.video import Spec
+from apo.parts import Setting
 
 
 class PairDataset(CachedDataset):
@@ -60,13 +61,17 @@ class UserRows(Data):
     """
 
     row_type: type[Row]
+    encodes = True
 
     def __init__(self, path: Text, cache_dir: Text, columns: Mapping[str, str] | None = None):
         self.path, self.cache_dir, self.columns = Path(path), Path(cache_dir), columns
 
-    def check(self, spec: Spec) -> None:
+    def check(self, setting: Setting) -> None:
         """ManifestError with every bad row; says which rows repeat or contradict each other. See Data."""
-        say_notes(self.path, self.rows(spec))
+        say_notes(self.path, self.rows(setting.spec))
+
+    def user_rows(self) -> list[Row]:
+        return self.manifest().rows
 
     def evaluation(self) -> dict[str, object]:
         """Videos show no first frame of what is to be generated, so other rows are needed."""

@@ -19,6 +19,7 @@ from apo.data.stream import Split
 from apo.interfaces import Policy
 from apo.io.checksums import file_digest
 from apo.io.video import Spec, read_image
+from apo.parts import Part, Setting
 from apo.policies.model import VideoSpec
 
 
@@ -45,7 +46,7 @@ class UserPrompts(UserRows):
 
 
 @dataclass
-class PromptConditions:
+class PromptConditions(Part):
     """Held-out conditions of a manifest (see `PromptRow`) for evaluate.py: the first `count`, or all (None).
 
     path, columns: see `UserRows`.
@@ -64,7 +65,7 @@ class PromptConditions:
         """ManifestError with every bad row."""
         return load(Path(self.path), PromptRow, self.spec, self.columns)[: self.count]
 
-    def check(self, spec: Spec) -> None:
+    def check(self, setting: Setting) -> None:
         """UserError for what is wrong with the manifest and its files. Says which rows repeat each other."""
         say_notes(Path(self.path), self.rows)
 

@@ -23,6 +23,7 @@ from apo.errors import UserError
 from apo.interfaces import Policy
 from apo.io.checksums import file_digest
 from apo.io.video import Spec, read_video
+from apo.parts import Setting
 from apo.policies.model import VideoSpec
 
 
@@ -131,10 +132,10 @@ class UserRankings(Data):
         if not 0 <= validation_fraction < 1:
             raise UserError(f"data.validation_fraction={validation_fraction}: give a number in [0, 1)")
 
-    def check(self, spec: Spec) -> None:
+    def check(self, setting: Setting) -> None:
         """ManifestError with every bad row; UserError if no row is of `domain`. Says which rows repeat or contradict each other."""
         manifest = self.manifest()
-        check(manifest, spec)
+        check(manifest, setting.spec)
         say_notes(self.path, manifest.rows)
         if not self.chosen(manifest.rows):
             there = ", ".join(sorted({self.domain_of(row) for row in manifest.rows}))

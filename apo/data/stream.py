@@ -1,14 +1,13 @@
 """What `data=` gives to a stage, and in what order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch.utils.data import Dataset
 
-from apo.interfaces import Pair, Policy
-from apo.io.video import Spec
+from apo.interfaces import DataRow, Pair, Policy
+from apo.parts import Part, Setting
 from apo.random import generator
 
 ORDER = 0x0DDE5  # keeps the order's random stream apart from others with the same seed
@@ -34,13 +33,19 @@ class Split:
     order: Callable[[Dataset, int, int], int] = shuffled  # (data set, seed, position in the endless stream) -> index
 
 
-class Data(Protocol):
+class Data(Part):
     """What `data=` gives to a stage. A stage names in `stage.data` which kind it trains on."""
 
     gives: str  # "pairs", "prompts", "anchors", "rankings": batches of Pair, Condition, Anchor, Ranking
 
-    def check(self, spec: Spec) -> None:
+    encodes = False  # whether `prepare` works so long that it wants the policy's frozen parts on the device
+
+    def check(self, setting: Setting) -> None:
         """Raises on whatever is wrong with the settings and the user's files; takes seconds and needs no model."""
+
+    def user_rows(self) -> Sequence[DataRow]:
+        """Of the user's manifest; none where prompts are made, not read."""
+        return ()
 
     def evaluation(self) -> dict[str, object]:
         """Settings of evaluate.py for what is trained on it, such as conditions and evaluator."""
@@ -48,6 +53,7 @@ class Data(Protocol):
 
     def prepare(self, policy: Policy) -> Split:
         """The data, encoded by the policy's frozen parts. Slow the first time, resumable; call it on every rank."""
+        raise NotImplementedError
 
 
 class StepBatches(Dataset):

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from apo.errors import UserError
 from apo.interfaces import Condition, Criterion
 from apo.intervals import Interval
+from apo.parts import Part
 
 
-class MeasuringEvaluator(ABC):
+class MeasuringEvaluator(Part, ABC):
     """Measures a batch of videos once and hands the columns to every metric. A bench states its columns and criteria, and measures.
 
     metrics: metric key of report.json -> the config of a Metric. `rows` has one entry per video of this rank, in order. A YAML file that

@@ -8,10 +8,11 @@ from torch import Tensor
 from apo.config.numbers import Finite, Share
 from apo.flow import to_sigma
 from apo.interfaces import Condition, Policy
+from apo.parts import Part
 
 
 @dataclass
-class CFG:
+class CFG(Part):
     """(1+ω)·v_c − ω·v_∅ in one forward of twice the batch; ω = guidance scale − 1.
 
     Each expert has its own strength: omega_high at t >= boundary · T, else omega_low.
@@ -20,6 +21,7 @@ class CFG:
     omega_high: Finite
     omega_low: Finite
     boundary: Share | None
+    skips_blocks = False
 
     def omega(self, t: Tensor) -> float:
         """ω at timesteps t (B,), which lie on one side of the boundary."""

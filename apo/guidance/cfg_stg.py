@@ -9,8 +9,9 @@ from torch import Tensor
 from apo.config.numbers import Finite, Whole
 from apo.guidance.cfg import CFG
 from apo.interfaces import Condition, Policy
-from apo.policies.architecture import fitting
-from apo.policies.model import WanModel, check_blocks
+from apo.parts import Setting
+from apo.policies.context import require_first_block
+from apo.policies.model import check_blocks
 
 
 def guided(v_c: Tensor, v_null: Tensor, v_skip: Tensor, omega: float, lambda_: float) -> Tensor:
@@ -35,10 +36,15 @@ class CFGSTG(CFG):
                 f"guidance.lambda_={self.lambda_} and guidance.blocks=[]: name blocks to skip, or set lambda_=0"
             )
 
-    def check(self, model: WanModel) -> None:
-        """ValueError if the model, as far as it is known before it is downloaded, lacks one of the blocks."""
-        if (architecture := fitting(model)) is not None:
-            check_blocks(self.blocks, architecture.transformer["num_layers"])
+    @property
+    def skips_blocks(self) -> bool:
+        return self.lambda_ != 0
+
+    def check(self, setting: Setting) -> None:
+        """ValueError if the model, as far as it is known before it is downloaded, lacks one of the blocks, or can't skip it."""
+        if setting.architecture is not None:
+            check_blocks(self.blocks, setting.architecture.transformer["num_layers"])
+        require_first_block(self.blocks, setting.context_parallel)
 
     def __call__(self, policy: Policy, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         omega = self.omega(t)

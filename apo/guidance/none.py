@@ -3,8 +3,11 @@
 from torch import Tensor
 
 from apo.interfaces import Condition, Policy
+from apo.parts import Part
 
 
-class NoGuidance:
+class NoGuidance(Part):
+    skips_blocks = False
+
     def __call__(self, policy: Policy, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         return policy(x_t, t, cond)

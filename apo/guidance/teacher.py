@@ -11,6 +11,7 @@ from apo.config.numbers import Finite, Null, Seed
 from apo.guidance.cfg import CFG
 from apo.guidance.cfg_stg import CFGSTG
 from apo.interfaces import Condition, Policy
+from apo.parts import Part, Setting
 from apo.random import generator
 
 Strengths = Annotated[tuple[Finite, Finite] | None, Null("for the guidance's own")]
@@ -18,7 +19,7 @@ STRENGTHS = 0x57E6  # keeps the draws apart from others with the same seed and s
 
 
 @dataclass
-class GuidanceDistillation:
+class GuidanceDistillation(Part):
     """The teacher is the policy's frozen reference under `guidance`, over the same copy of the base weights.
 
     omega, lambda_: [low, high] ranges that each window row draws its strengths from, uniformly, the same for both experts and
@@ -42,6 +43,9 @@ class GuidanceDistillation:
             )
         if self.lambda_ is not None and not isinstance(self.guidance, CFGSTG):
             raise ValueError(f"distill.lambda_={list(self.lambda_)} needs guidance=cfg_stg, or null")
+
+    def check(self, setting: Setting) -> None:
+        self.guidance.check(setting)
 
     def at(self, step: int, row: int) -> CFG | CFGSTG:
         """The guidance of window row `row` of optimizer step `step`; stateless, so a resumed run draws the same."""

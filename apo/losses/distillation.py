@@ -12,6 +12,7 @@ from apo.guidance.cfg_stg import CFGSTG
 from apo.guidance.teacher import GuidanceDistillation
 from apo.interfaces import Condition, Loss, Pair, Part, Policy, Row
 from apo.losses.watched import of_pair, prediction
+from apo.parts import Setting
 from apo.timing import timed
 
 
@@ -30,6 +31,9 @@ class DistillationLoss(Loss):
     distill: GuidanceDistillation
     rejected: bool
     split_backward: bool = False
+
+    def check(self, setting: Setting) -> None:
+        self.distill.check(setting)
 
     def __call__(self, policy: Policy, pair: Pair, row: Row) -> Iterator[Part]:
         guidance, batches, loss = self.distill.at(row.step, row.index), self.batches(pair), 0.0

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from apo.config.numbers import Count, Positive, Seed, Share, Whole
+from apo.config.numbers import Count, Decay, Positive, Seed, Whole
 from apo.distributed import all_gather, share_pairs
 from apo.io.files import is_finite
 from apo.modules.checkpoints import require_same_tensors
@@ -41,7 +41,7 @@ class PolicyModule(L.LightningModule):
         max_grad_norm: Positive,
         seed: Seed,
         decay_steps: Count | None = None,
-        ema_decay: Share | None = None,
+        ema_decay: Decay | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False

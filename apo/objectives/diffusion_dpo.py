@@ -6,6 +6,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from apo.config.numbers import Positive
+from apo.parts import Part
 
 
 def preference_margin(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor) -> Tensor:
@@ -17,7 +18,7 @@ def preference_margin(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_
 
 
 @dataclass
-class DiffusionDPO:
+class DiffusionDPO(Part):
     """−log σ(β/2 · margin). β multiplies a mean over C·F·H·W = D values: β_sum = β / D."""
 
     beta: Positive

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from apo.config.numbers import NonNegative, Positive
 from apo.objectives.diffusion_dpo import preference_margin
+from apo.parts import Part
 
 
 @dataclass
-class DPOPositive:
+class DPOPositive(Part):
     """−log σ(β/2 · (margin − λ·max(0, e_w − e_w^ref))): a chosen sample that is denoised worse than the reference
     does it counts against the margin, λ times over. λ = 0 is Diffusion-DPO."""
 

@@ -6,10 +6,11 @@ from torch import Tensor
 
 from apo.config.numbers import Positive
 from apo.objectives.diffusion_dpo import preference_margin
+from apo.parts import Part
 
 
 @dataclass
-class IPO:
+class IPO(Part):
     """(β/2 · margin − 1/2)². The margin saturates at 1/β, so a noisy pair cannot push without end."""
 
     beta: Positive

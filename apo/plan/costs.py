@@ -77,10 +77,8 @@ class Step:
 
 def step_of(cfg: DictConfig) -> Step:
     """Of train.py's config."""
-    generated = {"prompts": OmegaConf.select(cfg, "module.pairs.candidates") or 0, "anchors": 1}.get(cfg.stage.data, 0)
-    videos = cfg.batch_size * generated
-    ranker = OmegaConf.select(cfg, "module.pairs.ranker._target_")
-    judged = cfg.batch_size * math.comb(generated, 2) if ranker and not ranker.endswith("OracleRanker") else 0
+    source = instantiate(cfg.module.pairs)
+    rollout, videos = source.rollout, cfg.batch_size * source.generated
     guidance, sample = (
         asked(instantiate(cfg.guidance)),
         asked(instantiate(cfg.stage.get("sample_guidance", cfg.guidance))),
@@ -93,12 +91,12 @@ def step_of(cfg: DictConfig) -> Step:
         reference=cfg.stage.needs_reference,
         adapted_reference=cfg.adapter is not None or moves,
         generated=videos,
-        at_once=min(videos, OmegaConf.select(cfg, "module.pairs.rollout.batch_size") or videos),
-        solver_steps=OmegaConf.select(cfg, "module.pairs.rollout.num_inference_steps") or cfg.model.num_inference_steps,
+        at_once=min(videos, (rollout and rollout.batch_size) or videos),
+        solver_steps=(rollout and rollout.num_inference_steps) or cfg.model.num_inference_steps,
         guidance_rows=guidance.rows,
         guidance_at_once=guidance.at_once,
         left_out=guidance.left_out,
-        judged=judged,
+        judged=cfg.batch_size * source.judged(),
         windows=OmegaConf.select(cfg, "module.windows_per_pair") or 1,
         averaged=cfg.get("ema_decay") is not None,
         samples=SAMPLES / cfg.sample_every_n_steps if cfg.get("sample_every_n_steps") else 0.0,

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from apo.config.validation import check_values
-from apo.guidance.cfg_stg import CFGSTG
+from apo.parts import Setting
 from apo.plan import costs
 from apo.plan.costs import Layout, Step
 from apo.plan.counting import Passes, passes
@@ -60,7 +60,7 @@ class Plan:
 
 def planned(cfg: DictConfig, known: Plan | None = None) -> Plan:
     """known: a plan of the same model, videos and adapter, whose counts are taken over. ValueError names the field."""
-    if "vlm" in cfg:
+    if cfg.stage.trains != "model":
         raise ValueError(
             f"stage={cfg.stage.name} trains a ranking model, which is not planned here: give a stage of the video model"
         )
@@ -72,8 +72,9 @@ def planned(cfg: DictConfig, known: Plan | None = None) -> Plan:
     model = instantiate(cfg.model)
     architecture = architecture_of(model)
     require_divisible(layout.context_parallel, architecture.heads, architecture.tokens(model.spec))
-    if isinstance(guidance := instantiate(cfg.guidance), CFGSTG):
-        guidance.check(model)
+    instantiate(cfg.guidance).check(
+        Setting(model.spec, model=model, architecture=architecture, context_parallel=layout.context_parallel)
+    )
     if cfg.policy.lora is not None:
         check_targets(cfg.policy.lora.targets, architecture)
     dtype = getattr(torch, model.dtype)

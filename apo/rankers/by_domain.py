@@ -1,6 +1,5 @@
 """A ranker for each domain (Appendix C): criteria differ between people and everything else."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -8,20 +7,26 @@ from torch import Tensor
 
 from apo.data.domains import DomainRule
 from apo.errors import UserError
-from apo.interfaces import Condition, DataRow, Ranker, Verdict
+from apo.interfaces import Condition, Ranker, Verdict
+from apo.parts import Part, Setting
 
 
-class ByDomainRanker:
+class ByDomainRanker(Part):
     """Sends each pair to its domain's ranker. UserError names a domain that has none."""
 
     def __init__(self, domains: DomainRule, rankers: dict[str, Ranker]):
         self.domains, self.rankers = domains, dict(rankers)
 
-    def check(self, spec, rows: Sequence[DataRow] = ()) -> None:
+    @property
+    def is_model(self) -> bool:
+        return any(ranker.is_model for ranker in self.rankers.values())
+
+    def check(self, setting: Setting) -> None:
         """That the rule and the data lead to known domains, and each ranker's own check for the rows that it will judge."""
-        self.require(set(self.domains.known(rows)))
+        self.require(set(self.domains.known(setting.rows)))
         for domain, ranker in self.rankers.items():
-            ranker.check(spec, [row for row in rows if self.domains.of(row.prompt, row.domain) == domain])
+            own = [row for row in setting.rows if self.domains.of(row.prompt, row.domain) == domain]
+            ranker.check(replace(setting, rows=own))
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         domains = self.domains(cond)

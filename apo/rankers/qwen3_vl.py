@@ -1,25 +1,26 @@
 """Pairwise ranking with Qwen3-VL, in this process (Appendix C.2)."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from apo.config.numbers import Size, Text
 from apo.data.domains import DomainRule
-from apo.interfaces import Condition, DataRow, Verdict
+from apo.interfaces import Condition, Verdict
+from apo.parts import Part, Setting
 from apo.policies.model import Dtype, Rate
 from apo.rankers.answer import order_averaged, verdict
 from apo.rankers.folders import check_device, check_paths, require_videos
 
 
-class Qwen3VLRanker:
+class Qwen3VLRanker(Part):
     """One label of four from the answer token's probabilities. Weights load at the first call.
 
     path: model folder or hub id; rankers of equal path, dtype, frames, fps and device share one copy. adapter: LoRA
     folder, or None. domains: whose prompt each condition gets. batch_size: pairs at once. swap_averaging: both orders
     of a pair are judged and averaged, so that the verdict does not depend on the order; costs twice the time.
     """
+
+    is_model = True
 
     def __init__(
         self,
@@ -37,12 +38,12 @@ class Qwen3VLRanker:
         self.frames, self.fps, self.dtype, self.device = frames, fps, dtype, device
         self.batch_size, self.swap_averaging = batch_size, swap_averaging
 
-    def check(self, spec, rows: Sequence[DataRow] = ()) -> None:
+    def check(self, setting: Setting) -> None:
         """UserError names what is missing, or what the model can't judge, and the remedy; loads nothing."""
         check_paths("ranker", self.path, self.adapter)
         check_device("ranker.device", self.device)
-        require_videos("ranker.path", self.path, spec)
-        self.domains.check(rows)
+        require_videos("ranker.path", self.path, setting.spec)
+        self.domains.check(setting.rows)
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         result = verdict(self.probabilities(first, second, self.domains(cond)))

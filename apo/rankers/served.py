@@ -23,8 +23,9 @@ from torch import Tensor
 from apo.config.numbers import Range, Size, Text
 from apo.data.domains import DomainRule
 from apo.errors import UserError
-from apo.interfaces import Condition, DataRow, Verdict
+from apo.interfaces import Condition, Verdict
 from apo.io.video import write_video
+from apo.parts import Part, Setting
 from apo.policies.model import Rate
 from apo.rankers.answer import order_averaged, standard_frames, verdict
 from apo.rankers.reply import label_probabilities
@@ -42,7 +43,7 @@ Seconds = Annotated[float, Range(0, 10**6, above=True)]
 
 
 @dataclass(kw_only=True)
-class ServedRanker:
+class ServedRanker(Part):
     """One label of four from the answer token's probabilities, where the server gives them; otherwise the answer alone.
 
     base_url: of the server, with /v1. model: as the server calls it. domains: whose prompt each condition gets. frames:
@@ -68,13 +69,14 @@ class ServedRanker:
     hello_timeout_s: Seconds
     api_key_env: Text | None
     body: dict = field(default_factory=dict)
+    is_model = True
 
     def __post_init__(self):
         require_address(self.base_url)
 
-    def check(self, spec, rows: Sequence[DataRow] = ()) -> None:
+    def check(self, setting: Setting) -> None:
         """UserError, with the remedy, unless the server answers a real question about two tiny clips as it will have to in training."""
-        self.domains.check(rows)
+        self.domains.check(setting.rows)
         clips = (
             torch.arange(2 * 256 * 3).view(2, 1, 3, 16, 16).repeat(1, self.frames, 1, 4, 4).byte()
         )  # (2, frames, 3, 64, 64)

@@ -9,6 +9,7 @@ from apo.config.numbers import Seed
 from apo.data.anchors import Anchor
 from apo.distributed import replica
 from apo.interfaces import Pair, Source
+from apo.parts import Setting
 from apo.sources.rollout import Rollout
 from apo.timing import timed
 
@@ -22,9 +23,14 @@ class HalfOnlinePairs(Source):
     Seeds depend on (seed, step, place in the global batch) alone. rollout: how they are generated.
     """
 
+    generated = 1
+
     def __init__(self, rollout: Rollout, seed: Seed):
         self.rollout, self.seed = rollout, seed
         self.meters: dict[str, Tensor] = {}
+
+    def check(self, setting: Setting) -> None:
+        self.rollout.check(setting)
 
     def __call__(self, batch: Anchor, policy: "WanPolicy", step: int) -> Pair:
         """Exactly B pairs."""

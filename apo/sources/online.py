@@ -4,6 +4,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -13,6 +14,7 @@ from apo.config.numbers import Range, Seed, Share
 from apo.distributed import all_reduce_max, broadcast, is_leader, replica
 from apo.errors import UserError
 from apo.interfaces import Condition, Pair, Ranker, Source
+from apo.parts import Setting
 from apo.rankers.answer import require_verdict, swapped
 from apo.sources.rollout import Rollout
 from apo.timing import timed
@@ -83,6 +85,17 @@ class OnlinePairs(Source):
             raise ValueError(f"module.pairs.min_confidence={min_confidence}: give a probability in [0, 1]")
         if max_attempts < 1:
             raise ValueError(f"module.pairs.max_attempts={max_attempts}: at least 1 round is needed")
+
+    def check(self, setting: Setting) -> None:
+        self.rollout.check(setting)
+        self.ranker.check(setting)
+
+    @property
+    def generated(self) -> int:
+        return self.candidates
+
+    def judged(self) -> int:
+        return comb(self.candidates, 2) if self.ranker.is_model else 0
 
     def __call__(self, batch: Condition, policy: "WanPolicy", step: int) -> Pair:
         """Exactly B pairs. RankerFailed on every rank if the ranker raises on one."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from apo.config.numbers import Null, Positive, Rows, Size
 from apo.interfaces import Condition, Guidance
+from apo.parts import Part, Setting
 from apo.random import generator
 from apo.solvers.ode import generate
 
@@ -20,7 +21,7 @@ NOISE = 0x0111E  # keeps the generations' noise apart from the training noise of
 
 
 @dataclass
-class Rollout:
+class Rollout(Part):
     """How the active policy makes videos; calling it generates.
 
     guidance: need not be the one that the policy is evaluated with. num_inference_steps: of the solver; None for the model's.
@@ -46,9 +47,17 @@ class Rollout:
             raise ValueError(
                 f"{name}.cache_threshold={self.cache_threshold}: give a positive share, or null for no cache"
             )
-        if self.cache_threshold is not None and getattr(self.guidance, "lambda_", 0):
+        if self.cache_threshold is not None and self.guidance.skips_blocks:
             raise ValueError(
                 f"{name}.cache_threshold={self.cache_threshold}: STG skips blocks that the cache counts on; set it null"
+            )
+
+    def check(self, setting: Setting) -> None:
+        self.guidance.check(setting)
+        if self.cache_threshold is not None and setting.context_parallel > 1:
+            raise ValueError(
+                f"module.pairs.rollout.cache_threshold={self.cache_threshold}: what the first block changes is not known whole where "
+                f"trainer.context_parallel={setting.context_parallel} divides the tokens; set one of them null, or 1"
             )
 
     def __call__(self, policy: "WanPolicy", cond: Condition, keys: Sequence[tuple]) -> Tensor:

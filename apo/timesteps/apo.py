@@ -13,10 +13,11 @@ from apo.distributed import replica, replicas
 from apo.flow import inference_sigmas, to_timestep
 from apo.interfaces import T
 from apo.random import generator
+from apo.timesteps.base import Sampler
 
 
 @dataclass
-class APOSampler:
+class APOSampler(Sampler):
     """Anchors of the inference grid under a random shift, a Gaussian offset around each, K rows a window.
 
     A row holds one anchor for all pairs, so it lies on one side of the expert boundary by construction;

@@ -1,6 +1,6 @@
 """Timesteps drawn from a fixed density, with every row on one side of the expert boundary."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +10,11 @@ from apo.config.numbers import Rows, Seed, Share
 from apo.distributed import replica, replicas
 from apo.interfaces import T
 from apo.random import generator
+from apo.timesteps.base import Sampler
 
 
 @dataclass
-class QuantileSampler(ABC):
+class QuantileSampler(Sampler):
     """t = T · quantile(u). A row draws its side from a u that all ranks share, its entries within that side:
     each entry has exactly the density, and no row straddles the boundary."""
 

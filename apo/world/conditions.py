@@ -11,6 +11,7 @@ from torch import Tensor
 from apo.config.numbers import Count, Seed
 from apo.errors import UserError
 from apo.interfaces import DataRow
+from apo.parts import Part, Setting
 from apo.world.grammar import describe, parse
 from apo.world.render import FRAMES, SIZE, SPLITS, Clip, random_clip, render
 
@@ -19,7 +20,7 @@ STREAMS = {name: 100 + index for index, name in enumerate(SPLITS)}
 
 
 @dataclass
-class WorldConditions:
+class WorldConditions(Part):
     """Condition i of a split depends on (split, seed, i) alone. Glyphs of a split are in no other split."""
 
     split: SplitName
@@ -31,9 +32,9 @@ class WorldConditions:
         if self.split not in SPLITS:
             raise ValueError(f"split={self.split!r}: the world has {', '.join(SPLITS)}")
 
-    def check(self, spec) -> None:
+    def check(self, setting: Setting) -> None:
         """ValueError unless a model's videos have the world's size."""
-        require_world(spec, "conditions=world", "conditions=prompts conditions.path=MANIFEST evaluator=none")
+        require_world(setting.spec, "conditions=world", "conditions=prompts conditions.path=MANIFEST evaluator=none")
 
     def __len__(self) -> int:
         return self.count

@@ -1,11 +1,10 @@
 """`evaluator=world`: the oracle measures the embedded world's videos."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from apo.evaluators.measured import MeasuringEvaluator
-from apo.interfaces import Condition, Criterion, DataRow
+from apo.interfaces import Condition, Criterion
+from apo.parts import Setting
 from apo.world.conditions import require_sentences, require_world
 from apo.world.oracle import measure
 
@@ -29,10 +28,10 @@ class WorldEvaluator(MeasuringEvaluator):
         Criterion("instruction_following", "followed", better=True, good="following", bad="not following"),
     )
 
-    def check(self, spec, rows: Sequence[DataRow] = ()) -> None:
+    def check(self, setting: Setting) -> None:
         """UserError unless a model's videos have the world's size and the prompts are its sentences."""
-        require_world(spec, "evaluator=world", "evaluator=none conditions=prompts conditions.path=MANIFEST")
-        require_sentences(rows, "evaluator=world", "evaluator=none")
+        require_world(setting.spec, "evaluator=world", "evaluator=none conditions=prompts conditions.path=MANIFEST")
+        require_sentences(setting.rows, "evaluator=world", "evaluator=none")
 
     def measure(self, videos: Tensor, cond: Condition) -> dict[str, Tensor | list]:
         """The condition's first frames in pixels are needed."""

@@ -9,6 +9,7 @@ from apo.data.cached import stacked
 from apo.data.pairs import PairDataset
 from apo.data.stream import Data, Split
 from apo.interfaces import Condition, Policy
+from apo.parts import Setting
 from apo.world.conditions import SplitName, WorldConditions, require_world
 from apo.world.grammar import parse
 
@@ -23,9 +24,9 @@ class WorldPrompts(Data):
     def __init__(self, split: SplitName, seed: Seed):
         self.conditions = WorldConditions(split, ENDLESS, seed)
 
-    def check(self, spec) -> None:
+    def check(self, setting: Setting) -> None:
         """ValueError unless the model's videos are of the world's size."""
-        require_world(spec, "data=world_prompts", "data=prompts data.path=MANIFEST")
+        require_world(setting.spec, "data=world_prompts", "data=prompts data.path=MANIFEST")
 
     def prepare(self, policy: Policy) -> Split:
         return Split(WorldPromptDataset(self.conditions, policy), PairDataset([], policy.max_sequence_length), in_turn)

@@ -1,14 +1,14 @@
 """`ranker=oracle`: the world's exact judge as a pairwise ranker, with an error rate like an annotator's."""
 
 import hashlib
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from apo.config.numbers import Seed, Share
 from apo.errors import UserError
-from apo.interfaces import Condition, DataRow, Verdict
+from apo.interfaces import Condition, Verdict
+from apo.parts import Part, Setting
 from apo.rankers.answer import swapped
 from apo.world.conditions import require_sentences, require_world
 from apo.world.oracle import measure
@@ -17,7 +17,7 @@ OTHERS = "ranker=qwen3_vl_8b, by_domain_8b or served"
 NOTICEABLE = 0.25  # px/frame: a difference in motion that the oracle's tests call one
 
 
-class OracleRanker:
+class OracleRanker(Part):
     """The less severely distorted video wins (labels 1, 2); of two alike the one that moves more (3, 4).
 
     error_rate: share of the pairs, in [0, 0.5], whose winner is exchanged; prompt, first frame, how bright each video is and
@@ -25,15 +25,17 @@ class OracleRanker:
     similar: severities (`apo.world.oracle.severity`, in [0, 1]) that differ by no more are alike.
     """
 
+    is_model = False
+
     def __init__(self, error_rate: Share, similar: Share, seed: Seed):
         self.error_rate, self.similar, self.seed = error_rate, similar, seed
         if not 0 <= error_rate <= 0.5:
             raise UserError(f"ranker.error_rate={error_rate}: give a share in [0, 0.5]; at 0.5 the winner is a coin's")
 
-    def check(self, spec, rows: Sequence[DataRow] = ()) -> None:
+    def check(self, setting: Setting) -> None:
         """UserError unless the videos are of the world's size and the prompts its sentences."""
-        require_world(spec, "ranker=oracle", OTHERS)
-        require_sentences(rows, "ranker=oracle", OTHERS)
+        require_world(setting.spec, "ranker=oracle", OTHERS)
+        require_sentences(setting.rows, "ranker=oracle", OTHERS)
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         """Confidence is the probability that the winner is right: 1 − error_rate for a difference that can be seen, falling

@@ -24,7 +24,8 @@ from apo.data.stream import Data, Split
 from apo.interfaces import Condition, Guidance
 from apo.io.checksums import Checksums
 from apo.io.files import sweep, write_tensors
-from apo.policies.model import VideoSpec, WanModel, fingerprint
+from apo.parts import Setting
+from apo.policies.model import WanModel, fingerprint
 from apo.solvers.ode import generate, initial_noise
 from apo.terminal import progress
 from apo.world.candidates import DOMAINS, clip_of, rendered, rng_of, slowed
@@ -93,8 +94,8 @@ class WorldRankings(Data):
         if candidates < 2:
             raise ValueError(f"data.candidates={candidates}: a pair takes at least 2")
 
-    def check(self, spec: VideoSpec) -> None:
-        require_world(spec, "data=world_rankings", "data=rankings data.path=MANIFEST")
+    def check(self, setting: Setting) -> None:
+        require_world(setting.spec, "data=world_rankings", "data=rankings data.path=MANIFEST")
 
     def prepare(self, policy) -> Split:
         """Generates and labels what the cache lacks, whatever model is to be trained; call it on every rank."""

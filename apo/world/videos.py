@@ -17,8 +17,9 @@ from apo.data.stream import Data, Split
 from apo.interfaces import Condition, Guidance
 from apo.io.checksums import Checksums
 from apo.io.files import sweep
+from apo.parts import Setting
 from apo.policies.adapter import adapter_hash
-from apo.policies.model import VideoSpec, WanModel
+from apo.policies.model import WanModel
 from apo.terminal import Lines
 from apo.world.conditions import SplitName, WorldConditions, require_world
 
@@ -61,9 +62,9 @@ class WorldVideos(Data, ABC):
                 "data.generator=start: there is no adapter to start from; give adapter=FOLDER, or data.generator=base"
             )
 
-    def check(self, spec: VideoSpec) -> None:
+    def check(self, setting: Setting) -> None:
         """ValueError unless the model's videos are of the world's size."""
-        require_world(spec, f"data={self.name}", self.instead)
+        require_world(setting.spec, f"data={self.name}", self.instead)
 
     def prepare(self, policy: "WanPolicy") -> Split:
         """Generates what the cache lacks; any number of processes may ask at once, one of them builds."""

@@ -25,7 +25,7 @@ def cfg(adapter: Path | None = None, **stage):
             "model": {"path": "somewhere"},
             "seed": 0,
             "policy": {"lora": {"rank": 4, "alpha": 4, "targets": ["to_q", "to_k"]}},
-            "stage": {"name": "offline", "data": "pairs"} | stage,
+            "stage": {"name": "offline", "data": "pairs", "trains": "model"} | stage,
         }
     )
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from apo.data.anchors import Mixed, UserAnchors
 from apo.data.manifest import ManifestError
 from apo.data.stream import StepBatches
+from apo.parts import Setting
 from tests.data.clips import FakePolicy, Spec, counted, numbers, write_jsonl
 
 ROOT = Path(__file__).parents[2]
@@ -86,13 +87,13 @@ def test_mistakes_are_named(tmp_path, records, manifest):
     with pytest.raises(
         ManifestError, match="2 bad rows\n  line 1: label is 'good': write one of 'positive', 'negative'"
     ):
-        user(tmp_path, manifest).check(Spec())
+        user(tmp_path, manifest).check(Setting(Spec()))
     write_jsonl(manifest, records[:3])
     with pytest.raises(
         ValueError, match="none of the 3 anchors is labelled 'negative': add some, or set data.positive_share=1"
     ):
-        user(tmp_path, manifest).check(Spec())
-    user(tmp_path, manifest, 1.0).check(Spec())
+        user(tmp_path, manifest).check(Setting(Spec()))
+    user(tmp_path, manifest, 1.0).check(Setting(Spec()))
     with pytest.raises(ValueError, match="data.positive_share=1.5"):
         Mixed(1.5)
 

@@ -17,6 +17,7 @@ import apo.data.pairs
 from apo.data.manifest import ManifestError
 from apo.data.pairs import UserPairs
 from apo.data.stream import StepBatches
+from apo.parts import Setting
 from tests.data.clips import FakePolicy, Spec, counted, write_jsonl
 
 
@@ -103,19 +104,19 @@ def test_the_split_leaves_pairs_to_train_on(pairs):
 
 def test_check_finds_bad_rows_and_settings_without_a_model(tmp_path, manifest, monkeypatch):
     data = UserPairs(str(manifest), str(tmp_path / "cache"), validation_fraction=0.2, seed=0)
-    data.check(Spec())
+    data.check(Setting(Spec()))
     (tmp_path / "bad4.mp4").unlink()
     with pytest.raises(ManifestError, match="1 bad row\n  line 5: .*bad4.mp4: no such file"):
-        data.check(Spec())
+        data.check(Setting(Spec()))
     with pytest.raises(ValueError, match="data.validation_fraction=1.5"):
         UserPairs(str(manifest), str(tmp_path / "cache"), validation_fraction=1.5, seed=0)
     assert not (tmp_path / "cache").exists()
     monkeypatch.setenv("WORLD_SIZE", "2")  # under torchrun each process looks at its share
     monkeypatch.setenv("RANK", "1")
-    data.check(Spec())
+    data.check(Setting(Spec()))
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(ManifestError, match="line 5"):
-        data.check(Spec())
+        data.check(Setting(Spec()))
 
 
 class SlowPolicy(FakePolicy):

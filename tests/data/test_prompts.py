@@ -14,6 +14,7 @@ from apo.data.manifest import ManifestError
 from apo.data.prompts import PromptConditions, UserPrompts
 from apo.data.stream import StepBatches
 from apo.interfaces import Condition
+from apo.parts import Setting
 from apo.world.prompts import WorldPrompts
 from tests.data.clips import SIZES, FakePolicy, Spec, write_jsonl
 
@@ -55,7 +56,7 @@ def test_bad_rows_are_reported_at_once(tmp_path, manifest):
     bad = [good | {"image": "none.png"}, {"prompt": "p"}, good | {"image": "prompts.jsonl"}, good | {"video": "a.mp4"}]
     path = write_jsonl(tmp_path / "bad.jsonl", [good, *bad])
     with pytest.raises(ManifestError, match="4 bad rows") as raised:
-        UserPrompts(str(path), str(tmp_path / "cache")).check(Spec())
+        UserPrompts(str(path), str(tmp_path / "cache")).check(Setting(Spec()))
     said = [problem.message for problem in raised.value.problems]
     assert "none.png: no such file" in said[0] and said[1] == "image is missing: add it or drop the row"
     assert "not a readable image" in said[2] and "unknown column 'video'" in said[3]
@@ -68,7 +69,7 @@ def test_held_out_conditions_come_of_any_table_and_any_columns(tmp_path, manifes
     )
     plain = PromptConditions(str(manifest), 3, OmegaConf.create(SIZES))  # as YAML says it: `fit` may be left out
     mapped = PromptConditions(str(tmp_path), 3, Spec(), {"prompt": "text", "image": "file_name"})
-    mapped.check(Spec())
+    mapped.check(Setting(Spec()))
     assert mapped.identity == plain.identity and mapped.batch(1, 3)[0] == plain.batch(1, 3)[0]
 
 
@@ -97,7 +98,7 @@ def test_the_worlds_conditions_never_end_nor_repeat():
     other = WorldPrompts("train", seed=1).conditions.batch(9, 12)
     assert not torch.equal(other[1], frames)
     with pytest.raises(ValueError, match="data=world_prompts needs videos of the world.*data=prompts data.path"):
-        data.check(Spec())
+        data.check(Setting(Spec()))
 
 
 def test_config_instantiates(tmp_path, manifest):

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from apo.data.domains import DomainRule
 from apo.data.manifest import ManifestError
 from apo.data.rankings import UserRankings
+from apo.parts import Setting
 from tests.data.clips import SIZES, Spec, counted, numbers, write_jsonl
 
 RULE = DomainRule({"landscape": "non_human"}, "human", None)
@@ -32,7 +33,7 @@ def rankings(folder, records, **changes) -> UserRankings:
 
 def test_items_are_the_rows_decoded_to_the_spec(tmp_path, records):
     source = rankings(tmp_path, records, validation_fraction=0.0)
-    source.check(Spec())
+    source.check(Setting(Spec()))
     data = source.prepare(None).train
     assert len(data) == 8 and [data[i]["label"] for i in range(4)] == [1, 2, 3, 4]
     assert data.domains == ["human"] * 3 + ["non_human"] + ["human"] * 4
@@ -75,10 +76,10 @@ def test_the_identity_is_of_what_is_shown_and_said_wherever_the_files_lie(tmp_pa
 
 def test_one_domain_can_be_chosen(tmp_path, records):
     chosen = rankings(tmp_path, records, domain="non_human", validation_fraction=0.0)
-    chosen.check(Spec())
+    chosen.check(Setting(Spec()))
     assert [row.prompt for row in chosen.prepare(None).train.rows] == ["landscape 3"]
     with pytest.raises(ValueError, match="data.domain=digit: no row .* there are human, non_human"):
-        rankings(tmp_path, records, domain="digit").check(Spec())
+        rankings(tmp_path, records, domain="digit").check(Setting(Spec()))
 
 
 def test_all_bad_rows_are_reported_at_once(tmp_path, records):
@@ -88,7 +89,7 @@ def test_all_bad_rows_are_reported_at_once(tmp_path, records):
     records[3]["second"] = records[3]["first"]
     del records[4]["label"]
     with pytest.raises(ManifestError) as caught:
-        rankings(tmp_path, records).check(Spec())
+        rankings(tmp_path, records).check(Setting(Spec()))
     said = {problem.line: problem.message for problem in caught.value.problems}
     assert set(said) == {1, 2, 3, 4, 5}
     assert said[1].startswith("label is 5: write one of 1, 2, 3, 4") and "no such file" in said[2]

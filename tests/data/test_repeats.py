@@ -8,6 +8,7 @@ from apo.data.pairs import UserPairs
 from apo.data.prompts import PromptRow
 from apo.data.rankings import RankingRow
 from apo.data.repeats import notes
+from apo.parts import Setting
 from tests.data.clips import Spec, write_jsonl
 
 
@@ -33,7 +34,7 @@ def test_a_pair_there_twice_and_a_pair_and_its_opposite_are_counted(tmp_path, re
     ]
     assert of(tmp_path, PairRow, rows) == said
     data = UserPairs(str(tmp_path / "rows.jsonl"), str(tmp_path / "cache"), validation_fraction=0.0, seed=0)
-    data.check(Spec())  # no error: people disagree
+    data.check(Setting(Spec()))  # no error: people disagree
     assert capsys.readouterr().out.splitlines() == [f"{tmp_path}/rows.jsonl: {line}" for line in said]
 
 

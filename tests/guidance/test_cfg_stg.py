@@ -8,6 +8,8 @@ from torch.testing import assert_close
 from apo.guidance.cfg import CFG
 from apo.guidance.cfg_stg import CFGSTG, guided
 from apo.guidance.none import NoGuidance
+from apo.parts import Setting
+from apo.policies.architecture import fitting
 from tests.policies.test_wan import STYLES, inputs, make, perturbed
 
 SHAPE = (2, 4, 3, 2, 2)
@@ -83,7 +85,7 @@ def test_mistakes_name_the_field(request):
     policy = make(request, "wan22")
     said = r"guidance.blocks=\[0, 2\]: there is no block 2; the model has 2, give 0 to 1"
     with pytest.raises(ValueError, match=said):
-        CFGSTG(1.0, 1.0, 0.9, 1.0, [0, 2], True).check(policy.model)
+        CFGSTG(1.0, 1.0, 0.9, 1.0, [0, 2], True).check(Setting(policy.model.spec, architecture=fitting(policy.model)))
     with pytest.raises(ValueError, match=said), policy.skip([0, 2]):
         pass
     with pytest.raises(ValueError, match=r"guidance.lambda_=1.0 and guidance.blocks=\[\]: name blocks to skip"):

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from transformers import Qwen3VLForConditionalGeneration
 
 from apo.data.domains import DomainRule
+from apo.parts import Setting
 from apo.rankers.by_domain import ByDomainRanker
 from apo.rankers.vlm import TRAINED, RankingVLM, TrainableVLM, shared
 from tests.rankers.tiny import LORA, RULE, WORLD, ranker, tiny_adapter, tiny_base, world_pairs
@@ -88,8 +89,8 @@ def test_an_unknown_domain_is_an_error_that_names_the_known_ones(by_domain):
     with pytest.raises(ValueError, match="domain='cars' has no ranker; there are digit, scene"):
         by_domain(first, second, replace(cond, domain=["digit", "cars"]))
     with pytest.raises(ValueError, match="domain='other' has no ranker"):
-        ByDomainRanker(DomainRule({}, "other", None), by_domain.rankers).check(WORLD)
-    by_domain.check(WORLD)
+        ByDomainRanker(DomainRule({}, "other", None), by_domain.rankers).check(Setting(WORLD))
+    by_domain.check(Setting(WORLD))
 
 
 def test_an_adapter_of_another_base_is_refused(base, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from apo.data.domains import DomainRule
 from apo.errors import UserError
+from apo.parts import Setting
 from apo.rankers.served import ServedRanker, ServerGone
 from apo.resume import differences
 from tests.rankers.answering import completion, server, token
@@ -82,7 +83,7 @@ def test_what_is_wrong_with_an_answer_is_said_at_once_in_one_line(name):
     with server(lambda _: (status, body)) as (url, _):
         began = time.monotonic()
         with pytest.raises(UserError, match=said) as raised:
-            ranker(url, hello_timeout_s=0.6 if "=0.6" in said else 5.0).check(WORLD)
+            ranker(url, hello_timeout_s=0.6 if "=0.6" in said else 5.0).check(Setting(WORLD))
         assert time.monotonic() - began < 6
     said = str(raised.value)
     assert (
@@ -95,7 +96,7 @@ def test_what_is_wrong_with_an_answer_is_said_at_once_in_one_line(name):
 def test_a_good_answer_and_one_after_a_busy_moment_are_taken_and_the_question_is_a_real_one():
     good = completion("1", token(-0.1))
     with server(lambda count: (503, b"") if count == 1 else (200, good)) as (url, http):
-        ranker(url, hello_timeout_s=5.0).check(WORLD)
+        ranker(url, hello_timeout_s=5.0).check(Setting(WORLD))
     asked = json.loads(http.asked[-1])
     kinds = [part["type"] for part in asked["messages"][0]["content"]]
     assert (

@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
+from apo.parts import Setting
 from apo.rankers.answer import LABELS, swapped
 from apo.rankers.vlm import RankingVLM
 from tests.rankers.tiny import WORLD, ranker, world_pairs
@@ -64,12 +65,12 @@ def test_the_domains_prompt_is_what_is_asked(base):
 def test_rankers_are_cheap_to_make_and_say_what_is_missing(base, tmp_path):
     missing = ranker(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="ranker.path=.*nowhere: no config.json there; give a model folder"):
-        missing.check(WORLD)
+        missing.check(Setting(WORLD))
     with pytest.raises(ValueError, match="ranker.adapter=.*nowhere: no adapter_config.json there"):
-        ranker(base, tmp_path / "nowhere").check(WORLD)
+        ranker(base, tmp_path / "nowhere").check(Setting(WORLD))
     with pytest.raises(
         ValueError, match="ranker.path=Qwen/Qwen3-VL-8B-Instruct: it is not on this disk, and the hub does not give it"
     ):
-        ranker("Qwen/Qwen3-VL-8B-Instruct").check(WORLD)
+        ranker("Qwen/Qwen3-VL-8B-Instruct").check(Setting(WORLD))
     with pytest.raises(ValueError, match="ranker.device=tpu9: torch has no such device here"):
-        ranker(base, device="tpu9").check(WORLD)
+        ranker(base, device="tpu9").check(Setting(WORLD))

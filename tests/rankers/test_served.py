@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from apo.checks import ConfigError, check
 from apo.data.domains import DomainRule, prompt_text
 from apo.interfaces import Condition
+from apo.parts import Setting
 from apo.rankers import question
 from apo.rankers.answer import LABELS, SWAP, standard_frames, swapped
 from apo.rankers.question import Deadline
@@ -239,10 +240,10 @@ def test_transformers_serve_ranks_pictures_by_its_answer_alone(base, pairs, tmp_
     process = transformers_server(base, tmp_path / "log").start()
     ranker = served(process.base_url, model=str(base), media="frames", frames=4)
     try:
-        ranker.check(WORLD)
+        ranker.check(Setting(WORLD))
         there = ranker.probabilities(first, second, DOMAINS(cond))
         with pytest.raises(ValueError, match="ranker.model=other.*HTTP 400.*pinned"):
-            served(process.base_url, model="other").check(WORLD)
+            served(process.base_url, model="other").check(Setting(WORLD))
     finally:
         process.kill()
     vlm = RankingVLM(str(base), "float32", 4, FPS)
@@ -275,18 +276,18 @@ def one_hot(label: str) -> Tensor:
 
 
 def test_check_says_what_is_wrong_before_a_run(server, monkeypatch, tmp_path):
-    served(server.base_url).check(WORLD)
+    served(server.base_url).check(Setting(WORLD))
     nowhere = f"http://127.0.0.1:{free_port()}/v1"
     with pytest.raises(
         ValueError,
         match=f"ranker.base_url={nowhere} ranker.model=base: no server answers there.*`vllm serve base` would",
     ):
-        served(nowhere).check(WORLD)
+        served(nowhere).check(Setting(WORLD))
     with pytest.raises(ValueError, match="ranker.model=other.*HTTP 404.*it offers base, tuned"):
-        served(server.base_url, model="other").check(WORLD)
+        served(server.base_url, model="other").check(Setting(WORLD))
     monkeypatch.delenv("RANKER_KEY", raising=False)
     with pytest.raises(ValueError, match="ranker.api_key_env=RANKER_KEY: this variable is not set"):
-        served(server.base_url, api_key_env="RANKER_KEY").check(WORLD)
+        served(server.base_url, api_key_env="RANKER_KEY").check(Setting(WORLD))
     with pytest.raises(ConfigError, match=f"ranker.base_url={nowhere}"):
         check(composed("stage=online", "ranker=served", f"ranker.base_url={nowhere}"), tmp_path)
     check(

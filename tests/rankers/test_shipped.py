@@ -7,6 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from apo.parts import Setting
 from apo.rankers.answer import swapped
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +19,7 @@ def test_winners_are_mostly_the_oracles_and_do_not_hang_on_the_order(tmp_path):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", overrides)
     data, ranker = instantiate(cfg.data).dataset("test", 48), instantiate(cfg.ranker)
-    ranker.check(instantiate(cfg.model).spec)
+    ranker.check(Setting(instantiate(cfg.model).spec))
     places = list(range(48))
     ranking, cond = data.collate([data[i] for i in places]), data.condition(places)
     there, back = ranker(ranking.first, ranking.second, cond), ranker(ranking.second, ranking.first, cond)
@@ -38,7 +39,7 @@ def test_they_refuse_to_judge_other_videos_than_the_worlds(name):
         "ranker.path=apo/world/checkpoints/ranker/base needs videos of the world.*121 of 720 x 960.*ranker=qwen3_vl_8b"
     )
     with pytest.raises(ValueError, match=refused):
-        instantiate(cfg.module.pairs.ranker).check(instantiate(cfg.model).spec)
+        instantiate(cfg.module.pairs.ranker).check(Setting(instantiate(cfg.model).spec))
 
 
 def test_they_are_small_and_know_where_they_are():

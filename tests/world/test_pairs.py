@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from safetensors.torch import load
 
+from apo.parts import Setting
 from apo.policies.wan import WanPolicy
 from apo.world import verdicts
 from apo.world.build.verdicts import verdicts_of
@@ -150,4 +151,4 @@ def test_other_sizes_are_refused(setting):
     cfg, policy, _ = setting
     spec = type(policy.spec)(32, 64, 17, 8)
     with pytest.raises(ValueError, match="data=world_pairs needs videos of the world"):
-        instantiate(cfg.data).check(spec)
+        instantiate(cfg.data).check(Setting(spec))

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from apo.interfaces import Condition
+from apo.parts import Setting
 from apo.policies.model import VideoSpec
 from apo.world import flaws, render
 from apo.world.grammar import describe
@@ -110,7 +111,7 @@ def test_what_it_cannot_judge_is_refused():
     with pytest.raises(ValueError, match="no first frame"):
         ranker()(right, right, Condition(cond.prompt, torch.empty(0), torch.empty(0)))
     with pytest.raises(ValueError, match="9 frames of 64 x 64, and model.spec has 121 of 720 x 960"):
-        ranker().check(VideoSpec(720, 960, 121, 24))
+        ranker().check(Setting(VideoSpec(720, 960, 121, 24)))
     for wrong in (0.6, -0.1):
         with pytest.raises(ValueError, match=f"ranker.error_rate={wrong}"):
             ranker(error_rate=wrong)
@@ -119,9 +120,9 @@ def test_what_it_cannot_judge_is_refused():
 def test_config_instantiates():
     shipped = OmegaConf.load(ROOT / "conf" / "ranker" / "oracle.yaml")
     cfg = OmegaConf.create({"seed": 3, "ranker": shipped})
-    instantiate(cfg.ranker).check(WORLD)
+    instantiate(cfg.ranker).check(Setting(WORLD))
     with pytest.raises(ValueError, match="has 17 of 64 x 64"):
-        instantiate(cfg.ranker).check(replace(WORLD, frames=17))
+        instantiate(cfg.ranker).check(Setting(replace(WORLD, frames=17)))
 
 
 def test_errors_do_not_hang_on_the_rounding_of_pixels(mixed):

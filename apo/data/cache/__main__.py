@@ -28,6 +28,7 @@ from apo.data.pairs import UserRows
 from apo.data.shares import Share, from_environment
 from apo.distributed import device
 from apo.errors import INTERRUPTED, UserError, one_line
+from apo.parts import Setting
 from apo.policies.architecture import fitting
 
 
@@ -62,7 +63,7 @@ def encode_all(given: argparse.Namespace, overrides: list[str]) -> None:
         rank, world, report = given.share.split("/", 2)
         run(cfg, data, Share(int(rank), int(world), int(rank)), Path(report))
         return
-    data.check(built(cfg.model).spec)
+    data.check(Setting(built(cfg.model).spec))
     if launched:
         run(cfg, data, launched)
     else:
