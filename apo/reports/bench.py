@@ -31,7 +31,6 @@ from apo.flow import noised
 from apo.interfaces import Pair, TimestepSampler
 from apo.intervals import bootstrap_median
 from apo.places import CONF, ROOT
-from apo.policies.model import VideoSpec
 from apo.policies.wan import WanPolicy
 
 BAR = 1.05  # a step may take this many times its bare passes
@@ -52,9 +51,6 @@ class BenchPairs(Data):
 
     def __init__(self, sampler: TimestepSampler, batch_size: int, path: str):
         self.sampler, self.batch_size, self.path = sampler, batch_size, Path(path)
-
-    def check(self, spec: VideoSpec) -> None:
-        """Of any size."""
 
     def prepare(self, policy: WanPolicy) -> Split:
         return Split(Interleaved(policy, self), PairDataset([], policy.max_sequence_length))
