@@ -1,6 +1,5 @@
 """A bench that somebody else might write: grey squares, of which the brighter ones are better. docs/add_a_part.md points here."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,14 +10,15 @@ from apo.config.numbers import Count, Seed, Size
 from apo.data.pairs import PairDataset
 from apo.data.stream import Data, Split
 from apo.evaluators.measured import MeasuringEvaluator
-from apo.interfaces import Condition, Criterion, DataRow, Policy, Verdict
+from apo.interfaces import Condition, Criterion, Policy, Ranker, Verdict
+from apo.parts import Part, Setting
 from apo.random import generator
 
 PROMPT = "a square becomes brighter"
 
 
 @dataclass
-class SquareConditions:
+class SquareConditions(Part):
     """`conditions=squares`: held-out prompts and first frames."""
 
     count: Count
@@ -26,7 +26,8 @@ class SquareConditions:
     seed: Seed
     rows, identity = (), None
 
-    def check(self, spec) -> None:
+    def check(self, setting: Setting) -> None:
+        spec = setting.spec
         if (spec.height, spec.width) != (self.size, self.size):
             raise ValueError(
                 f"conditions.size={self.size}: model.spec has {spec.height} x {spec.width}; give equal ones"
@@ -49,8 +50,8 @@ class SquarePrompts(Data):
     def __init__(self, count: Count, size: Size, seed: Seed):
         self.conditions = SquareConditions(count, size, seed)
 
-    def check(self, spec) -> None:
-        self.conditions.check(spec)
+    def check(self, setting: Setting) -> None:
+        self.conditions.check(setting)
 
     def evaluation(self) -> dict[str, object]:
         return {"conditions": "squares", "evaluator": "squares"}
@@ -79,24 +80,20 @@ class Encoded(Dataset):
         return self.policy.encode_condition([PROMPT] * len(items), torch.cat([frames for _, frames in parts]))
 
 
-class BrighterWins:
-    """`ranker=squares`."""
+class BrighterWins(Ranker):
+    """`ranker=squares`. Any video has a brightness, so there is nothing to check."""
 
-    def check(self, spec, rows: Sequence[DataRow] = ()) -> None:
-        """Any video has a brightness."""
+    is_model = False
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         return Verdict(torch.where(level(first) > level(second), 1, 2), torch.ones(len(first)))
 
 
 class SquareEvaluator(MeasuringEvaluator):
-    """`evaluator=squares`."""
+    """`evaluator=squares`, of any videos."""
 
     columns = ("level", "brighter")
     criteria = (Criterion("brighter_share", "brighter", better=True, good="brighter", bad="darker"),)
-
-    def check(self, spec, rows: Sequence[DataRow] = ()) -> None:
-        """Any video has a brightness."""
 
     def measure(self, videos: Tensor, cond: Condition) -> dict[str, Tensor]:
         return {"level": level(videos), "brighter": level(videos[:, -1:]) > level(videos[:, :1])}
