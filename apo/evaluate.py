@@ -1,8 +1,5 @@
 """Evaluates a stage on held-out conditions: `python evaluate.py run=<run> stage=<stage>`; stage=null is the baseline."""
 
-import re
-import sys
-
 import apo.quiet  # noqa: F401  isort: skip
 import hydra
 from omegaconf import DictConfig
@@ -10,10 +7,10 @@ from omegaconf import DictConfig
 from apo.config.help import answer_help
 from apo.config.overrides import hydra_in_one_line
 from apo.errors import one_line
-from apo.places import CONF
+from apo.places import EVALUATION
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
+@hydra.main(version_base="1.3", config_path=str(EVALUATION), config_name="evaluate")
 def run(cfg: DictConfig) -> None:
     with one_line("evaluate"):
         from apo.evaluation import evaluate  # torch and diffusers take seconds
@@ -22,9 +19,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    answer_help("evaluate.py", CONF / "evaluate.yaml")
-    # `stage` is also a config group of train.yaml, and hydra would look for an option of that name: here it is a folder
-    sys.argv = [re.sub(r"^(\+*)stage=", r"\1arm=", argument) for argument in sys.argv]
+    answer_help("evaluate.py", EVALUATION / "evaluate.yaml")
     with one_line("evaluate"), hydra_in_one_line("evaluate", "evaluate"):
         run()
 

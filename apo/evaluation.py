@@ -25,7 +25,7 @@ from apo.runs import Arm, EvaluationError, find, find_all
 
 
 def evaluate(cfg: DictConfig) -> list[dict]:
-    """Evaluates what cfg.arm names (and cfg.against, unless it is done already); writes report, contact sheet and videos, and of
+    """Evaluates what cfg.stage names (and cfg.against, unless it is done already); writes report, contact sheet and videos, and of
     several arms one table."""
     with refused("the evaluation", EvaluationError):
         check_values(cfg, "Evaluating")
@@ -113,7 +113,7 @@ def write_joint(evaluation: "Evaluation", arms: Sequence[Arm], reports: Sequence
 
 
 class Evaluation:
-    """What conf/evaluate.yaml describes: arms' videos of the same conditions, and what its evaluator finds on them."""
+    """What conf/evaluation describes: arms' videos of the same conditions, and what its evaluator finds on them."""
 
     def __init__(self, cfg: DictConfig):
         self.cfg, self.criteria = cfg, instantiate(cfg.evaluator).criteria

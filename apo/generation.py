@@ -40,7 +40,7 @@ SPARE = {
 class Generation:
     """Generates the conditions of an evaluation, one arm after another over one copy of the base weights.
 
-    cfg: its model, guidance, conditions, seed, batch_size and trainer (conf/evaluate.yaml) say what and how. results: the folder in each
+    cfg: its model, guidance, conditions, seed, batch_size and trainer (conf/evaluation) say what and how. results: the folder in each
     arm's where latents are kept, so that an interrupted evaluation goes on.
     """
 

@@ -9,10 +9,8 @@ import sys
 import warnings
 
 from apo.errors import end_at_interrupt
-from apo.places import HOME
 
 sys.excepthook = end_at_interrupt
-os.environ.setdefault("APO_ROOT", str(HOME))  # where conf/train.yaml finds experiments/
 
 # OpenMP's threads wait for work in a loop; where others want the cores, its default length made a step 4 to 150 times slower
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -47,13 +47,13 @@ def find(cfg: DictConfig, name: str | None, key: str = "stage") -> Arm:
 
 
 def find_all(cfg: DictConfig) -> list[Arm]:
-    """The arms that cfg.arm names: one, or all finished ones that match a pattern like 'ablation_*-seed_0'."""
-    if cfg.arm is None or not set(str(cfg.arm)) & set("*?["):
-        return [find(cfg, cfg.arm)]
+    """The arms that cfg.stage names: one, or all finished ones that match a pattern like 'ablation_*-seed_0'."""
+    if cfg.stage is None or not set(str(cfg.stage)) & set("*?["):
+        return [find(cfg, cfg.stage)]
     run = run_folder(cfg.run)
-    names = sorted(path.name for path in run.glob(plain_name("stage", cfg.arm)) if is_finished(path))
+    names = sorted(path.name for path in run.glob(plain_name("stage", cfg.stage)) if is_finished(path))
     if not names:
-        raise EvaluationError(f"stage={cfg.arm} matches no finished adapter: {finished(run)}: give one of these")
+        raise EvaluationError(f"stage={cfg.stage} matches no finished adapter: {finished(run)}: give one of these")
     return [find(cfg, name) for name in names]
 
 

@@ -54,7 +54,7 @@ def parsed() -> argparse.Namespace:
     add(
         "overrides",
         nargs="*",
-        help="of conf/train.yaml and conf/evaluate.yaml, such as trainer=gpu conditions.count=64",
+        help="of conf/train.yaml and conf/evaluation/evaluate.yaml, such as trainer=gpu conditions.count=64",
     )
     add("--print", action="store_true", help="only print the commands that are missing, for a cluster")
     add("--jobs", type=int, default=1, help="commands at a time on this machine; above 1, each has one thread")

@@ -5,11 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from apo import card
 from apo.adapter import lineage
+from apo.config.compose import compose
 from apo.policies.wan import WanPolicy
 
 ROOT = Path(__file__).parents[1]
@@ -17,8 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 def finished(folder: Path, policy: WanPolicy, lora: dict, *overrides: str) -> Path:
     """folder/adapter as train.py leaves it."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", list(overrides))
+    cfg = compose("train", list(overrides))
     cfg.model = OmegaConf.create(plain(policy.model))
     cfg.policy.lora = OmegaConf.create(lora)
     policy.save_adapter(folder / "adapter")
@@ -38,7 +37,7 @@ def of_some_effect(policy: WanPolicy) -> WanPolicy:
 
 
 def plain(model) -> dict:
-    """What conf/model would say of a WanModel."""
+    """What conf/common/model would say of a WanModel."""
     fields = {key: value for key, value in vars(replace(model)).items()}
     return fields | {
         "_target_": "apo.policies.model.WanModel",

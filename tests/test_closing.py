@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from apo.closing import next_command
+from apo.config.compose import compose
 from apo.config.overrides import quoted
 from apo.errors import UserError
 from apo.resume import require_same_settings
@@ -27,8 +27,7 @@ def test_a_value_is_read_back_as_it_was(value):
 
 
 def test_the_next_command_evaluates_the_run():
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", ["run=mine"])
+    cfg = compose("train", ["run=mine"])
     said = next_command(cfg, Path("outputs/mine/ablation_apo-seed_0").absolute())
     assert said.endswith("evaluate.py run=mine stage=ablation_apo-seed_0")
 
@@ -49,7 +48,6 @@ def test_a_run_that_is_to_be_longer_is_told_where_to_go_on(tmp_path):
     ],
 )
 def test_data_of_the_users_own_say_what_they_are_evaluated_on(data, conditions):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", ["run=mine", *data])
+    cfg = compose("train", ["run=mine", *data])
     said = next_command(cfg, Path("outputs/mine/offline").absolute())
     assert said.endswith(f"conditions=prompts conditions.path={conditions} evaluator=none")

@@ -3,8 +3,9 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import hydra
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -12,7 +13,10 @@ from PIL import Image
 
 from apo import run
 from apo.checks import ConfigError, check
+from apo.config.compose import compose
+from apo.config.validation import options
 from apo.modules.loggers import MetricsCSV
+from apo.places import CONF
 from apo.resume import differences
 from apo.run import StepSampler
 from tests.checkpoints import leave_checkpoint
@@ -20,7 +24,7 @@ from tests.data.clips import write_jsonl
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {
-    group: sorted(p.stem for p in (ROOT / "conf" / group).glob("*.yaml"))
+    group: options(group)
     for group in (
         "stage",
         "sampler",
@@ -39,8 +43,7 @@ CURRICULUM = ["1_online", "2_half_online", "3_offline", "4_distill", "5_distill_
 
 
 def composed(*overrides: str, name: str = "train") -> DictConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(name, list(overrides))
+    return compose(name, overrides)
 
 
 def targets(node) -> list[str]:
@@ -78,8 +81,8 @@ def test_every_option_composes_and_names_real_classes(override):
     ],
 )
 def test_folders_of_the_papers_sweeps_are_those_that_the_studies_evaluate(more, folder):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", [*more, "seed=1", "max_steps=7"], return_hydra_config=True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("train", [*more, "seed=1", "max_steps=7"], return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
         assert cfg.hydra.sweep.subdir == folder
 

@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from apo.checks import ConfigError, check
+from apo.config.compose import compose
 from apo.run import train
 
 ROOT = Path(__file__).parents[1]
@@ -22,21 +22,20 @@ STAGES = {
 
 
 def config(name: str, *more: str) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(
-            "train",
-            [
-                f"curriculum=quick/{name}",
-                "model.num_inference_steps=6",
-                "max_steps=1",
-                "batch_size=2",
-                "policy.lora.rank=2",
-                "trainer.threads=1",
-                "logger=csv",
-                *STAGES[name],
-                *more,
-            ],
-        )
+    return compose(
+        "train",
+        [
+            f"curriculum=quick/{name}",
+            "model.num_inference_steps=6",
+            "max_steps=1",
+            "batch_size=2",
+            "policy.lora.rank=2",
+            "trainer.threads=1",
+            "logger=csv",
+            *STAGES[name],
+            *more,
+        ],
+    )
 
 
 def folder_of(cfg: DictConfig) -> Path:

@@ -31,13 +31,13 @@ def folder(tmp_path):
 
 
 def test_it_trains_and_evaluates_and_the_report_speaks_its_words(folder):
-    found = f"hydra.searchpath=[file://{folder}/options,file://{ROOT}/experiments]"
+    found = ["--config-dir", str(folder / "options")]
     train = ["run=own", "stage=online", "data=squares", "ranker=squares", "max_steps=2", "batch_size=1", "logger=csv"]
     few = ["model.num_inference_steps=6", "trainer.threads=1"]
     with Warm(ROOT) as warm:
 
         def run(script: str, *words: str) -> str:
-            done = warm.run([str(ROOT / script), found, *words, *few], folder, 300, PYTHONPATH=str(ROOT))
+            done = warm.run([str(ROOT / script), *found, *words, *few], folder, 300, PYTHONPATH=str(ROOT))
             assert done.code == 0, done.output[-3000:]
             return done.output
 

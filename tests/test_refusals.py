@@ -29,7 +29,7 @@ LIGHT = [  # a command that is refused, and how
     (["train.py", "a=b=c"], "config: a=b=c"),
     (["train.py", "~sampler"], "config: sampler is not set"),
     (["evaluate.py", "batchsize=3"], "evaluate: batchsize: there is no such setting; did you mean batch_size"),
-    (["evaluate.py", "+arms=3"], "evaluate: arms: there is no such setting; did you mean arm"),
+    (["evaluate.py", "+stages=3"], "evaluate: stages: there is no such setting; did you mean stage"),
     (["apo.plan", "plan=h300"], "plan: plan=h300: there is no such option"),
     (["apo.data.cache", "modle=tiny"], "cache: modle: there is no such setting; did you mean model"),
     (["evaluate.py", "stage=nope"], "evaluate: stage=nope: outputs/main/nope is not there"),

@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
+from apo.config.compose import compose
 from apo.config.validation import check_values
 from tests.clips import write_manifest
 from tests.commands import ROOT, short, train
@@ -67,7 +67,7 @@ def test_an_evaluation_joins_the_run_of_its_training(tmp_path, monkeypatch):
     from apo.modules.trackers import log_report
 
     monkeypatch.setenv("WANDB_MODE", "offline")
-    folder, cfg = tmp_path / "main" / "offline", OmegaConf.load(ROOT / "conf/logger/wandb.yaml")
+    folder, cfg = tmp_path / "main" / "offline", OmegaConf.load(ROOT / "conf/common/logger/wandb.yaml")
     report = {
         "metrics": {"distortion_rate": {"value": 0.25, "low": 0.1, "high": 0.5}},
         "against": {"run": "baseline", "win": 3},
@@ -86,16 +86,17 @@ def test_tensorboard_gets_the_same_metrics(tmp_path):
 
     from apo.modules.trackers import trackers
 
-    (tracker,) = trackers(OmegaConf.create({"logger": OmegaConf.load(ROOT / "conf/logger/tensorboard.yaml")}), tmp_path)
+    (tracker,) = trackers(
+        OmegaConf.create({"logger": OmegaConf.load(ROOT / "conf/common/logger/tensorboard.yaml")}), tmp_path
+    )
     tracker.log_metrics({"train/loss": 0.5}, step=7)
     tracker.finalize("success")
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(7, 0.5)]
-    assert trackers(OmegaConf.create({"logger": OmegaConf.load(ROOT / "conf/logger/none.yaml")}), tmp_path) == []
+    assert trackers(OmegaConf.create({"logger": OmegaConf.load(ROOT / "conf/common/logger/none.yaml")}), tmp_path) == []
 
 
-@pytest.mark.parametrize("logger", [path.stem for path in sorted((ROOT / "conf/logger").glob("*.yaml"))])
+@pytest.mark.parametrize("logger", [path.stem for path in sorted((ROOT / "conf/common/logger").glob("*.yaml"))])
 def test_every_logger_is_one_of_training_and_of_evaluation(logger):
     for name, schema in (("train", "Training"), ("evaluate", "Evaluating")):
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            check_values(compose(name, [f"logger={logger}"]), schema)
+        check_values(compose(name, [f"logger={logger}"]), schema)

@@ -13,9 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apo.places import CONF, EXPERIMENTS, INSTALLED
+from apo.places import CONFIG_ROOTS, EVALUATION, INSTALLED
 
-FOLDERS = (CONF, EXPERIMENTS)
 DEFAULT = re.compile(r"^  - ([\w/]+): (\w+)(?: # (.+))?$", re.M)
 KEY = re.compile(r"^(\w+): ([^#\n]+?)(?: # (.+))?$", re.M)
 COMMAND = re.compile(r" `python [^`]*`$")
@@ -48,7 +47,7 @@ def first_comment(path: Path) -> str:
 
 
 def options(group: str) -> dict[str, str]:
-    files = [(folder / group, path) for folder in FOLDERS for path in sorted((folder / group).rglob("*.yaml"))]
+    files = [(folder / group, path) for folder in CONFIG_ROOTS for path in sorted((folder / group).rglob("*.yaml"))]
     return {str(path.relative_to(folder).with_suffix("")): first_comment(path) for folder, path in files}
 
 
@@ -64,9 +63,8 @@ def elsewhere() -> list[Group]:
 
 def bases(known: Sequence[Group]) -> list[Group]:
     """Folders that are no group of a command: options select them."""
-    names = {path.name for folder in FOLDERS for path in folder.iterdir() if path.is_dir()} - {
-        group.name for group in known
-    }
+    folders = {path for folder in CONFIG_ROOTS for path in folder.iterdir() if path.is_dir()}
+    names = {path.name for path in folders.difference(CONFIG_ROOTS)} - {group.name for group in known}
     return [
         Group(name, "shared parts that other options select", None, found)
         for name in sorted(names)
@@ -83,7 +81,7 @@ def listed(config: Path) -> list[Group]:
     own = groups(config)
     if config.stem != "train":
         return own
-    return own + elsewhere() + bases([*own, *elsewhere(), *groups(CONF / "evaluate.yaml")])
+    return own + elsewhere() + bases([*own, *elsewhere(), *groups(EVALUATION / "evaluate.yaml")])
 
 
 def text(command: str, config: Path) -> str:

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from apo.config.compose import compose
 from apo.config.validation import keys, options, unknown
 from apo.errors import UserError
-from apo.places import CONF
 
 CARRIED = re.compile(r"\+*(model|trainer)([.=].*)")  # overrides of a training that its evaluation needs, too
 NOISE = ("full_key:", "object_type=", "reference_type=", "See https", "Set the env", "To append to your config")
@@ -40,6 +40,12 @@ def overrides_checked(config: str, overrides: Sequence[str]) -> Iterator[None]:
         yield
     if said:
         raise UserError(said[0])
+
+
+def composed(config: str, overrides: Sequence[str]) -> DictConfig:
+    """The config of train.py ("train") or evaluate.py ("evaluate"); what Hydra refuses is raised as a UserError."""
+    with overrides_checked(config, overrides):
+        return compose(config, overrides)
 
 
 @contextmanager
@@ -98,12 +104,11 @@ def known_keys(config: str, overrides: Sequence[str], wrong: str) -> list[str]:
         for override in overrides
         if options(override.partition("=")[0]) and not override.startswith(f"{wrong}=")
     ]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        for chosen in (groups, []):
-            try:
-                return keys(compose(config, list(chosen)))
-            except (HydraException, OmegaConfBaseException, ValueError):
-                continue
+    for chosen in (groups, []):
+        try:
+            return keys(compose(config, chosen))
+        except (HydraException, OmegaConfBaseException, ValueError):
+            continue
     return []
 
 

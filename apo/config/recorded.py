@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from apo.errors import UserError
-from apo.places import CONF
+from apo.places import CONFIG_ROOTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,4 +145,4 @@ def require_own(value, group: str, place: str) -> None:
 
 def targets(group: str) -> set[str]:
     """The classes that the project's own files of a config group name."""
-    return {OmegaConf.load(file).get("_target_") for file in (CONF / group).glob("*.yaml")}
+    return {OmegaConf.load(file).get("_target_") for folder in CONFIG_ROOTS for file in (folder / group).glob("*.yaml")}

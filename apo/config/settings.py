@@ -1,4 +1,4 @@
-"""The config's own keys, where no `_target_` takes them: what conf/train.yaml, conf/evaluate.yaml and conf/plan say."""
+"""The config's own keys, where no `_target_` takes them: what conf/train.yaml, conf/evaluation/evaluate.yaml and conf/plan say."""
 
 from dataclasses import dataclass
 from typing import Annotated, TypedDict
@@ -124,7 +124,7 @@ class Evaluating:
     """Of evaluate.py."""
 
     run: Text | int
-    arm: Text | int | None
+    stage: Text | int | None
     against: Text | int | None
     results: Text | int | None
     seed: Seed
@@ -136,6 +136,6 @@ class Evaluating:
     evaluator: Part
     trainer: Part
     logger: Trackers
-    learning_rate: NonNegative = 0.0  # these three are of conf/scale, which a model selects
+    learning_rate: NonNegative = 0.0  # these three are of conf/common/scale, which a model selects
     stage_steps: Count = 0
     checkpoint_every_n_steps: Count = 0

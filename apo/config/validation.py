@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from apo.config.numbers import Filled, Null, Range
 from apo.config.signatures import Parameter, Part, Signature, defined, is_package, signature, source
 from apo.errors import UserError
-from apo.places import CONF, EXPERIMENTS
+from apo.places import CONFIG_ROOTS
 
 SCHEMAS = "apo.config.settings"
 HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")  # keys of instantiate itself
@@ -245,7 +245,7 @@ def remedy(key: str) -> str:
 
 def options(group: str) -> list[str]:
     """Of a config group; none if there is no such group."""
-    folders = [CONF / group, EXPERIMENTS / group] if re.fullmatch(r"[\w/]+", group) else []
+    folders = [folder / group for folder in CONFIG_ROOTS] if re.fullmatch(r"[\w/]+", group) else []
     return sorted(file.stem for folder in folders for file in folder.glob("*.yaml"))
 
 

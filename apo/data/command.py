@@ -1,21 +1,18 @@
 """What the commands of apo.data have in common: train.py's config, from the same overrides."""
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from apo.config.overrides import overrides_checked
+from apo.config.overrides import composed as checked
 from apo.config.validation import check_values
 from apo.errors import UserError
-from apo.places import CONF
 from apo.policies.model import WanModel
 
 
 def composed(overrides: list[str]) -> DictConfig:
     """train.py's config; UserError for what is wrong with the overrides and their values."""
-    with overrides_checked("train", overrides), initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides)
+    cfg = checked("train", overrides)
     check_values(cfg, "Training")
     return cfg
 

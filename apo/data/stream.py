@@ -49,7 +49,7 @@ class Data(Part):
 
     def evaluation(self) -> dict[str, object]:
         """Settings of evaluate.py for what is trained on it, such as conditions and evaluator."""
-        return {}  # conf/evaluate.yaml's own
+        return {}  # conf/evaluation has its own
 
     def prepare(self, policy: Policy) -> Split:
         """The data, encoded by the policy's frozen parts. Slow the first time, resumable; call it on every rank."""

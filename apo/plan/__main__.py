@@ -9,12 +9,10 @@ Takes train.py's overrides and those of conf/plan.
 import sys
 
 import apo.quiet  # noqa: F401  isort: skip
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from apo.config.overrides import overrides_checked
+from apo.config.overrides import composed as checked
 from apo.errors import one_line, refused
-from apo.places import CONF
 from apo.plan.report import Plan, planned, report
 
 USUAL = {
@@ -37,8 +35,7 @@ def composed(overrides: list[str]) -> DictConfig:
     given = {override.split("=")[0] for override in overrides}
     overrides = [f"{key}={value}" for key, value in USUAL.items() if key not in given] + overrides
     overrides = [f"+{override}" if override.startswith("plan=") else override for override in overrides]
-    with overrides_checked("train", overrides), initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides)
+    return checked("train", overrides)
 
 
 def curriculum(overrides: list[str], known: Plan) -> list[tuple[str, Plan, int]]:

@@ -1,4 +1,4 @@
-"""What a model is: a pipeline folder and the numbers that sampling from it needs (conf/model/*.yaml)."""
+"""What a model is: a pipeline folder and the numbers that sampling from it needs (conf/common/model/*.yaml)."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -36,9 +36,9 @@ class WanPolicy(nn.Module):
 
     lora: rank, alpha, targets of the adapter; None trains all transformer weights (and has no reference).
     adapter: folder of the preceding stage's adapter, from which `policy` starts and which `reference` keeps.
-    shard: conf/trainer's; None reads all weights now, anything else waits for `shard`.
+    shard: conf/common/trainer's; None reads all weights now, anything else waits for `shard`.
     context_parallel: processes that share the tokens of one forward, once `shard` was called.
-    offload: conf/trainer's; VAE and text encoder stay in CPU memory, see `WanCodec`.
+    offload: conf/common/trainer's; VAE and text encoder stay in CPU memory, see `WanCodec`.
     """
 
     def __init__(

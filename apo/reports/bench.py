@@ -20,17 +20,17 @@ import apo.quiet  # noqa: F401  isort: skip
 import numpy as np
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from safetensors import safe_open
 from torch import nn
 
+from apo.config.overrides import composed
 from apo.data.pairs import PairDataset
 from apo.data.stream import Data, Split
 from apo.flow import noised
 from apo.interfaces import Pair, TimestepSampler
 from apo.intervals import bootstrap_median
-from apo.places import CONF, ROOT
+from apo.places import ROOT
 from apo.policies.wan import WanPolicy
 
 BAR = 1.05  # a step may take this many times its bare passes
@@ -175,8 +175,7 @@ def main() -> None:
     folder = ROOT / "outputs" / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     overrides += [f"trainer.threads={arguments.threads}", f"max_steps={arguments.steps + 1}", "sample_every_n_steps=0"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides)
+    cfg = composed("train", overrides)
     model = instantiate(cfg.model)
     model.check()
     pipeline = model.folder()

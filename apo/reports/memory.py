@@ -11,13 +11,12 @@ from dataclasses import replace
 
 import apo.quiet  # noqa: F401  isort: skip
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from apo.config.overrides import composed
 from apo.interfaces import Pair, Row
 from apo.modules.align import AlignModule
-from apo.places import CONF
 from apo.plan.counting import Live
 from apo.policies.codec import WanCodec
 
@@ -82,8 +81,7 @@ def main(overrides: list[str]) -> None:
     if {"-h", "--help"} & set(overrides):
         print(__doc__)
         return
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", ["stage=offline", *overrides])
+    cfg = composed("train", ["stage=offline", *overrides])
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
     draw = torch.Generator().manual_seed(0)

@@ -12,12 +12,12 @@ from pathlib import Path
 import apo.quiet  # noqa: F401  isort: skip
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_dir
 
+from apo.config.overrides import composed
 from apo.evaluation import Evaluation
 from apo.intervals import shown, wilson
 from apo.io.pictures import contact_sheet
-from apo.places import CONF, ROOT
+from apo.places import ROOT
 from apo.random import generator
 from apo.runs import BASELINE, find
 from apo.world.oracle import CAUSES, THRESHOLDS, Thresholds, excess, first_cause, tracks
@@ -118,15 +118,14 @@ def share(count: int, of: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="of conf/evaluate.yaml, such as trainer.threads=1")
+    parser.add_argument("overrides", nargs="*", help="of conf/evaluation/evaluate.yaml, such as trainer.threads=1")
     parser.add_argument("--run", default="main", help="folder in outputs/, evaluated already")
     parser.add_argument("--stage", default="offline", help="the arm beside the baseline")
     parser.add_argument("--count", type=int, default=100, help="conditions of each arm, from the first on")
     parser.add_argument("--picture", type=Path, help="draw the first six conditions that eye and oracle call mended")
     parser.add_argument("--draw", action="store_true", help="draw the sheets instead of comparing")
     given = parser.parse_args()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("evaluate", [f"run={given.run}", f"arm={given.stage}", "videos=0", *given.overrides])
+    cfg = composed("evaluate", [f"run={given.run}", f"stage={given.stage}", "videos=0", *given.overrides])
     evaluation = Evaluation(cfg)
     arms = [BASELINE, given.stage]
     if not 1 <= given.count <= len(evaluation.generation.conditions):

@@ -11,15 +11,14 @@ from pathlib import Path
 
 import apo.quiet  # noqa: F401  isort: skip
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from apo.config.overrides import composed
 from apo.evaluators.ranking import RankingMetrics
 from apo.interfaces import Ranker
 from apo.intervals import Interval, shown, wilson
-from apo.places import CONF
 from apo.rankers.answer import swapped
 from apo.terminal import progress
 from apo.world.rankings import WorldRankingDataset
@@ -143,8 +142,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", ["data=world_rankings", *args.overrides])
+    cfg = composed("train", ["data=world_rankings", *args.overrides])
     found = report(cfg, args.count, args.batch_size)
     folder = Path("outputs/ranker_world")
     folder.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ def prepare(study: Study, names: Sequence[str], seed: int, overrides: Sequence[s
     work, found = Work(study, for_evaluation=overrides), []
     for name in names:
         cfg = work.evaluation_config(study.arms[name], study.arms[name].seed_beside(seed), study.arms[name].shown)
-        found.append(Shown(Evaluation(cfg), find(cfg, cfg.arm)))
+        found.append(Shown(Evaluation(cfg), find(cfg, cfg.stage)))
     return found
 
 
@@ -65,7 +65,7 @@ def main() -> None:
     )
     parser.add_argument("study", help="its name in experiments/study, or the path of a YAML file")
     parser.add_argument(
-        "overrides", nargs="*", help="of conf/evaluate.yaml, such as conditions.count=64 trainer.threads=1"
+        "overrides", nargs="*", help="of conf/evaluation/evaluate.yaml, such as conditions.count=64 trainer.threads=1"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the study's")
     parser.add_argument("--count", type=int, default=6, help="conditions of a sheet")

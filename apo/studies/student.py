@@ -12,18 +12,17 @@ from pathlib import Path
 import apo.quiet  # noqa: F401  isort: skip
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from apo.adapter import lineage
+from apo.config.overrides import composed
 from apo.evaluation import Evaluation
 from apo.evaluators.results import shown
 from apo.flow import noised
 from apo.guidance.none import NoGuidance
 from apo.intervals import bootstrap_median, mean_interval
 from apo.io.files import write_json, write_text
-from apo.places import CONF
 from apo.random import generator
 from apo.runs import BASELINE, Arm, find
 from apo.solvers.ode import generate, initial_noise
@@ -55,10 +54,9 @@ class Two:
 def prepare(run: str, student: str, overrides: list[str]) -> Two:
     """From the student's lineage; ValueError if it is not a distilled one, or its teacher has been trained again
     since."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        plain, guided = (
-            compose("evaluate", [f"run={run}", f"arm={student}", "against=null", *overrides]) for _ in range(2)
-        )
+    plain, guided = (
+        composed("evaluate", [f"run={run}", f"stage={student}", "against=null", *overrides]) for _ in range(2)
+    )
     arm = find(plain, student)
     made = lineage.read(arm.adapter)
     if made["stage"] != "distill":
@@ -198,7 +196,7 @@ def markdown(found: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "overrides", nargs="*", help="of conf/evaluate.yaml, such as conditions.count=64 trainer.threads=1"
+        "overrides", nargs="*", help="of conf/evaluation/evaluate.yaml, such as conditions.count=64 trainer.threads=1"
     )
     parser.add_argument("--run", default="curriculum/seed_0", help="folder in outputs/")
     parser.add_argument("--student", default="distill", help="folder of the stage=distill run in it")

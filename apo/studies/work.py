@@ -5,16 +5,14 @@ from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from apo import resume
 from apo.config.outputs import OUTPUTS
-from apo.config.overrides import overrides_checked
+from apo.config.overrides import composed as checked
 from apo.errors import UserError
 from apo.evaluation import Evaluation
 from apo.evaluators import results
-from apo.places import CONF
 from apo.runs import BASELINE, find
 from apo.studies.definition import Study, StudyArm, filled
 from apo.studies.jobs import Job
@@ -101,7 +99,7 @@ class Work:
 
     def evaluation_config(self, arm: StudyArm, seed: int | None, name: str) -> DictConfig:
         cfg, folder = composed("evaluate", self.settings(arm, seed, name)).copy(), arm.run_folder(seed)
-        cfg.run, cfg.arm = str(folder.relative_to(OUTPUTS).parent), None if arm.train is None else folder.name
+        cfg.run, cfg.stage = str(folder.relative_to(OUTPUTS).parent), None if arm.train is None else folder.name
         return cfg
 
     def against(self, arm: StudyArm, seed: int | None) -> str:
@@ -146,8 +144,7 @@ def split(overrides: str, arm: StudyArm, seed: int | None) -> list[str]:
 @cache
 def composed(config: str, words: tuple[str, ...]) -> DictConfig:
     """Of train.py or evaluate.py; UserError for overrides that either would refuse."""
-    with overrides_checked(config, words), initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(config, list(words))
+    return checked(config, words)
 
 
 def is_trained(folder: Path, words: tuple[str, ...], seed: int | None) -> bool:
@@ -176,7 +173,7 @@ def is_evaluated(work: Work, arm: StudyArm, seed: int | None, name: str) -> bool
     cfg = work.evaluation_config(arm, seed, name)
     evaluation = Evaluation(cfg)
     try:
-        found = find(cfg, cfg.arm)
+        found = find(cfg, cfg.stage)
     except UserError:
         return False
     report = results.read(evaluation.folder(found).path / "report.json")

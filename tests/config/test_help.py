@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from apo.config.help import FOLDERS, first_comment, groups, listed, options, text
-from apo.config.overrides import CONF
+from apo.config.help import first_comment, groups, listed, options, text
+from apo.places import COMMON, CONF, CONFIG_ROOTS, EVALUATION
 
 ROOT = CONF.parent
-COMMANDS = {"train.py": CONF / "train.yaml", "evaluate.py": CONF / "evaluate.yaml"}
+COMMANDS = {"train.py": CONF / "train.yaml", "evaluate.py": EVALUATION / "evaluate.yaml"}
 WIDTH = 110  # of an option's line
 
 
@@ -37,7 +37,12 @@ def test_every_yaml_file_of_the_groups_is_listed():
     shown = {
         f"{group.name}/{option}" for config in COMMANDS.values() for group in listed(config) for option in group.options
     }
-    files = {str(path.relative_to(folder).with_suffix("")) for folder in FOLDERS for path in folder.glob("*/**/*.yaml")}
+    files = {
+        str(path.relative_to(folder).with_suffix(""))
+        for folder in CONFIG_ROOTS
+        for path in folder.glob("*/**/*.yaml")
+        if not any(path.is_relative_to(inner) for inner in (COMMON, EVALUATION) if inner != folder)
+    }
     assert files - shown == {"hydra/job_logging/stdout_file"}
 
 

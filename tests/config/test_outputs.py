@@ -100,7 +100,7 @@ def test_links_do_not_lead_out(outputs):
 
 
 def test_an_arm_is_a_name_or_the_path_of_a_finished_run_folder(outputs):
-    cfg = OmegaConf.create({"run": "r", "arm": "*"})
+    cfg = OmegaConf.create({"run": "r", "stage": "*"})
     (
         finished(outputs / "r" / "offline"),
         finished(outputs.parent / "elsewhere" / "run"),
@@ -117,7 +117,7 @@ def test_an_arm_is_a_name_or_the_path_of_a_finished_run_folder(outputs):
     assert [arm.name for arm in find_all(cfg)] == ["offline"]
     for wrong in ("../*", "/*", "../other/*", "nothing*"):
         with pytest.raises(UserError, match="stage="):
-            find_all(OmegaConf.create({"run": "r", "arm": wrong}))
+            find_all(OmegaConf.create({"run": "r", "stage": wrong}))
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ EVALUATING = [
     ("conditions.count=0", "conditions.count=0", ""),
     ("conditions.count=null", "conditions.count=null", "at least 1"),
     ("conditions.split=x", "conditions.split=x", "one of train"),
-    ("arm=[a]", "arm=['a']", "a text"),
+    ("stage=[a]", "stage=['a']", "a text"),
     ("against={a: 1}", "against={'a': 1}", ""),
     ("guidance=cfg guidance.omega_low=nan", "guidance.omega_low=nan", ""),
 ]

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as nnf
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from apo import generation
 from apo.adapter import lineage
+from apo.config.compose import compose
 from apo.interfaces import Condition
 from apo.policies import sampling
 from tests.adapters import of_some_effect
@@ -23,8 +23,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run folder with a finished adapter."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        train = compose("train", ["policy.lora.rank=2", f"model.path={ROOT / 'apo/world/checkpoints/wan22'}"])
+    train = compose("train", ["policy.lora.rank=2", f"model.path={ROOT / 'apo/world/checkpoints/wan22'}"])
     policy, folder = of_some_effect(instantiate(train.policy)), tmp_path_factory.mktemp("trained")
     policy.save_adapter(folder / "adapter")
     made = lineage.of(train, folder / "adapter", policy.base_hash, SimpleNamespace(identity="data"), None)
@@ -39,8 +38,7 @@ def composed(tmp_path, monkeypatch, trained):
     monkeypatch.chdir(tmp_path)
 
     def compose_with(*overrides: str):
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return compose("evaluate", ["run=r", f"model.path={ROOT / 'apo/world/checkpoints/wan22'}", *overrides])
+        return compose("evaluate", ["run=r", f"model.path={ROOT / 'apo/world/checkpoints/wan22'}", *overrides])
 
     return compose_with
 

@@ -43,12 +43,12 @@ def test_several_arms_end_with_one_table(cfg, tmp_path, quick, capsys):
     (report,) = evaluate(cfg)
     saved = (tmp_path / "outputs/r/offline/eval/report.json").read_text()
     shutil.copytree(tmp_path / "outputs/r/offline", tmp_path / "outputs/r/next")
-    cfg.arm, cfg.against = "next", "offline"
+    cfg.stage, cfg.against = "next", "offline"
     assert evaluate(cfg)[0]["against"]["run"] == "offline"
     assert (
         tmp_path / "outputs/r/offline/eval/report.json"
     ).read_text() == saved  # being compared with leaves its own comparison
-    cfg.arm, cfg.against = "*", "baseline"
+    cfg.stage, cfg.against = "*", "baseline"
     capsys.readouterr()
     evaluate(cfg)
     markdown = (tmp_path / "outputs/r/eval_table.md").read_text()
@@ -66,7 +66,7 @@ def test_an_arm_is_not_compared_with_itself_and_two_of_one_name_are_told_apart(c
     shutil.copytree(tmp_path / "outputs/r/offline", tmp_path / "outputs/s/offline")
     cfg.against = "offline"
     assert "against" not in evaluate(cfg)[0]
-    cfg.against, cfg.arm = "outputs/s/offline", "off*"
+    cfg.against, cfg.stage = "outputs/s/offline", "off*"
     assert evaluate(cfg)[0]["against"] | {"win_rate": 0} == {
         "run": "offline",
         "win": 0,
@@ -111,7 +111,7 @@ def test_conditions_of_the_users_own_are_shown_unmeasured(composed, tmp_path, mo
         "model.num_inference_steps=2",
         f"model.path={wan22_folder}",
         "model.spec={height: 32, width: 48, frames: 9, fps: 8}",
-        "arm=null",
+        "stage=null",
     ]
     own = composed("videos=3", "batch_size=2", *own)
     (report,) = evaluate(own)

@@ -16,7 +16,7 @@ from apo.runs import EvaluationError
 
 
 def test_what_is_damaged_is_made_anew_and_said(cfg, tmp_path, quick, capsys):
-    cfg.arm, cfg.against, cfg.videos, cfg.conditions.count = None, None, 0, 2
+    cfg.stage, cfg.against, cfg.videos, cfg.conditions.count = None, None, 0, 2
     (report,) = evaluate(cfg)
     folder = tmp_path / "outputs/r/baseline/eval"
     (part,) = folder.glob("latents-*/000000.safetensors")
@@ -50,7 +50,7 @@ def test_what_is_damaged_is_made_anew_and_said(cfg, tmp_path, quick, capsys):
 
 
 def test_files_of_the_user_stay(cfg, tmp_path, quick):
-    cfg.arm, cfg.against = None, None
+    cfg.stage, cfg.against = None, None
     folder = tmp_path / "outputs/r/baseline/eval"
     mine = {
         folder / "videos" / "002.mp4",
@@ -86,7 +86,7 @@ def test_results_stay_in_the_arms_own_folder(cfg, tmp_path, monkeypatch):
 
 
 def test_a_policy_that_generates_nan_is_named(cfg, quick, monkeypatch):
-    cfg.arm, cfg.against = None, None
+    cfg.stage, cfg.against = None, None
     monkeypatch.setattr(generation, "generate", lambda policy, guidance, cond, noise: noise * torch.nan)
     with pytest.raises(UserError, match="baseline: what it generates from conditions 0 to 3 is not finite"):
         evaluate(cfg)

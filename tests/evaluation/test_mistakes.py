@@ -26,7 +26,7 @@ def test_a_run_that_is_being_trained_says_so(cfg, tmp_path):
 
 
 def test_what_is_missing_is_named_with_what_is_there(cfg):
-    cfg.arm = "online"
+    cfg.stage = "online"
     with pytest.raises(EvaluationError, match="has finished: offline"):
         evaluate(cfg)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch.testing import assert_close
 
 from apo.checks import ConfigError, check
+from apo.config.compose import compose
 from apo.flow import noised
 from apo.guidance.cfg import CFG
 from apo.losses.distillation import DistillationLoss
@@ -130,28 +130,27 @@ def home(tmp_path_factory, wan22_folder):
 
 
 def config(home: Path, *more: str) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(
-            "train",
-            [
-                f"model.path={home}/model",
-                "model.spec={height: 32, width: 48, frames: 9, fps: 8}",
-                "model.num_inference_steps=4",
-                "data=pairs",
-                f"data.path={home}/data/manifest.jsonl",
-                f"data.cache_dir={home}/cache",
-                "data.validation_fraction=0.3",
-                "max_steps=6",
-                "checkpoint_every_n_steps=2",
-                "sample_every_n_steps=3",
-                "validate_every_n_steps=3",
-                "batch_size=2",
-                "policy.lora.rank=2",
-                "trainer.threads=1",
-                "logger=csv",
-                *more,
-            ],
-        )
+    return compose(
+        "train",
+        [
+            f"model.path={home}/model",
+            "model.spec={height: 32, width: 48, frames: 9, fps: 8}",
+            "model.num_inference_steps=4",
+            "data=pairs",
+            f"data.path={home}/data/manifest.jsonl",
+            f"data.cache_dir={home}/cache",
+            "data.validation_fraction=0.3",
+            "max_steps=6",
+            "checkpoint_every_n_steps=2",
+            "sample_every_n_steps=3",
+            "validate_every_n_steps=3",
+            "batch_size=2",
+            "policy.lora.rank=2",
+            "trainer.threads=1",
+            "logger=csv",
+            *more,
+        ],
+    )
 
 
 def test_a_run_that_dies_resumes_exactly_and_says_what_it_came_from(home):

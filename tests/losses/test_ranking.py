@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import Qwen3VLForConditionalGeneration
 
 from apo.checks import ConfigError, check
+from apo.config.compose import compose
 from apo.data.rankings import Ranking
 from apo.interfaces import Row
 from apo.losses.ranking import RankingLoss
@@ -57,8 +57,7 @@ def overrides(home: Path, *more: str) -> list[str]:
 
 
 def config(home: Path, *more: str) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("train", overrides(home, *more))
+    return compose("train", overrides(home, *more))
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -150,7 +149,7 @@ def test_mistakes_are_found_without_a_model(home, more, said, tmp_path):
         if more[0].startswith("data=")
         else overrides(home)
     )
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said):
         check(compose("train", [*base, *more]), tmp_path)
 
 

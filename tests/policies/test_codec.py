@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from apo.places import ROOT
+from apo.config.compose import compose
 from apo.plan.counting import Live
 from apo.policies.codec import PARTS, WanCodec
 from apo.policies.encoder import WanEncoder
@@ -23,8 +22,7 @@ LARGE = 192  # pixels a side, three times the world's
 @pytest.fixture(scope="module")
 def codec() -> WanCodec:
     """The world's trained one."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return WanEncoder(instantiate(compose("train").model)).codec
+    return WanEncoder(instantiate(compose("train").model)).codec
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from apo.config.compose import compose
 from apo.parts import Setting
 from apo.rankers.answer import swapped
 
@@ -16,8 +16,7 @@ CHECKPOINTS = ROOT / "apo" / "world" / "checkpoints" / "ranker"
 
 def test_winners_are_mostly_the_oracles_and_do_not_hang_on_the_order(tmp_path):
     overrides = ["ranker=by_domain", "data=world_rankings", "data.generated_share=0", f"data.cache_dir={tmp_path}"]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", overrides)
+    cfg = compose("train", overrides)
     data, ranker = instantiate(cfg.data).dataset("test", 48), instantiate(cfg.ranker)
     ranker.check(Setting(instantiate(cfg.model).spec))
     places = list(range(48))
@@ -30,11 +29,10 @@ def test_winners_are_mostly_the_oracles_and_do_not_hang_on_the_order(tmp_path):
 
 @pytest.mark.parametrize("name", ["by_domain", "qwen3_vl"])
 def test_they_refuse_to_judge_other_videos_than_the_worlds(name):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose(
-            "train",
-            ["stage=online", "data=prompts", "data.path=prompts.jsonl", f"ranker={name}", "model=wan22_i2v_a14b"],
-        )
+    cfg = compose(
+        "train",
+        ["stage=online", "data=prompts", "data.path=prompts.jsonl", f"ranker={name}", "model=wan22_i2v_a14b"],
+    )
     refused = (
         "ranker.path=apo/world/checkpoints/ranker/base needs videos of the world.*121 of 720 x 960.*ranker=qwen3_vl_8b"
     )

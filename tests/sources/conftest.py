@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+
+from apo.config.compose import compose
 
 ROOT = Path(__file__).parents[2]
 FEW = ["model.num_inference_steps=4", "policy.lora.rank=2"]
 
 
 def composed(*overrides: str):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("train", [*FEW, *overrides])
+    return compose("train", [*FEW, *overrides])
 
 
 def adapted(policy, seed: int = 0):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
+from apo.config.compose import compose
 from apo.errors import UserError
 from apo.policies.wan import WanPolicy
 from apo.studies import definition, sheets, student
@@ -23,8 +23,7 @@ FEW = ["conditions.count=3", "batch_size=2", "model.num_inference_steps=4", "tra
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """outputs/r/seed_0 with the adapters online to distill_dpo, all the same and all of some effect."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", ["policy.lora.rank=2", "stage=distill"])
+    cfg = compose("train", ["policy.lora.rank=2", "stage=distill"])
     monkeypatch.chdir(tmp_path)
     policy = of_some_effect(instantiate(cfg.policy))
     config = {

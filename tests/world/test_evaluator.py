@@ -15,7 +15,7 @@ from apo.world import flaws, render
 from apo.world.evaluator import WorldEvaluator
 from apo.world.grammar import describe
 
-CONF = Path(__file__).parents[2] / "conf" / "evaluator" / "world.yaml"
+CONF = Path(__file__).parents[2] / "conf" / "evaluation" / "evaluator" / "world.yaml"
 
 
 def evaluator() -> WorldEvaluator:

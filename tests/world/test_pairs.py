@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from safetensors.torch import load
 
+from apo.config.compose import compose
 from apo.parts import Setting
 from apo.policies.wan import WanPolicy
 from apo.world import verdicts
@@ -20,10 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose(
-            "train", ["data.count=4", "data.batch_size=8", "model.num_inference_steps=8", "policy.lora.rank=2"]
-        )
+    cfg = compose("train", ["data.count=4", "data.batch_size=8", "model.num_inference_steps=8", "policy.lora.rank=2"])
     cfg.data.cache_dir = str(tmp_path_factory.mktemp("cache"))
     policy: WanPolicy = instantiate(cfg.policy)
     return cfg, policy, instantiate(cfg.data).prepare(policy).train
@@ -66,8 +63,7 @@ def test_known_verdicts_give_the_same_pairs_without_a_decoded_video(setting, mon
 
 
 def test_the_shipped_verdicts_are_the_oracles_and_reach_the_last_of_the_default_pairs():
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train")
+    cfg = compose("train")
     policy, data = instantiate(cfg.policy), instantiate(cfg.data)
     shipped = json.loads(verdicts.FILE.read_text())[data.folder(policy).name]
     assert torch.equal(next(verdicts_of(data, policy)), verdicts.of_text(shipped[0]))

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from safetensors import safe_open
 
+from apo.config.compose import compose
 from apo.world.candidates import STREAMS, clip_of, slowed
 from apo.world.oracle import measure
 from apo.world.rankings import GENERATED, RENDERED, WorldRankings
@@ -24,10 +24,9 @@ def make(tmp_path_factory):
     def build(**changes) -> WorldRankings:
         settings = {"count": 60, "validation_count": 12, "batch_size": 8, "candidates": 2} | changes
         overrides = [f"data.{key}={'null' if value is None else value}" for key, value in settings.items()]
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose(
-                "train", ["data=world_rankings", "model.num_inference_steps=3", f"data.cache_dir={cache}", *overrides]
-            )
+        cfg = compose(
+            "train", ["data=world_rankings", "model.num_inference_steps=3", f"data.cache_dir={cache}", *overrides]
+        )
         return instantiate(cfg.data)
 
     return build
@@ -135,5 +134,4 @@ def test_an_annotator_who_errs_is_never_as_sure_as_asked(make):
     with pytest.raises(
         Exception, match="data.min_confidence=1.0: an annotator with error_rate=0.1 is never surer than 0.9"
     ):
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            instantiate(compose("train", ["data=world_rankings", "data.annotator.error_rate=0.1"]).data)
+        instantiate(compose("train", ["data=world_rankings", "data.annotator.error_rate=0.1"]).data)

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from safetensors.torch import load_file
 
+from apo.config.compose import compose
 from apo.rankers.vlm import TrainableVLM
 from apo.world import flaws
 from apo.world.build.sight import SEEN, Pairs, Sight, build, measurements
@@ -37,10 +37,7 @@ def source(tmp_path_factory):
             "data.candidates=2",
             f"data.generated_share={share}",
         ]
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return instantiate(
-                compose("train", ["data=world_rankings", "model.num_inference_steps=2", *overrides]).data
-            )
+        return instantiate(compose("train", ["data=world_rankings", "model.num_inference_steps=2", *overrides]).data)
 
     cache = tmp_path_factory.mktemp("cache")
     return make

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import apo.quiet  # noqa: F401  isort: skip
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from apo.places import CONF, program
+from apo.config.overrides import composed
+from apo.places import program
 from apo.rankers.folders import VIDEOS
 from apo.world.build.sight import build as build_sight
 from apo.world.build.vlm import build_vlm
@@ -65,8 +65,7 @@ def build_videos() -> tuple:
     """The source of the adapters' pairs, and how many conditions of each domain the baseline has made videos of."""
     conditions = {}
     for step in COUNTS:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("train", settings(step))
+        cfg = composed("train", settings(step))
         source = instantiate(cfg.data)
         split = source.prepare(None)
         conditions[step] = 1 + max(row["index"] for place, row in split.train.rows if place.source == "generated")

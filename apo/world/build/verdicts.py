@@ -10,11 +10,10 @@ from pathlib import Path
 
 import apo.quiet  # noqa: F401  isort: skip
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
-from apo.policies.model import ROOT
+from apo.config.overrides import composed
 from apo.policies.wan import WanPolicy
 from apo.terminal import progress
 from apo.world import verdicts
@@ -38,8 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="apo.world.build.verdicts", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=verdicts.FILE)
     given = parser.parse_args()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train")
+    cfg = composed("train", [])
     torch.set_num_threads(1)
     policy, data = instantiate(cfg.policy), instantiate(cfg.data)
     verdicts.write(given.out, data.folder(policy).name, verdicts_of(data, policy))
