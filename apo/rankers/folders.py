@@ -2,6 +2,7 @@
 
 import json
 import math
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -87,7 +88,9 @@ def check_device(key: str, device: str) -> None:
 
 
 def check_model(key: str, path: str) -> None:
-    """UserError unless there is a whole ranking model at `path`, here or on the hub."""
+    """UserError unless there is a whole ranking model at `path`, here or on the hub, and what prepares its videos."""
+    if find_spec("torchvision") is None:
+        raise UserError(f"{key}={path}: Qwen3-VL needs torchvision: install its release that goes with your torch")
     looks_local = path.startswith((".", "/", "apo/", "outputs/")) or path.count("/") != 1
     if local_folder(path, CONFIG) is None and looks_local:
         raise UserError(

@@ -130,6 +130,12 @@ def test_damage_is_named_before_anything_is_loaded(name, folders, monkeypatch, t
     assert "\n" not in str(raised.value) and not Path("planted").exists()
 
 
+def test_a_missing_torchvision_is_named_with_the_remedy(folders, monkeypatch):
+    monkeypatch.setattr("apo.rankers.folders.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="ranker.path=.*: Qwen3-VL needs torchvision: install its release"):
+        check_paths("ranker", str(folders[0]), None)
+
+
 def test_whole_folders_are_let_through_wherever_the_adapters_base_was(folders):
     settings(folders[1], base_model_name_or_path="someone/elses-model", auto_mapping={"parent_library": "antigravity"})
     check_paths("ranker", *map(str, folders))
