@@ -1,6 +1,7 @@
 """Imports point downward: a package knows nothing of one on its own floor or above, and no files import each other in a circle."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -98,6 +99,14 @@ def test_interfaces_need_torch_only():
     tree = ast.parse((ROOT / "apo/interfaces.py").read_text())
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert modules <= {"torch", "typing", "dataclasses", "contextlib", "collections.abc", "apo", "apo.parts"}
+
+
+def test_only_the_loop_and_what_runs_it_know_lightning():
+    parts = " ".join(FLOORS[LEVELS["objectives"] : LEVELS["modules"]]).split()
+    below = [path for path in FILES if part_of(module_of(path)) in parts]
+    assert len(below) > 50 and not [
+        path.name for path in below if re.search(r"(import|from) lightning", path.read_text())
+    ]
 
 
 def test_init_files_are_empty_and_files_are_short():

@@ -24,7 +24,7 @@ from apo.timing import timed
 
 
 class PolicyModule(L.LightningModule):
-    """Trains `policy`. Everything random is drawn from (seed, step, row, pair), so a resumed run repeats itself.
+    """Trains `policy`; a subclass says what a step is.
 
     optimizer: parameters -> Optimizer. max_grad_norm: global clipping norm. decay_steps: the learning rate falls to zero over
     so many steps, on a cosine; None keeps it. ema_decay: of the adapter's moving average, which is then what the run leaves; None
@@ -72,11 +72,9 @@ class PolicyModule(L.LightningModule):
     def rate(self, step: int) -> float:
         """The learning rate's factor in [0, 1] at an optimizer step."""
         warm = min((step + 1) / max(self.warmup_steps, 1), 1.0)
-        return (
-            warm
-            if self.decay_steps is None
-            else warm * 0.5 * (1 + math.cos(math.pi * min(step / self.decay_steps, 1.0)))
-        )
+        if self.decay_steps is None:
+            return warm
+        return warm * 0.5 * (1 + math.cos(math.pi * min(step / self.decay_steps, 1.0)))
 
     def state_dict(self, *args, **kwargs):
         kept = {key for key, parameter in self.named_parameters() if self.is_kept(key, parameter)}
@@ -104,12 +102,8 @@ class PolicyModule(L.LightningModule):
             if self.ema_decay is not None:
                 self.policy.move(AVERAGE, share=1 - self.ema_decay)
             self.lr_schedulers().step()
-        self.meters["train/grad_norm"].append(norm.detach())
-        self.meters["train/lr"].append(norm.new_tensor(rate))
-        metrics = {
-            key: torch.stack(values).mean() for key, values in self.meters.items() if not key.startswith("time/")
-        }
-        metrics |= {key: torch.stack(values).sum() for key, values in self.meters.items() if key.startswith("time/")}
+        self.log_meters({"train/grad_norm": norm.detach(), "train/lr": norm.new_tensor(rate)})
+        metrics = totals(self.meters)
         self.record(metrics)
         self.last_loss = metrics["train/loss"]
         self.meters.clear()
@@ -143,16 +137,15 @@ class PolicyModule(L.LightningModule):
         Not by self.log, which writes a value again at each later step that has none of its own.
         """
         values = torch.stack([value.detach().float().to(self.device) for value in metrics.values()]).tolist()
-        every = all_gather(
-            dict(zip(metrics, values))
-        )  # a row may be of the high regime on one rank, of the low one on another
+        # keys may differ: a row may be of the high regime on one rank, of the low one on another
+        every = all_gather(dict(zip(metrics, values)))
         keys = dict.fromkeys(key for values in every for key in values)
         averaged = {key: fmean(values[key] for values in every if key in values) for key in keys}
         for logger in self.loggers:
             logger.log_metrics(averaged, step=self.global_step - 1)
 
     def log_meters(self, values: Mapping[str, Tensor]) -> None:
-        """Keeps scalars for the log of this step: seconds (time/...) are summed, others averaged over the rows."""
+        """Keeps scalars for the log of this step, see `totals`."""
         for key, value in values.items():
             self.meters[key].append(value)
 
@@ -167,3 +160,9 @@ class PolicyModule(L.LightningModule):
     def seconds(self) -> Tensor:
         """All that are logged of this step so far."""
         return sum((sum(values) for key, values in self.meters.items() if key.startswith("time/")), torch.zeros(()))
+
+
+def totals(meters: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
+    """Of a step: the means of what is logged row by row, and the sums of seconds (time/...)."""
+    seconds = {key: torch.stack(values).sum() for key, values in meters.items() if key.startswith("time/")}
+    return {key: torch.stack(values).mean() for key, values in meters.items() if key not in seconds} | seconds

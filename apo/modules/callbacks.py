@@ -117,7 +117,7 @@ class SampleVideos(Callback):
             for turn in range(0, count, replicas()):
                 place = turn + replica()
                 video = self.video(module.policy, cond, place % count)
-                if place < count and is_leader():  # else it only keeps the others company
+                if place < count and is_leader():  # the others' forwards only let sharded weights be gathered
                     mine[place] = video
         if (every := gather_to_rank_0(mine)) is not None:
             videos = {place: video for share in every for place, video in share.items()}
@@ -157,7 +157,7 @@ class HeldOutPairs(Callback):
         values, starts = defaultdict(list), range(0, self.count, self.batch_size)
         for turn in range(0, len(starts), replicas()):
             start = starts[min(turn + replica(), len(starts) - 1)]
-            counts = turn + replica() < len(starts)  # else it only keeps the others company
+            counts = turn + replica() < len(starts)  # the others' forwards only let sharded weights be gathered
             pair = self.pairs.collate([self.pairs[i] for i in range(start, min(start + self.batch_size, self.count))])
             pair = module.transfer_batch_to_device(pair, module.device, 0)
             noise = torch.stack(
