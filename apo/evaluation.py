@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from apo import card
 from apo.adapter import lineage
-from apo.config.outputs import results_name, run_folder
+from apo.config.outputs import run_folder
 from apo.config.validation import check_values
 from apo.errors import refused
 from apo.evaluators import results
@@ -117,10 +117,8 @@ class Evaluation:
 
     def __init__(self, cfg: DictConfig):
         self.cfg, self.criteria = cfg, instantiate(cfg.evaluator).criteria
-        split = cfg.conditions.get("split", "prompts")
-        default = "eval" if split == "test" else f"eval_{split}"
-        self.results = results_name(default if cfg.results is None else cfg.results)
-        self.generation = Generation(cfg, self.results)
+        self.generation = Generation(cfg)
+        self.results = self.generation.results
 
     def folder(self, arm: Arm) -> ResultsFolder:
         return ResultsFolder(arm.folder, self.results)

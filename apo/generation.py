@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from apo.adapter import lineage
+from apo.config.outputs import results_name
 from apo.distributed import device
 from apo.errors import UserError
 from apo.interfaces import Condition
@@ -40,13 +41,13 @@ SPARE = {
 class Generation:
     """Generates the conditions of an evaluation, one arm after another over one copy of the base weights.
 
-    cfg: its model, guidance, conditions, seed, batch_size and trainer (conf/evaluation) say what and how. results: the folder in each
-    arm's where latents are kept, so that an interrupted evaluation goes on.
+    cfg: as conf/evaluation/evaluate.yaml; model, guidance, conditions, seed, batch_size and trainer say what and how. Latents are kept in each arm's
+    results folder, so that an interrupted evaluation goes on.
     """
 
-    def __init__(self, cfg: DictConfig, results: str):
-        self.cfg, self.results = cfg, results
-        self.guidance, self.conditions = instantiate(cfg.guidance), instantiate(cfg.conditions)
+    def __init__(self, cfg: DictConfig):
+        self.cfg, self.guidance, self.conditions = cfg, instantiate(cfg.guidance), instantiate(cfg.conditions)
+        self.results = results_name(self.conditions.results if cfg.results is None else cfg.results)
         self.policy, self.settings, self.loaded = None, None, None
 
     def key(self, arm: Arm) -> dict:

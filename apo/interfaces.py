@@ -221,8 +221,11 @@ class Ranker(Protocol):
 class Conditions(Protocol):
     """What evaluate.py generates from."""
 
-    rows: Sequence[DataRow]  # of the user's manifest; empty where prompts are made, not read
-    identity: str | None  # a hash of what the config does not say: a manifest's content. None if the config says all
+    rows: Sequence[DataRow] = ()  # of the user's manifest; empty where prompts are made, not read
+    identity: str | None = (
+        None  # a hash of what the config does not say: a manifest's content. None if the config says all
+    )
+    results = "eval"  # folder of the results in the run folder, where evaluate.py is given none
 
     def check(self, setting: Setting) -> None:
         """Before any model is loaded: ValueError unless they suit videos of the model's size."""

@@ -10,21 +10,20 @@ from apo.config.numbers import Count, Seed, Size
 from apo.data.pairs import PairDataset
 from apo.data.stream import Data, Split
 from apo.evaluators.measured import MeasuringEvaluator
-from apo.interfaces import Condition, Criterion, Policy, Ranker, Verdict
-from apo.parts import Part, Setting
+from apo.interfaces import Condition, Conditions, Criterion, Policy, Ranker, Verdict
+from apo.parts import Setting
 from apo.random import generator
 
 PROMPT = "a square becomes brighter"
 
 
 @dataclass
-class SquareConditions(Part):
+class SquareConditions(Conditions):
     """`conditions=squares`: held-out prompts and first frames."""
 
     count: Count
     size: Size
     seed: Seed
-    rows, identity = (), None
 
     def check(self, setting: Setting) -> None:
         spec = setting.spec

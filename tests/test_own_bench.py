@@ -52,7 +52,7 @@ def test_it_trains_and_evaluates_and_the_report_speaks_its_words(folder):
             "batch_size=2",
             "logger=none",
         ]
-        said = run("evaluate.py", *own, "results=eval")
+        said = run("evaluate.py", *own)
     report = json.loads((folder / "outputs/own/online/eval/report.json").read_text())
     assert set(report["metrics"]) == {"level", "brighter_share"} and 0 < report["metrics"]["level"]["value"] < 255
     against = report["against"]

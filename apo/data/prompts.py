@@ -16,10 +16,10 @@ from apo.data.cells import ImageFile
 from apo.data.manifest import Row, load
 from apo.data.pairs import PairDataset, UserRows, encoded, say_notes
 from apo.data.stream import Split
-from apo.interfaces import Policy
+from apo.interfaces import Conditions, Policy
 from apo.io.checksums import file_digest
 from apo.io.video import Spec, read_image
-from apo.parts import Part, Setting
+from apo.parts import Setting
 from apo.policies.model import VideoSpec
 
 
@@ -46,7 +46,7 @@ class UserPrompts(UserRows):
 
 
 @dataclass
-class PromptConditions(Part):
+class PromptConditions(Conditions):
     """Held-out conditions of a manifest (see `PromptRow`) for evaluate.py: the first `count`, or all (None).
 
     path, columns: see `UserRows`.
@@ -56,6 +56,7 @@ class PromptConditions(Part):
     count: Annotated[Count | None, Null("for all that a manifest has")]
     spec: Spec
     columns: Mapping[str, str] | None = None
+    results = "eval_prompts"
 
     def __post_init__(self):
         self.spec = VideoSpec.of(self.spec)

@@ -119,10 +119,10 @@ class DataParallel(Unsharded):
     def strategy(self) -> "Strategy":
         from lightning.pytorch.strategies import DDPStrategy
 
-        from apo.modules.sharded import PATIENCE
+        from apo.modules.sharded import TIMEOUT
 
         # a window row trains one expert, so the other one's parameters are unused in that backward
-        return DDPStrategy(find_unused_parameters=True, process_group_backend=self.backend, timeout=PATIENCE)
+        return DDPStrategy(find_unused_parameters=True, process_group_backend=self.backend, timeout=TIMEOUT)
 
 
 class Sharded(Cluster):

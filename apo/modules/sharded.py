@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from apo.modules import checkpoints
 from apo.modules.tensor_files import TensorReader
 
-PATIENCE = timedelta(
+TIMEOUT = timedelta(
     hours=4
 )  # of ranks for one that still reads weights from a shared disk, or downloads them; torch has 10 to 30 minutes
 
@@ -35,7 +35,7 @@ class ShardedStrategy(ModelParallelStrategy):
     """
 
     def __init__(self, shard: int, processes: int, backend: str | None):
-        super().__init__(processes // shard, shard, process_group_backend=backend, timeout=PATIENCE)
+        super().__init__(processes // shard, shard, process_group_backend=backend, timeout=TIMEOUT)
         self.place, self.kept = Path(), list[str]()  # of checkpoints, and the folders of the last two's tensors
 
     @property
@@ -45,7 +45,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def setup(self, trainer: L.Trainer) -> None:
         for group in distributed_c10d._world.pg_map:  # under NCCL those of meshes come with torch's ten minutes
-            distributed_c10d._set_pg_timeout(PATIENCE, group)
+            distributed_c10d._set_pg_timeout(TIMEOUT, group)
         super().setup(trainer)
 
     def lightning_module_state_dict(self) -> dict[str, Tensor]:

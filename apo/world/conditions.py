@@ -10,8 +10,8 @@ from torch import Tensor
 
 from apo.config.numbers import Count, Seed
 from apo.errors import UserError
-from apo.interfaces import DataRow
-from apo.parts import Part, Setting
+from apo.interfaces import Conditions, DataRow
+from apo.parts import Setting
 from apo.world.grammar import describe, parse
 from apo.world.render import FRAMES, SIZE, SPLITS, Clip, random_clip, render
 
@@ -20,17 +20,20 @@ STREAMS = {name: 100 + index for index, name in enumerate(SPLITS)}
 
 
 @dataclass
-class WorldConditions(Part):
+class WorldConditions(Conditions):
     """Condition i of a split depends on (split, seed, i) alone. Glyphs of a split are in no other split."""
 
     split: SplitName
     count: Count
     seed: Seed
-    rows, identity = (), None
 
     def __post_init__(self):
         if self.split not in SPLITS:
             raise ValueError(f"split={self.split!r}: the world has {', '.join(SPLITS)}")
+
+    @property
+    def results(self) -> str:
+        return "eval" if self.split == "test" else f"eval_{self.split}"
 
     def check(self, setting: Setting) -> None:
         """ValueError unless a model's videos have the world's size."""

@@ -17,7 +17,7 @@ from apo.losses.preference import PreferenceLoss
 from apo.modules.align import AlignModule
 from apo.modules.cluster import group_size
 from apo.modules.loggers import MetricsCSV
-from apo.modules.sharded import PATIENCE, ShardedStrategy
+from apo.modules.sharded import TIMEOUT, ShardedStrategy
 from apo.objectives.diffusion_dpo import DiffusionDPO
 from apo.policies import sharding
 from apo.sources.ahead import AheadPairs
@@ -101,7 +101,7 @@ def sharded(folder: Path, home: Path, shared: int) -> None:
         fit(kind, folder, home, PAIRS * shared // 2, shared, devices=2, strategy=ShardedStrategy(2, 2, "gloo"))
     groups = distributed_c10d._world.pg_map
     assert len(groups) > 1 and all(
-        group._get_backend(torch.device("cpu")).options._timeout == PATIENCE for group in groups
+        group._get_backend(torch.device("cpu")).options._timeout == TIMEOUT for group in groups
     )
 
 
