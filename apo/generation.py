@@ -41,8 +41,8 @@ SPARE = {
 class Generation:
     """Generates the conditions of an evaluation, one arm after another over one copy of the base weights.
 
-    cfg: as conf/evaluation/evaluate.yaml; model, guidance, conditions, seed, batch_size and trainer say what and how. Latents are kept in each arm's
-    results folder, so that an interrupted evaluation goes on.
+    cfg: as conf/evaluation/evaluate.yaml; model, guidance, conditions, seed, batch_size and trainer say what and how. Latents are
+    kept in each arm's results folder, so that an interrupted evaluation goes on.
     """
 
     def __init__(self, cfg: DictConfig):
