@@ -19,7 +19,11 @@ from apo.studies.definition import load
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: what runs saves first
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # both save what runs; a shell's `&` would have commands ignore SIGINT
+        signal.signal(number, signal.default_int_handler)
     with one_line("study"):
         run()
 
