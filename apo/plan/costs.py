@@ -77,7 +77,11 @@ class Step:
 
 def step_of(cfg: DictConfig) -> Step:
     """Of train.py's config."""
-    source = instantiate(cfg.module.pairs)
+    return step_from(cfg, instantiate(cfg.module.pairs))
+
+
+def step_from(cfg: DictConfig, source) -> Step:
+    """The same of a source of pairs, or of what stands for one: it has `generated`, `judged()` and `rollout`."""
     rollout, videos = source.rollout, cfg.batch_size * source.generated
     guidance, sample = (
         asked(instantiate(cfg.guidance)),

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from omegaconf import DictConfig, OmegaConf
 
 from apo.config.recorded import curve, settings
 from apo.errors import UserError
 from apo.evaluators.results import videos
-from apo.plan.costs import Step, step_of
+from apo.plan.costs import Step, step_from
 from apo.studies.definition import Study, StudyArm
 from apo.studies.statistics import Outcomes, outcomes
 
@@ -27,6 +28,25 @@ def forwards(step: Step, blocks: float = 1.0) -> float:
     generated = step.generated * step.solver_steps * step.guidance_rows * blocks / step.windows
     passes = step.reference * step.reference_forwards + PASSES - 1
     return step.rows * passes * step.videos / 2 + generated / (2 * step.pairs)
+
+
+@dataclass(frozen=True)
+class RecordedSource:
+    """What a run folder says of its source of pairs. It is not built: the file may be of an older version, or another's."""
+
+    generated: int  # videos for each condition
+    rollout: DictConfig
+
+    def judged(self) -> int:
+        return 0  # a ranker's forwards are not counted
+
+
+def recorded_step(cfg: DictConfig) -> Step:
+    """An optimizer step of a run folder's settings."""
+    candidates = OmegaConf.select(cfg, "module.pairs.candidates") or 0
+    rollout = OmegaConf.create({"batch_size": None, "num_inference_steps": None})
+    rollout = OmegaConf.merge(rollout, OmegaConf.select(cfg, "module.pairs.rollout") or {})
+    return step_from(cfg, RecordedSource({"prompts": candidates, "anchors": 1}.get(cfg.stage.data, 0), rollout))
 
 
 @dataclass(frozen=True)
@@ -57,7 +77,7 @@ def training(folder: Path) -> Training | None:
     metrics, cfg = curve(folder / "metrics.csv"), settings(folder)
     blocks = float(metrics["generate/blocks"].mean()) if "generate/blocks" in metrics else 1.0
     time = {key[5:]: float(value) for key, value in metrics.filter(like="time/").sum().items()}
-    return Training(len(metrics), time, forwards(step_of(cfg), blocks), blocks, cfg.batch_size)
+    return Training(len(metrics), time, forwards(recorded_step(cfg), blocks), blocks, cfg.batch_size)
 
 
 class Measured:

@@ -7,8 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from apo.errors import UserError
-from apo.plan.costs import step_of
-from apo.studies.measurements import forwards
+from apo.studies.measurements import forwards, recorded_step, training
 from apo.studies.scale import at_scale
 from apo.studies.tables import column
 from tests.studies import runs
@@ -168,15 +167,21 @@ PAIRS = {
 def test_generation_counts_in_forwards_of_the_pairs(tmp_path, changes, expected):
     folder = runs.training(tmp_path / "run", 40, **PAIRS | {"module": {"pairs": {"candidates": 2} | changes}})
     cfg = OmegaConf.load(folder / "config.yaml")
-    assert forwards(step_of(cfg)) == 5 * 4 + expected
-    assert forwards(step_of(cfg), blocks=0.5) == 5 * 4 + expected / 2
+    assert forwards(recorded_step(cfg)) == 5 * 4 + expected
+    assert forwards(recorded_step(cfg), blocks=0.5) == 5 * 4 + expected / 2
     cfg.module.windows_per_pair = 2
-    assert forwards(step_of(cfg), blocks=0.5) == 5 * 4 + expected / 4
+    assert forwards(recorded_step(cfg), blocks=0.5) == 5 * 4 + expected / 4
+
+
+def test_what_a_run_folder_names_as_its_source_is_not_built(tmp_path):
+    pairs = {"_target_": "somebody.elses.Pairs", "candidates": 2, "rollout": {"_target_": "somebody.elses.Rollout"}}
+    folder = runs.training(tmp_path / "run", 40, **PAIRS | {"module": {"pairs": pairs}})
+    assert training(folder).forwards_a_step == 5 * 4 + 10
 
 
 def test_a_stage_without_a_reference_saves_its_forward(tmp_path):
     folder = runs.training(tmp_path / "sft", 4, stage={"name": "sft", "data": "pairs", "needs_reference": False})
-    assert forwards(step_of(OmegaConf.load(folder / "config.yaml"))) == 5 * 3 / 2  # one video of each pair
+    assert forwards(recorded_step(OmegaConf.load(folder / "config.yaml"))) == 5 * 3 / 2  # one video of each pair
 
 
 @pytest.mark.parametrize(
