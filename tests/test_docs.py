@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+MADE_BY_THE_READER = {"middle", "rates", "NAME"}  # names in examples
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
@@ -38,3 +39,12 @@ def test_the_api_page_names_modules_that_are_there():
     for module in re.findall(r"^::: ([\w.]+)$", (ROOT / "docs/api.md").read_text(), re.M):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or path.is_dir(), f"docs/api.md: there is no {module} any more"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
+def test_files_that_a_page_names_are_there(page):
+    for named in re.findall(
+        r"`((?:apo|conf|experiments|tests|notebooks)/[\w/.*]*)[:`]", page.read_text(encoding="utf-8")
+    ):
+        there = any(ROOT.glob(named.rstrip("/")))
+        assert there or Path(named).stem in MADE_BY_THE_READER, f"{page.name}: there is no {named} any more"
