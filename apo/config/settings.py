@@ -5,9 +5,7 @@ from typing import Annotated, TypedDict
 
 from apo.config.numbers import (
     Count,
-    Decay,
     NonNegative,
-    Null,
     Positive,
     ProperShare,
     Range,
@@ -45,17 +43,12 @@ class Resume:
 
 @dataclass
 class Training:
-    """Of train.py, and of what takes its overrides."""
+    """Of train.py, and of what takes its overrides: what no part takes. The other keys are of the kinds of the parts they go to."""
 
     run: Text | int
-    seed: Seed
     adapter: Text | None
     max_steps: Count
     batch_size: Size
-    warmup_steps: Whole
-    decay_steps: Annotated[Count | None, Null("for a rate that stays")]
-    max_grad_norm: Positive
-    ema_decay: Annotated[Decay | None, Null("for the adapter itself")]
     sample_every_n_steps: Whole
     checkpoint_every_n_steps: Count
     validate_every_n_steps: Count
@@ -74,7 +67,7 @@ class Training:
     ranker: Part | None = None
     distill: Part | None = None
     vlm: Part | None = None
-    learning_rate: NonNegative = 0.0  # these two act through optimizer.lr and max_steps
+    learning_rate: NonNegative = 0.0  # these two are of conf/scale, and act through optimizer.lr and max_steps
     stage_steps: Count = 0
 
 

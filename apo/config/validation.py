@@ -4,19 +4,21 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from apo.config.numbers import Filled, Null, Range
 from apo.config.signatures import Parameter, Part, Signature, defined, is_package, signature, source
 from apo.errors import UserError
-from apo.places import CONFIG_ROOTS
+from apo.places import CONF, CONFIG_ROOTS, EVALUATION
 
 SCHEMAS = "apo.config.settings"
+FILES = {"Training": CONF / "train.yaml", "Planning": CONF / "train.yaml", "Evaluating": EVALUATION / "evaluate.yaml"}
 HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")  # keys of instantiate itself
 SHARES = {  # whether 0 is left out, whether 1 is
     (False, False): "a share, from 0 to 1",
@@ -37,9 +39,16 @@ def check_values(cfg: DictConfig, schema: str) -> None:
 
     schema: the class of `apo.config.settings` with the config's own keys.
     """
-    found = of_fields(cfg, "", signature(f"{SCHEMAS}.{schema}"), referred(cfg))
+    own = signature(f"{SCHEMAS}.{schema}")
+    found = of_fields(cfg, "", own, {*referred(cfg), *written(schema)})
     if first := min(found, key=lambda problem: problem.borrowed, default=None):
         raise UserError(first.message)
+
+
+@cache
+def written(schema: str) -> frozenset[str]:
+    """The top-level keys of the file that a schema is of."""
+    return frozenset(OmegaConf.load(FILES[schema]))
 
 
 def referred(cfg: DictConfig) -> set[str]:
@@ -102,6 +111,8 @@ def of_fields(node: DictConfig, key: str, taken: Signature, extra: set[str] = fr
     for name in given:
         if name in taken.parameters:
             yield from of_child(node, name, prefix + name, taken.parameters[name].kind)
+        elif name in extra and isinstance(node._get_node(name), AnyNode):
+            continue  # it is looked at where it goes to
         elif taken.open or name in extra:
             yield from of_child(node, name, prefix + name, Any)
         else:
@@ -128,7 +139,15 @@ def of_child(node: DictConfig, name: str, key: str, kind: Any) -> Iterator[Probl
     if not borrowed:
         yield from of_node(value, key, kind)
     elif not OmegaConf.is_config(value) and not fits(value, kind):
-        yield Problem(f"{key}={shown(value)}: give {asked(kind, value)}", True)
+        yield Problem(f"{origin(node, name, key)}={shown(value)}: give {asked(kind, value)}", True)
+
+
+def origin(node: DictConfig | ListConfig, name: str | int, key: str) -> str:
+    """Where the value of an interpolation stands, if that is a top-level key which is of no kind of its own; else `key`."""
+    found = REFERENCE.match(str(node._get_node(name)._value()))
+    stands = found[1] if found else ""
+    typed = signature(f"{SCHEMAS}.Training").parameters
+    return stands if stands in node._get_root() and stands not in typed else key
 
 
 def of_list(node: ListConfig, key: str, kind: Any) -> Iterator[Problem]:

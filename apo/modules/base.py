@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from statistics import fmean
+from typing import Annotated
 
 import lightning as L
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from apo.config.numbers import Count, Decay, Positive, Seed, Whole
+from apo.config.numbers import Count, Decay, Null, Positive, Seed, Whole
 from apo.distributed import all_gather, share_pairs
 from apo.io.files import is_finite
 from apo.modules.checkpoints import require_same_tensors
@@ -40,8 +41,8 @@ class PolicyModule(L.LightningModule):
         warmup_steps: Whole,
         max_grad_norm: Positive,
         seed: Seed,
-        decay_steps: Count | None = None,
-        ema_decay: Decay | None = None,
+        decay_steps: Annotated[Count | None, Null("for a rate that stays")] = None,
+        ema_decay: Annotated[Decay | None, Null("for the adapter itself")] = None,
     ):
         super().__init__()
         self.automatic_optimization = False

@@ -335,3 +335,20 @@ def test_a_class_of_ones_own_says_what_it_takes(tmp_path, monkeypatch):
         assert more.strip("+").partition("=")[0] in said(
             "train", "Training", " ".join([*mine[:3], "+sampler.table={}", more])
         )
+
+
+def test_a_knob_added_later_is_of_the_kind_that_its_class_says_and_stands_in_no_list(tmp_path, monkeypatch):
+    """A setting of a group, and a top-level key that goes to a part: one Python and one YAML file each."""
+    (tmp_path / "added.py").write_text(
+        "from dataclasses import dataclass\nfrom apo.config.numbers import Share\nfrom apo.modules.cluster import Single\n"
+        "@dataclass\nclass Spare(Single):\n    spare: Share\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    trainer = "trainer._target_=added.Spare"
+    check_values(composed(trainer, "+trainer.spare=0.5"), "Training")
+    assert said("train", "Training", f"{trainer} +trainer.spare=2").startswith(
+        "trainer.spare=2: give a share, from 0 to 1"
+    )
+    assert said("train", "Training", trainer).startswith("trainer.spare is not set")
+    top = "+spare=2 +trainer.spare='${spare}'"
+    assert said("train", "Training", f"{trainer} {top}").startswith("spare=2: give a share, from 0 to 1")
