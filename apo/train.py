@@ -7,10 +7,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from apo.checks import check
 from apo.config import sweep
 from apo.config.help import answer_help
 from apo.config.overrides import hydra_in_one_line
 from apo.errors import one_line
+from apo.io.lock import holding
 from apo.places import CONF
 from apo.terminal import recorded
 
@@ -21,15 +23,11 @@ def run(cfg: DictConfig) -> None:
     folder = Path(config.runtime.output_dir)
 
     def job() -> None:
-        from apo.io.lock import holding  # torch takes seconds: help and shell completion do without
-
         with (
             one_line("config"),
             holding(folder, "wait for it, stop it, or give another run=NAME"),
             recorded(folder / "train.log"),
         ):
-            from apo.checks import check
-
             check(cfg, folder)
             from apo.run import train  # Lightning and diffusers take seconds: mistakes are found before
 

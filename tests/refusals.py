@@ -7,7 +7,7 @@ import json
 import runpy
 import sys
 
-SLOW = {"diffusers", "lightning", "peft", "torchmetrics", "transformers", "wandb"}
+SLOW = {"diffusers", "lightning", "peft", "torch", "torchmetrics", "transformers", "wandb"}
 
 
 def ended(command: list[str]) -> str | int | None:

@@ -14,7 +14,7 @@ from PIL import Image
 from apo import run
 from apo.checks import ConfigError, check
 from apo.config.compose import compose
-from apo.config.validation import options
+from apo.config.suggestions import options
 from apo.modules.loggers import MetricsCSV
 from apo.places import CONF
 from apo.resume import differences

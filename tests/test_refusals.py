@@ -43,20 +43,36 @@ LIGHT = [  # a command that is refused, and how
 ]
 
 
-def test_a_refusal_imports_no_library_that_takes_seconds(tmp_path):
-    commands = [
-        [*command, f"hydra.run.dir={tmp_path}"] if command[0] == "train.py" else command for command, _ in LIGHT
-    ]
+BARE = [  # what takes no torch to be known
+    ["train.py", "max_steps=-1"],
+    ["train.py", "sampler.high_rows=-1"],
+    ["train.py", "lr=1e-9"],
+    ["train.py", "trainer.devices=2"],
+    ["train.py", "trainer=fsdp", "trainer.shard=3"],
+]
+
+
+def ended(commands: list[list[str]], folder) -> list:
+    """What each command ended with, and the slow libraries that were imported by then."""
+    given = [[*command, f"hydra.run.dir={folder}"] if command[0] == "train.py" else command for command in commands]
     result = subprocess.run(
-        [sys.executable, "-m", "tests.refusals", json.dumps(commands)],
+        [sys.executable, "-m", "tests.refusals", json.dumps(given)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
     )
     found = [json.loads(line) for line in result.stdout.splitlines()]
-    assert len(found) == len(LIGHT), result.stderr[-2000:]
-    for (command, said), (ended, slow) in zip(LIGHT, found):
-        assert str(ended).startswith(said) and "\n" not in ended, command
-        assert slow == [], command
-    assert not result.stderr
+    assert len(found) == len(commands) and not result.stderr, result.stderr[-2000:]
+    return found
+
+
+def test_a_refusal_imports_no_library_that_takes_seconds(tmp_path):
+    for (command, said), (end, slow) in zip(LIGHT, ended([command for command, _ in LIGHT], tmp_path)):
+        assert str(end).startswith(said) and "\n" not in end, command
+        assert slow in ([], ["torch"]), command
+
+
+def test_numbers_and_processes_are_refused_before_torch_is_imported(tmp_path):
+    for command, (end, slow) in zip(BARE, ended(BARE, tmp_path)):
+        assert str(end).startswith("config: ") and slow == [], command

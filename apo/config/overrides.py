@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from apo.config.compose import compose
-from apo.config.validation import keys, options, unknown
+from apo.config.suggestions import keys, options, unknown
 from apo.errors import UserError
 
 CARRIED = re.compile(r"\+*(model|trainer)([.=].*)")  # overrides of a training that its evaluation needs, too

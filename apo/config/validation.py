@@ -1,31 +1,22 @@
 """Holds a config against what takes it: each value against its type, each key against the known ones. Imports no torch."""
 
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin
 
 from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from apo.config.numbers import Filled, Null, Range
+from apo.config.kinds import asked, fits, is_part, members, notes, shown
+from apo.config.numbers import Filled
 from apo.config.signatures import Parameter, Part, Signature, defined, is_package, signature, source
+from apo.config.suggestions import HYDRAS, keys, remedy, unknown, unresolved
 from apo.errors import UserError
-from apo.places import CONF, CONFIG_ROOTS, EVALUATION
+from apo.places import CONF, EVALUATION
 
 SCHEMAS = "apo.config.settings"
 FILES = {"Training": CONF / "train.yaml", "Planning": CONF / "train.yaml", "Evaluating": EVALUATION / "evaluate.yaml"}
-HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")  # keys of instantiate itself
-SHARES = {  # whether 0 is left out, whether 1 is
-    (False, False): "a share, from 0 to 1",
-    (False, True): "a share, from 0, below 1",
-    (True, False): "a share above 0, up to 1",
-    (True, True): "a share above 0 and below 1",
-}
 REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)")
 
 
@@ -162,154 +153,3 @@ def of_list(node: ListConfig, key: str, kind: Any) -> Iterator[Problem]:
             yield from of_child(
                 node, i, f"{key}[{i}]", of[i if get_origin(taking) is tuple and len(of) > 1 else 0] if of else Any
             )
-
-
-def members(kind: Any) -> list[Any]:
-    """The alternatives of a type; those of Annotated with their notes."""
-    if get_origin(kind) in (Union, UnionType):
-        return [member for part in get_args(kind) for member in members(part)]
-    if get_origin(kind) is Annotated and not isinstance(get_args(kind)[0], type):
-        return members(get_args(kind)[0])
-    return [kind]
-
-
-def notes(kind: Any) -> tuple:
-    return get_args(kind)[1:] if get_origin(kind) is Annotated else ()
-
-
-def plain(kind: Any) -> Any:
-    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
-
-
-def is_part(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Part)
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a single value is of a type."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return False
-    return any(fits_one(value, member) for member in members(kind))
-
-
-def fits_one(value: Any, kind: Any) -> bool:
-    base = plain(kind)
-    if base is Any:
-        return True
-    if is_part(base):
-        return not base.target.startswith("apo.")  # a class elsewhere may be an alias of a number or a text
-    if get_origin(base) is Literal:
-        return any(value == choice and type(value) is type(choice) for choice in get_args(base))
-    types = {bool: bool, int: int, float: int | float, str: str, Path: str, NoneType: NoneType, None: NoneType}.get(
-        base
-    )
-    if types is None or not isinstance(value, types) or (isinstance(value, bool) and base is not bool):
-        return False
-    return all(note.holds(value) if isinstance(note, Range) else value != "" for note in notes(kind))
-
-
-def asked(kind: Any, value: Any) -> str:
-    """What to give instead of a value."""
-    words = {member: describe(member, value) for member in members(kind) if plain(member) not in (None, NoneType)}
-    null = next((note.means for note in notes(kind) if isinstance(note, Null)), "")
-    or_null = [f"null {null}".strip()] if any(plain(m) in (None, NoneType) for m in members(kind)) else []
-    return ", or ".join([*dict.fromkeys(words.values()), *or_null])
-
-
-def describe(kind: Any, value: Any) -> str:
-    base, limits = plain(kind), next((note for note in notes(kind) if isinstance(note, Range)), None)
-    if base in (int, float):
-        return number(base, limits or Range(), value)
-    if get_origin(base) is Literal:
-        choices = list(map(str, get_args(base)))
-        return " or ".join(choices) if len(choices) < 3 else f"one of {', '.join(choices)}"
-    if is_part(base) or base in (dict, Callable) or get_origin(base) in (dict, Mapping, Callable):
-        return "a group of settings"
-    if get_origin(base) in (list, tuple, Sequence):
-        fixed = get_origin(base) is tuple and ... not in get_args(base)
-        return (
-            f"a list of {len(get_args(base))}" if fixed else "a list"
-        ) + f": [{describe(get_args(base)[0], None)}, ...]"
-    return {bool: "true or false", str: "a text", Path: "a path"}.get(base, "something else")
-
-
-def number(base: type, limits: Range, value: Any) -> str:
-    if base is float and (limits.low, limits.high) == (0, 1):
-        return SHARES[limits.above, limits.below]
-    word = "a whole number" if base is int else "a number"
-    if isinstance(value, int | float) and limits.high < value < math.inf:
-        return f"{word} of at most {limits.high:,}"
-    if limits.above:
-        return f"{word} above {limits.low:g}"
-    return f"{word} of at least {limits.low:g}" if limits.low > -1e30 else word
-
-
-def shown(value: Any) -> str:
-    if OmegaConf.is_config(value):
-        text = str(OmegaConf.to_container(value))
-    else:
-        text = (
-            {None: "null", True: "true", False: "false"}.get(value, str(value))
-            if isinstance(value, bool | None)
-            else str(value)
-        )
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def remedy(key: str) -> str:
-    """For a key that has to be there."""
-    there = options(key)
-    return f"choose {key}=OPTION among {', '.join(there)}" if there else f"add {key}=... to the command"
-
-
-def options(group: str) -> list[str]:
-    """Of a config group; none if there is no such group."""
-    folders = [folder / group for folder in CONFIG_ROOTS] if re.fullmatch(r"[\w/]+", group) else []
-    return sorted(file.stem for folder in folders for file in folder.glob("*.yaml"))
-
-
-def unresolved(key: str, text: str, error: OmegaConfBaseException) -> str:
-    """Of an interpolation that leads nowhere."""
-    said = str(error).splitlines()[0]
-    if found := re.search(r"Interpolation key '(.+)' not found", said):
-        return f"{key}={text}: {found[1]} is not set: {remedy(found[1])}"
-    return f"{key}={text}: {said}"
-
-
-def keys(node: DictConfig, prefix: str = "") -> list[str]:
-    """All dotted keys, those of an interpolated group only where it stands."""
-    found = []
-    for name in node:
-        found.append(f"{prefix}{name}")
-        if (
-            not OmegaConf.is_interpolation(node, name)
-            and isinstance(below := node._get_node(name), DictConfig)
-            and not below._is_none()
-        ):
-            found += keys(below, f"{prefix}{name}.")
-    return [key for key in found if key.rpartition(".")[2] not in HYDRAS]
-
-
-def unknown(key: str, known: Sequence[str], here: Sequence[str] = ()) -> str:
-    """What to say of a key that nothing takes. known: all keys; here: those that may stand in its place."""
-    near = (closest(key, here) if "." in key else []) or closest(key, [*here, *(name for name in known if name != key)])
-    if near:
-        return f"{key}: there is no such setting; did you mean {' or '.join(near)}?"
-    group = key.rpartition(".")[0]
-    beside = [name for name in (here or known) if group and name.rpartition(".")[0] == group][:8]
-    there = f"there are {', '.join(beside)}" if beside else "leave it out; --cfg job shows those there are"
-    others = options(group) if group else []
-    choose = f"; or choose {group}=OPTION among {', '.join(others)}" if others else ""
-    return f"{key}: there is no such setting; {there}{choose}"
-
-
-def closest(key: str, known: Sequence[str]) -> list[str]:
-    """Up to three known keys: with the same last name, or one that holds it, or its initials, or one that looks like it."""
-    last = key.rpartition(".")[2]
-    initials = "".join(word[:1] for word in last.split("_"))
-    names = {name: name.rpartition(".")[2] for name in known}
-    same = [name for name, end in names.items() if end == last]
-    longer = [name for name, end in names.items() if last in end.split("_") or (end == initials != last)]
-    alike = get_close_matches(last, list(names.values()), 3, 0.7)
-    found = same or longer or [name for name, end in names.items() if end in alike]
-    return list(dict.fromkeys(sorted(found, key=lambda name: name.count("."))))[:3]

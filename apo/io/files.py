@@ -11,19 +11,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from apo.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HOST = hashlib.sha1(socket.gethostname().encode()).hexdigest()[
     :8
 ]  # in the names of partial files, where it must be short
 PARTIAL = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
-SUMMABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DAY = 24 * 3600.0
 being_written: set[Path] = set()  # by this process
 
@@ -157,7 +157,9 @@ def write_json(path: Path, content) -> None:
     write_text(path, json.dumps(content, indent=1))
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+def write_tensors(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str] | None = None) -> None:
+    from safetensors.torch import save_file  # torch takes a second, and locks do without
+
     with replacing(path) as partial:
         save_file(tensors, partial, metadata)
 
@@ -170,7 +172,7 @@ def read_json(path: Path, remedy: str):
         raise UserError(f"{path} is damaged ({error}): {remedy}") from None
 
 
-def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
+def read_tensors(path: Path, remedy: str) -> "dict[str, Tensor]":
     """The weights that a safetensors file holds; UserError if it is damaged, or one is no tensor of finite floating-point numbers."""
     try:
         with safe_open(path, "pt") as file:
@@ -182,7 +184,7 @@ def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
     return found
 
 
-def require_weights(key: str, tensor: Tensor, path: Path, remedy: str) -> None:
+def require_weights(key: str, tensor: "Tensor", path: Path, remedy: str) -> None:
     """UserError unless a stored tensor holds finite floating-point numbers."""
     if not tensor.is_floating_point():
         kind = str(tensor.dtype).removeprefix("torch.")
@@ -191,7 +193,10 @@ def require_weights(key: str, tensor: Tensor, path: Path, remedy: str) -> None:
         raise UserError(f"{path}: {key} has values that are not finite: {remedy}")
 
 
-def is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: "Tensor") -> bool:
     """Whether all values are finite. Looks at their sum first, which takes no memory; one that only overflows is looked at again."""
-    wide = tensor if tensor.dtype in SUMMABLE else tensor.float()
+    import torch
+
+    summable = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    wide = tensor if tensor.dtype in summable else tensor.float()
     return bool(wide.sum(dtype=torch.float32).isfinite()) or bool(wide.isfinite().all())
