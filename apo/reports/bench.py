@@ -24,13 +24,14 @@ from hydra.utils import instantiate
 from safetensors import safe_open
 from torch import nn
 
+from apo.config.outputs import OUTPUTS
 from apo.config.overrides import composed
 from apo.data.pairs import PairDataset
 from apo.data.stream import Data, Split
 from apo.flow import noised
 from apo.interfaces import Pair, TimestepSampler
 from apo.intervals import bootstrap_median
-from apo.places import ROOT
+from apo.places import program
 from apo.policies.wan import WanPolicy
 
 BAR = 1.05  # a step may take this many times its bare passes
@@ -172,7 +173,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="processes, one after another")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     arguments, overrides = parser.parse_known_args()
-    folder = ROOT / "outputs" / "bench"
+    folder = OUTPUTS / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     overrides += [f"trainer.threads={arguments.threads}", f"max_steps={arguments.steps + 1}", "sample_every_n_steps=0"]
     cfg = composed("train", overrides)
@@ -184,13 +185,13 @@ def main() -> None:
         times = folder / f"repeat_{repeat}.csv"
         times.unlink(missing_ok=True)
         shutil.rmtree(folder / f"repeat_{repeat}", ignore_errors=True)
-        data = ["~data", "+data=" + DATA % times.relative_to(ROOT), f"run=bench/repeat_{repeat}"]
-        subprocess.run([sys.executable, "train.py", *overrides, *data], cwd=ROOT, check=True)
+        data = ["~data", "+data=" + DATA % times, f"run=bench/repeat_{repeat}"]
+        subprocess.run([sys.executable, *program("train"), *overrides, *data], check=True)
         repeats.append(pd.read_csv(times).iloc[WARM:])
     rows = len(instantiate(cfg.sampler).sample(0, 1))
     last, stored = repeats[-1].iloc[-1], parameters_stored(pipeline)
     report = {
-        "model": str(pipeline.relative_to(ROOT)) if pipeline.is_relative_to(ROOT) else cfg.model.path,
+        "model": cfg.model.path,
         "pairs": cfg.batch_size,
         "rows": rows,
         "threads": arguments.threads,
@@ -202,7 +203,7 @@ def main() -> None:
         "copies_of_the_base_weights": last.held / stored,
     }
     (folder / "report.json").write_text(json.dumps(report, indent=1))
-    print(table_of(report), f"\nreport: {folder.relative_to(ROOT) / 'report.json'}")
+    print(table_of(report), f"\nreport: {folder / 'report.json'}")
 
 
 def table_of(report: dict) -> str:
