@@ -136,8 +136,7 @@ class SampleVideos(Callback):
             write_video(path, video, module.policy.spec.fps)
         contact_sheet(folder / "contact_sheet.png", videos, prompts)
         for logger in trainer.loggers:
-            if hasattr(logger, "log_video"):
-                logger.log_video("samples", [str(p) for p in paths], step=trainer.global_step - 1, caption=prompts)
+            logger.log_video("samples", [str(p) for p in paths], step=trainer.global_step - 1, caption=prompts)
 
 
 class HeldOutPairs(Callback):

@@ -55,6 +55,9 @@ class MetricsCSV(Logger):
             self.last, self.last_at = row, file.tell()
             csv.DictWriter(file, self.columns).writerow(row)
 
+    def log_video(self, *args, **kwargs) -> None:
+        """They lie in the run folder anyway."""
+
     @rank_zero_only
     def rewind(self, step: int) -> None:
         """Forgets the rows from `step` on: a run killed after its last checkpoint takes those steps again."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -37,6 +37,12 @@ class StepRun(WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: dict, step: int | None = None) -> None:
         self.experiment.log(metrics | {"trainer/global_step": step}, step=step)
+
+
+class StepCurves(TensorBoardLogger):
+    """TensorBoard shows the curves alone."""
+
+    def log_video(self, *args, **kwargs) -> None: ...
 
 
 def trackers(cfg: DictConfig, folder: Path, **labels) -> list[Logger]:
