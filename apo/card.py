@@ -132,7 +132,8 @@ def loading(lineage: dict) -> list[str]:
         "import torch",
         "from diffusers import WanImageToVideoPipeline",
         "",
-        f'pipe = WanImageToVideoPipeline.from_pretrained("{lineage["base"]["path"]}", torch_dtype=torch.{model["dtype"]})',
+        f'pipe = WanImageToVideoPipeline.from_pretrained("{lineage["base"]["path"]}", '
+        f"torch_dtype=torch.{model['dtype']})",
         f"pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, flow_shift={model['shift']:g})",
         *(LOADING[name] for name in files),
         "```",
@@ -143,7 +144,8 @@ def loading(lineage: dict) -> list[str]:
             if model["boundary"]
             else "."
         ),
-        "Other programs: `python -m apo.export <this folder> --out exported` writes the layout of ComfyUI and of the original Wan code.",
+        "Other programs: `python -m apo.export <this folder> --out exported` writes the layout of ComfyUI and of the "
+        "original Wan code.",
     ]
 
 

@@ -16,7 +16,8 @@ from apo.terminal import shown
 
 
 def stopped(step: int, max_steps: int, folder: Path) -> str:
-    return f"told to stop: step {step} of {max_steps} is saved in {shown(folder / 'checkpoints')}; to continue: {this_command()}"
+    place = shown(folder / "checkpoints")
+    return f"told to stop: step {step} of {max_steps} is saved in {place}; to continue: {this_command()}"
 
 
 def block(cfg: DictConfig, folder: Path, began: float) -> str:

@@ -63,8 +63,9 @@ def unwrapped(error: Exception) -> Exception:
 
 @contextmanager
 def one_line(command: str) -> Iterator[None]:
-    """Inside, a UserError and a disk that refuses end the process with `command: what is wrong and the remedy` and exit status 1,
-    Ctrl-C with a line and exit status 130."""
+    """Inside, a UserError and a disk that refuses end the process with `command: what is wrong and the remedy` and exit
+    status 1, Ctrl-C with a line and exit status 130.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -76,7 +77,8 @@ def one_line(command: str) -> Iterator[None]:
         if not isinstance(error, OSError) or error.errno not in DISK:
             raise
         sys.exit(
-            f"{command}: {error.filename or 'a file'}: {error.strerror}; {DISK[error.errno]}, then run the same command again"
+            f"{command}: {error.filename or 'a file'}: {error.strerror}; {DISK[error.errno]}, then run the same "
+            "command again"
         )
 
 
@@ -90,7 +92,9 @@ def this_command() -> str:
 
 
 def end_at_interrupt(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """As sys.excepthook: a Ctrl-C that comes while imports run, or where nothing waits for it, shows no traceback either."""
+    """As sys.excepthook: a Ctrl-C that comes while imports run, or where nothing waits for it, shows no traceback
+    either.
+    """
     if not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return

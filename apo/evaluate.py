@@ -1,4 +1,6 @@
-"""Evaluates a stage on held-out conditions: `python evaluate.py run=<run> stage=<stage>`; stage=null is the baseline."""
+"""Evaluates a stage on held-out conditions: `python evaluate.py run=<run> stage=<stage>`; stage=null is
+the baseline.
+"""
 
 import apo.quiet  # noqa: F401  isort: skip
 import hydra

@@ -25,8 +25,9 @@ from apo.runs import Arm, EvaluationError, find, find_all
 
 
 def evaluate(cfg: DictConfig) -> list[dict]:
-    """Evaluates what cfg.stage names (and cfg.against, unless it is done already); writes report, contact sheet and videos, and of
-    several arms one table."""
+    """Evaluates what cfg.stage names (and cfg.against, unless it is done already); writes report, contact sheet and
+    videos, and of several arms one table.
+    """
     with refused("the evaluation", EvaluationError):
         check_values(cfg, "Evaluating")
         arms = find_all(cfg)
@@ -65,7 +66,9 @@ def report_on(evaluation: "Evaluation", ours: Arm, theirs: Arm | None) -> dict:
 
 
 def score_all(evaluation: "Evaluation", arms: Sequence[Arm]) -> list[dict]:
-    """Of one arm, or of the one that it is compared with and then the arm; the former gets a report of its own if it has none."""
+    """Of one arm, or of the one that it is compared with and then the arm; the former gets a report of its own if it
+    has none.
+    """
     theirs, folder = arms[0], evaluation.folder(arms[0])
     with folder.holding() if len(arms) > 1 and evaluation.is_unfinished(theirs) else nullcontext():
         found = [evaluation.score(arm) for arm in arms]
@@ -75,7 +78,9 @@ def score_all(evaluation: "Evaluation", arms: Sequence[Arm]) -> list[dict]:
 
 
 def draw_arms(evaluation: "Evaluation", arms: Sequence[Arm], found: Sequence[dict]) -> None:
-    """Pictures of the first conditions on which the arms differ, and then of the first others, in the last arm's folder."""
+    """Pictures of the first conditions on which the arms differ, and then of the first others, in the last arm's
+    folder.
+    """
     main = next(iter(evaluation.criteria), None)
     if picked := pick(found, main and main.column, evaluation.cfg.videos):
         names = [arm.name if len({arm.name for arm in arms}) == len(arms) else str(arm.folder) for arm in arms]
@@ -93,7 +98,8 @@ def print_places(evaluation: "Evaluation", arm: Arm) -> None:
     if older := [path for path in folder.glob("latents-*") if path != evaluation.generation.folder(arm)]:
         size = sum(file.stat().st_size for path in older for file in path.glob("*.safetensors"))
         print(
-            f"older latents: {size / 2**20:.1f} MiB of other settings, which may be deleted: {', '.join(map(str, older))}"
+            f"older latents: {size / 2**20:.1f} MiB of other settings, which may be deleted: "
+            f"{', '.join(map(str, older))}"
         )
 
 

@@ -3,7 +3,7 @@
     python -m apo.export outputs/main/offline/adapter --out exported                      # a LoRA file per expert
     python -m apo.export outputs/main/offline/adapter --out exported --expert high
     python -m apo.export outputs/main/offline/adapter --out fused --fuse                  # a diffusers pipeline
-    python -m apo.export outputs/main/offline/adapter --out fused --fuse original         # ComfyUI's and the original code's full weights
+    python -m apo.export outputs/main/offline/adapter --out fused --fuse original  # full weights for these
 
 The mapping that matters: `high_noise` is diffusers' `transformer` (t >= boundary), `low_noise` its `transformer_2`.
 """
@@ -65,7 +65,9 @@ def origin(adapter: Adapter, experts: list[str], layout: str) -> str:
 
 
 def write_comfy(adapter: Adapter, out: Path, experts: list[str]) -> list[Path]:
-    """One file per expert for ComfyUI's `LoraLoaderModelOnly`; <run>_<stage>.safetensors if the model has one expert."""
+    """One file per expert for ComfyUI's `LoraLoaderModelOnly`; <run>_<stage>.safetensors if the model
+    has one expert.
+    """
     settings = adapter_settings(adapter.folder)
     states = {
         adapter.file_name(key): comfy_state(adapter.state(key), settings["rank"], settings["alpha"]) for key in experts

@@ -41,8 +41,8 @@ SPARE = {
 class Generation:
     """Generates the conditions of an evaluation, one arm after another over one copy of the base weights.
 
-    cfg: as conf/evaluation/evaluate.yaml; model, guidance, conditions, seed, batch_size and trainer say what and how. Latents are
-    kept in each arm's results folder, so that an interrupted evaluation goes on.
+    cfg: as conf/evaluation/evaluate.yaml; model, guidance, conditions, seed, batch_size and trainer say what and how.
+    Latents are kept in each arm's results folder, so that an interrupted evaluation goes on.
     """
 
     def __init__(self, cfg: DictConfig):
@@ -62,7 +62,9 @@ class Generation:
         return arm.folder / self.results / f"latents-{digest(self.key(arm))}"
 
     def batches(self, arm: Arm, label: str) -> Iterator[tuple[Tensor, Condition]]:
-        """(videos (B, frames, 3, height, width) uint8, their conditions) of one batch after another; `label` is of the progress bar."""
+        """(videos (B, frames, 3, height, width) uint8, their conditions) of one batch after another; `label` is of the
+        progress bar.
+        """
         count, size, folder, policy = len(self.conditions), self.cfg.batch_size, self.folder(arm), self.load(arm)
         for start in progress(range(0, count, size), label):
             cond = policy.encode_condition(*self.conditions.batch(start, min(start + size, count)))
@@ -91,7 +93,8 @@ class Generation:
             latents = generate(policy, self.guidance, cond, noise)
         if not latents.isfinite().all():
             raise UserError(
-                f"{arm.name}: what it generates from conditions {start} to {stop - 1} is not finite: look for NaN in its adapter "
+                f"{arm.name}: what it generates from conditions {start} to {stop - 1} is not finite: look for NaN in "
+                "its adapter "
                 f"and {self.cfg.model.path}, try model.dtype=float32, or lower the guidance"
             )
         write_tensors(path, {"latents": latents})

@@ -85,7 +85,9 @@ class Verdict:
 
 @dataclass
 class Row:
-    """One row of an optimizer step's window. A loss without noise levels, such as a ranker's, has one row of step alone."""
+    """One row of an optimizer step's window. A loss without noise levels, such as a ranker's, has one row of step
+    alone.
+    """
 
     step: int  # optimizer step
     index: int = 0  # of the row in the window
@@ -135,7 +137,9 @@ class Policy(Protocol):
         """Inside, the policy is the copy `name`; with None the base model without any adapter."""
 
     def move(self, name: str, toward: str = "policy", share: float = 1.0) -> None:
-        """Moves the copy `name` by a share of the way toward the trained adapter or another copy; 1 makes them equal."""
+        """Moves the copy `name` by a share of the way toward the trained adapter or another copy; 1
+        makes them equal.
+        """
 
     def skip(self, blocks: Sequence[int], start: int = 0) -> AbstractContextManager:
         """Inside, these transformer blocks are the identity for batch rows from `start` on (STG's weak model)."""
@@ -160,7 +164,8 @@ class Policy(Protocol):
 class Source(parts.Part, Protocol):
     """Where samples come from: a data set, or the policy itself.
 
-    generated: videos of a condition that the policy makes. rollout: how (`apo.sources.rollout.Rollout`); None if it makes none.
+    generated: videos of a condition that the policy makes. rollout: how (`apo.sources.rollout.Rollout`); None if it
+    makes none.
     """
 
     generated: int = 0
@@ -190,7 +195,9 @@ class Loss(parts.Part, Protocol):
         """Scalars whose gradients add up to the row's. Each is backpropagated before the next is computed."""
 
     def held_out(self, policy: Policy, sample: Pair, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """Scalars of samples that are not trained on, at timesteps t (B,) and noise (B, C, F, H, W), without gradient."""
+        """Scalars of samples that are not trained on, at timesteps t (B,) and noise (B, C, F, H, W),
+        without gradient.
+        """
         return {}
 
     def watched(self, sample: Pair) -> dict[str, Tensor]:
@@ -212,7 +219,9 @@ class Ranker(Protocol):
     is_model: bool  # whether a verdict takes forwards of a ranking model
 
     def check(self, setting: Setting) -> None:
-        """Before any model is loaded: ValueError names the field and the remedy (a folder or a server that isn't there)."""
+        """Before any model is loaded: ValueError names the field and the remedy (a folder or a server that isn't
+        there).
+        """
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
         """first, second: (B, frames, 3, height, width) uint8."""
@@ -238,7 +247,9 @@ class Conditions(Protocol):
 
 @dataclass(frozen=True)
 class Criterion:
-    """A yes-or-no column of an evaluator's rows, by which videos of one condition are compared: the better one wins, equals tie."""
+    """A yes-or-no column of an evaluator's rows, by which videos of one condition are compared: the better one wins,
+    equals tie.
+    """
 
     metric: str  # the key of report.json that sums it up
     column: str

@@ -43,11 +43,12 @@ def wilson(k: int, n: int) -> Interval:
 
 
 def mean_interval(values: Sequence[float], least: float = -inf, most: float = inf) -> Interval:
-    """Bootstrap interval of the mean of n values in [least, most]: inside it, like every mean of them, and of no width if all are equal.
+    """Bootstrap interval of the mean of n values in [least, most]: inside it, like every mean of them, and of no width
+    if all are equal.
 
-    The percentiles are expanded for small n, so that it is no narrower than Student's (Hesterberg 2015, "What teachers should know
-    about the bootstrap", Section 5.3). One value says nothing about the spread: the interval is the whole range then. The same for
-    any order of the values.
+    The percentiles are expanded for small n, so that it is no narrower than Student's (Hesterberg 2015, "What teachers
+    should know about the bootstrap", Section 5.3). One value says nothing about the spread: the interval is the whole
+    range then. The same for any order of the values.
     """
     values = np.sort(np.asarray(values, np.float64))
     n = len(values)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Setting:
     """What a part may ask about the others.
 
-    spec: size and rate of all videos. rows: of the user's data; empty where prompts are made, not read. architecture: of the
-    video model; None while it is on the hub only. context_parallel: processes that share a video's tokens. sharded: whether
-    processes share the weights. gives: the kind of data that `data=` gives. cfg: the whole config.
+    spec: size and rate of all videos. rows: of the user's data; empty where prompts are made, not read. architecture:
+    of the video model; None while it is on the hub only. context_parallel: processes that share a video's tokens.
+    sharded: whether processes share the weights. gives: the kind of data that `data=` gives. cfg: the whole config.
     """
 
     spec: "Spec"

@@ -16,5 +16,7 @@ CONFIG_ROOTS = (CONF, COMMON, EVALUATION, EXPERIMENTS)  # folders whose folders 
 
 
 def program(name: str) -> list[str]:
-    """What follows `python` to run train or evaluate from any folder: the script of the checkout, or the installed module."""
+    """What follows `python` to run train or evaluate from any folder: the script of the checkout, or the installed
+    module.
+    """
     return ["-m", f"apo.{name}"] if INSTALLED else [str(ROOT / f"{name}.py")]

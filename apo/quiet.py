@@ -1,4 +1,5 @@
-"""Imported first by the commands: libraries speak only of what the user can act on, and leave idle cores to other programs.
+"""Imported first by the commands: libraries speak only of what the user can act on, and leave idle cores to other
+programs.
 
 Imports none of them: they take seconds, and a command that refuses its settings needs none.
 """
@@ -12,7 +13,8 @@ from apo.errors import end_at_interrupt
 
 sys.excepthook = end_at_interrupt
 
-# OpenMP's threads wait for work in a loop; where others want the cores, its default length made a step 4 to 150 times slower
+# OpenMP's threads wait for work in a loop; where others want the cores, its default length made a step 4 to 150 times
+# slower
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
@@ -27,14 +29,17 @@ for said in (
     "Checkpoint directory",
     "Found .* module.s. in eval mode",  # the frozen codec
     ".*Trying to infer the `batch_size`.*",
-    "You're resuming from a checkpoint that ended before the epoch ended",  # data depends on the step alone: `apo.run.StepSampler`
+    # data depends on the step alone: `apo.run.StepSampler`
+    "You're resuming from a checkpoint that ended before the epoch ended",
     "FSDP2-wrapped module",  # velocities are views: nothing writes into them
 ):
     warnings.filterwarnings("ignore", message=said)
 
 
 def silence() -> None:
-    """Before models are loaded: no progress bars of pieces, no word of Lightning below a warning, which sets its level when imported."""
+    """Before models are loaded: no progress bars of pieces, no word of Lightning below a warning, which sets its level
+    when imported.
+    """
     import diffusers.utils.logging
     import lightning  # noqa: F401
     import transformers.utils.logging

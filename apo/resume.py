@@ -41,7 +41,9 @@ def remember(cfg: DictConfig, folder: Path) -> str:
 
 
 def require_same_run(cfg: DictConfig, folder: Path) -> Checkpoint | None:
-    """The checkpoint that training continues from, None for none. UserError unless all that is there is whole and of this command's run."""
+    """The checkpoint that training continues from, None for none. UserError unless all that is there is whole and of
+    this command's run.
+    """
     if not begun(folder):
         return None
     lineage.require_same_start(cfg, folder)
@@ -78,7 +80,8 @@ def require_same_settings(before: dict, now: dict, path: Path) -> None:
         longer = now["max_steps"] > before["max_steps"]
         more = f"; to train on from its end, give adapter={folder / 'adapter'} and another run=NAME" if longer else ""
         raise UserError(
-            f"{path} is of a run with other settings ({'; '.join(changed[:3])}): give another run=NAME, or delete the folder{more}"
+            f"{path} is of a run with other settings ({'; '.join(changed[:3])}): give another run=NAME, or delete the "
+            f"folder{more}"
         )
 
 
@@ -105,7 +108,8 @@ def require_curve(folder: Path, step: int) -> None:
     if path.exists() and step and not steps or steps and len(kept) != step - steps[0]:
         lacking = next(each for each in range(min(steps, default=0), step) if each not in set(kept))
         raise UserError(
-            f"{path} is damaged (no row of step {lacking}, and the checkpoint is of step {step}): copy the whole file there, or "
+            f"{path} is damaged (no row of step {lacking}, and the checkpoint is of step {step}): copy the whole file "
+            "there, or "
             "delete it: the run goes on, and its curve begins there"
         )
 
@@ -117,7 +121,9 @@ def pairs_per_step(cfg: dict) -> int:
 
 
 def differences(before, now, key: str, free: Sequence[str] = ()) -> list[str]:
-    """The leaves in which two plain configs differ, each as 'key: before -> now', but for keys that match a pattern of `free`."""
+    """The leaves in which two plain configs differ, each as 'key: before -> now', but for keys that match a pattern of
+    `free`.
+    """
     if any(fnmatchcase(key.removeprefix("module."), pattern) for pattern in free):
         return []
     if isinstance(before, dict) and isinstance(now, dict):

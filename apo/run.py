@@ -31,14 +31,16 @@ from apo.terminal import say_where
 
 
 def train(cfg: DictConfig, folder: Path) -> None:
-    """Runs the stage that `cfg` describes in `folder`, once `apo.checks.check` let it pass; run again, it continues, and does
-    nothing once finished."""
+    """Runs the stage that `cfg` describes in `folder`, once `apo.checks.check` let it pass; run again, it continues,
+    and does nothing once finished.
+    """
     began = time.monotonic()
     quiet.silence()
     begins = require_same_run(cfg, folder)
     if is_finished(folder):
         print(
-            f"finished already: {folder / 'adapter'} (delete {folder} to train it again)\nnext:     {closing.next_command(cfg, folder)}"
+            f"finished already: {folder / 'adapter'} (delete {folder} to train it again)\nnext:     "
+            f"{closing.next_command(cfg, folder)}"
         )
         return
     if is_first_process():

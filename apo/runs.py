@@ -26,7 +26,8 @@ class Arm:
 
 
 def find(cfg: DictConfig, name: str | None, key: str = "stage") -> Arm:
-    """The arm `name` of outputs/<run>, or a path of a finished run folder anywhere; EvaluationError if there is no finished adapter.
+    """The arm `name` of outputs/<run>, or a path of a finished run folder anywhere; EvaluationError if there is no
+    finished adapter.
 
     key: the setting that `name` is of, for the message.
     """
@@ -59,11 +60,14 @@ def find_all(cfg: DictConfig) -> list[Arm]:
 
 def finished(run: Path) -> str:
     """What a run has, in a message."""
-    return f"{run} has finished: {', '.join(sorted(path.name for path in run.glob('*') if is_finished(path))) or 'nothing'}"
+    names = sorted(path.name for path in run.glob("*") if is_finished(path))
+    return f"{run} has finished: {', '.join(names) or 'nothing'}"
 
 
 def inside(run: Path, name, key: str) -> Path | None:
-    """The folder of that name in outputs/<run>; None if it is no name. EvaluationError if it is a link that leads out of outputs/."""
+    """The folder of that name in outputs/<run>; None if it is no name. EvaluationError if it is a link that leads out
+    of outputs/.
+    """
     try:
         folder = run / plain_name(key, name, deep=True)
     except UserError:

@@ -1,4 +1,6 @@
-"""`stage=`: what is trained and what that asks of the rest. Nothing that takes seconds is imported before it is needed."""
+"""`stage=`: what is trained and what that asks of the rest. Nothing that takes seconds is imported
+before it is needed.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +32,9 @@ STEPS = ("max_steps", "checkpoint_every_n_steps", "sample_every_n_steps", "valid
 class Stage(Part):
     """Trains the video model.
 
-    data: the kind of data that it trains on. after: an adapter must have gone through one of these stages; not_after: through
-    none of these. sample_guidance: of the sample videos; None for `guidance`. trains: the group whose weights are trained.
+    data: the kind of data that it trains on. after: an adapter must have gone through one of these stages; not_after:
+    through none of these. sample_guidance: of the sample videos; None for `guidance`. trains: the group whose weights
+    are trained.
     """
 
     name: Text
@@ -55,7 +58,8 @@ class Stage(Part):
         """UserError unless `data` gives what the stage trains on."""
         if gives != self.data:
             raise UserError(
-                f"stage={self.name} trains on {self.data}, and this data= gives {gives}: use data=world_{self.data}, or "
+                f"stage={self.name} trains on {self.data}, and this data= gives {gives}: use "
+                f"data=world_{self.data}, or "
                 f"data={self.data} data.path=MANIFEST, or a stage that trains on {gives}"
             )
 

@@ -27,7 +27,8 @@ def progress(
     leave: bool = True,
     disable: bool = False,
 ) -> "tqdm | Lines":
-    """tqdm's bar where stdout is a terminal; elsewhere a whole line every INTERVAL seconds, and one at the end unless leave=False.
+    """tqdm's bar where stdout is a terminal; elsewhere a whole line every INTERVAL seconds, and one at the end unless
+    leave=False.
 
     The arguments are tqdm's.
     """
@@ -93,7 +94,8 @@ class Lines:
     def __str__(self) -> str:
         gone = time.monotonic() - self.began
         left = (self.total - self.n) * gone / max(self.n - self.initial, 1)
-        return f"{self.desc}: {self.n} of {self.total}{self.postfix}, {tqdm.format_interval(gone)} gone, {tqdm.format_interval(left)} left"
+        times = f"{tqdm.format_interval(gone)} gone, {tqdm.format_interval(left)} left"
+        return f"{self.desc}: {self.n} of {self.total}{self.postfix}, {times}"
 
 
 class Recorded:

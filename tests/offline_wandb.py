@@ -30,7 +30,9 @@ class OfflineRun:
 
 
 def offline_runs(folder: Path, patience_s: float = 30.0) -> list[OfflineRun]:
-    """Of all files below a folder, in the order in which they began; W&B's own process writes the end of one a moment later."""
+    """Of all files below a folder, in the order in which they began; W&B's own process writes the end of one a moment
+    later.
+    """
     deadline = time.monotonic() + patience_s
     while True:
         found = [read(path) for path in sorted(folder.rglob("*.wandb"), key=lambda path: path.parent.name)]
@@ -55,7 +57,9 @@ def read(path: Path) -> OfflineRun:
 
 
 def records(data: bytes) -> Iterator[bytes]:
-    """The records of a log: parts with a header of checksum, length and type, in blocks that end with zeros where none fits."""
+    """The records of a log: parts with a header of checksum, length and type, in blocks that end with zeros where none
+    fits.
+    """
     assert MAGIC.startswith(data[: len(MAGIC)])
     place, record = HEADER, b""
     while place + HEADER <= len(data):

@@ -1,4 +1,6 @@
-"""A bench that somebody else might write: grey squares, of which the brighter ones are better. docs/add_a_part.md points here."""
+"""A bench that somebody else might write: grey squares, of which the brighter ones are better. docs/add_a_part.md
+points here.
+"""
 
 from dataclasses import dataclass
 

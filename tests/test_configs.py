@@ -275,7 +275,8 @@ def test_arms_cost_the_same():
                 "data=pairs",
                 "data.path={manifest}",
             ],
-            "trainer.context_parallel=8: the model has 40 attention heads and a video 83,700 tokens.*one of 1, 2, 4, 5, 10, 20",
+            "trainer.context_parallel=8: the model has 40 attention heads and a video 83,700 tokens.*one of 1, 2, 4, "
+            "5, 10, 20",
         ),
         (
             ["trainer=fsdp", "trainer.context_parallel=2", "guidance=cfg_stg", "guidance.blocks=[0, 1]"],

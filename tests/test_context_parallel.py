@@ -1,4 +1,6 @@
-"""`trainer.context_parallel=2` through the real command: two processes on the same pairs against one, and others that go on with them."""
+"""`trainer.context_parallel=2` through the real command: two processes on the same pairs against one, and others that
+go on with them.
+"""
 
 import os
 import shutil

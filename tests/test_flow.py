@@ -20,7 +20,8 @@ def test_the_solvers_grid_is_ours():
 
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
     scheduler.set_timesteps(40)
-    # UniPC's unshifted grid ends at 1/1000 instead of 0 and its timesteps are cut, not rounded: 3.4 apart at the low end
+    # UniPC's unshifted grid ends at 1/1000 instead of 0 and its timesteps are cut, not rounded: 3.4 apart at the low
+    # end
     assert (scheduler.timesteps - 1000 * inference_sigmas(40, 5)).abs().max() <= 3.5
 
 

@@ -92,8 +92,8 @@ def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(command):
     assert "Traceback" not in at.said and "interrupt again to end at once" in at.said
     saved = len(metrics(folder))
     assert (
-        f"step {saved} of {STEPS} is saved in {folder}/checkpoints; to continue: {sys.executable} train.py run=interrupted"
-        in at.said
+        f"step {saved} of {STEPS} is saved in {folder}/checkpoints; to continue: {sys.executable} train.py "
+        "run=interrupted" in at.said
     )
     resumed = execute(command("interrupted")).stdout
     execute(command("whole"))
@@ -157,7 +157,8 @@ def test_ctrl_c_ends_an_evaluation_with_one_line(tmp_path):
 
 def test_ctrl_c_ends_an_export_with_one_line_and_leaves_nothing(request, tmp_path):
     folder = finished(tmp_path / "run", make(request, "wan22", LORA), LORA, "run=trial")
-    code = "import time, apo.export as export; export.write_tensors = lambda *_: (print('writing', flush=True), time.sleep(60)); "
+    slow = "lambda *_: (print('writing', flush=True), time.sleep(60))"
+    code = f"import time, apo.export as export; export.write_tensors = {slow}; "
     begun = [sys.executable, "-c", f"{code}export.main()", str(folder), "--out", str(tmp_path / "out")]
     interrupted(begun, lambda process: process.stdout.readline())
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))

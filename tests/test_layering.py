@@ -1,4 +1,6 @@
-"""Imports point downward: a package knows nothing of one on its own floor or above, and no files import each other in a circle."""
+"""Imports point downward: a package knows nothing of one on its own floor or above, and no files import each other in a
+circle.
+"""
 
 import ast
 import re

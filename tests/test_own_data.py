@@ -1,4 +1,6 @@
-"""A user's table from the command line to an adapter: other names of columns, a damaged cache, a manifest that can't be used."""
+"""A user's table from the command line to an adapter: other names of columns, a damaged cache, a manifest that can't be
+used.
+"""
 
 import csv
 import json

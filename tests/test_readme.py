@@ -25,7 +25,9 @@ def section(title: str) -> str:
 
 
 def test_it_has_at_most_1300_words_and_no_paragraph_over_90():
-    """Words as `wc -w` counts them, code and tables included. Paragraphs end at blank lines; code and tables are none."""
+    """Words as `wc -w` counts them, code and tables included. Paragraphs end at blank lines; code and
+    tables are none.
+    """
     counted = subprocess.run(["wc", "-w", ROOT / "README.md"], capture_output=True, text=True, check=True).stdout
     assert int(counted.split()[0]) <= 1300
     parts = re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S).split("\n\n")

@@ -1,4 +1,6 @@
-"""What a command refuses before any model is loaded: in one line, and without the libraries that take seconds to import."""
+"""What a command refuses before any model is loaded: in one line, and without the libraries that take seconds to
+import.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,6 @@
-"""What W&B and TensorBoard are given: one run per job of a sweep, each step once, and the evaluation in the run of its training."""
+"""What W&B and TensorBoard are given: one run per job of a sweep, each step once, and the evaluation in the run of its
+training.
+"""
 
 import os
 import subprocess

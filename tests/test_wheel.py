@@ -1,4 +1,6 @@
-"""The wheel holds all that its commands need: installed away from the checkout, they train and evaluate in an empty folder."""
+"""The wheel holds all that its commands need: installed away from the checkout, they train and evaluate in an empty
+folder.
+"""
 
 import os
 import subprocess
@@ -15,9 +17,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 SMALL = [
-    "run=small", "max_steps=2", "sample_every_n_steps=0", "batch_size=2", "policy.lora.rank=2", "trainer.threads=1",
-    "model.num_inference_steps=4", "data.count=4", "data.batch_size=4",
-]  # fmt: skip
+    "run=small",
+    "max_steps=2",
+    "sample_every_n_steps=0",
+    "batch_size=2",
+    "policy.lora.rank=2",
+    "trainer.threads=1",
+    "model.num_inference_steps=4",
+    "data.count=4",
+    "data.batch_size=4",
+]
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,11 @@ ORIGIN = "apo.export"  # key of a safetensors file's metadata
 
 @dataclass
 class Delivery:
-    """What is to appear in `out`: a new folder with all of it in one move; in a folder that is there, one file after the other once all
-    are whole.
+    """What is to appear in `out`: a new folder with all of it in one move; in a folder that is there, one file after
+    the other once all are whole.
 
-    origin: what it is made of. It stands in each file, so that a rerun knows its own. UserError if something else is there.
+    origin: what it is made of. It stands in each file, so that a rerun knows its own. UserError if something else is
+    there.
     """
 
     out: Path
@@ -30,7 +31,8 @@ class Delivery:
         for name in self.names:
             if (self.out / name).exists() and not self.is_made(name):
                 raise UserError(
-                    f"{self.out / name} is there already, of another adapter or damaged: delete it, or give another --out"
+                    f"{self.out / name} is there already, of another adapter or damaged: delete it, or give "
+                    "another --out"
                 )
 
     def is_made(self, name: str) -> bool:

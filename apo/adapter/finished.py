@@ -63,7 +63,9 @@ class Adapter:
         return found
 
     def deltas(self, expert: str) -> dict[str, Callable[[], Tensor]]:
-        """What makes each weight's gain, alpha / rank · B·A in float32: all of an expert's at once are larger than the expert."""
+        """What makes each weight's gain, alpha / rank · B·A in float32: all of an expert's at once are larger than the
+        expert.
+        """
         state, settings = self.state(expert), adapter_settings(self.folder)
         modules = {key.removesuffix(".lora_A.weight") for key in state if key.endswith(".lora_A.weight")}
         scale = settings["alpha"] / settings["rank"]

@@ -81,7 +81,8 @@ def require_start(cfg: DictConfig, base_hash: str | None) -> None:
         raise UserError(f"adapter={cfg.adapter} does not have this run's shape: give {differ}, as it was trained with")
     if after and not set(after) & set(stages(found)):
         raise UserError(
-            f"stage={name} starts from an adapter that went through stage={after[0]}, and adapter={cfg.adapter} went through {went}: "
+            f"stage={name} starts from an adapter that went through stage={after[0]}, and adapter={cfg.adapter} went "
+            f"through {went}: "
             f"train stage={after[0]} adapter={cfg.adapter} first, and give its adapter/ folder"
         )
     if barred := [stage for stage in stages(found) if stage in not_after]:
@@ -139,7 +140,9 @@ def short(found: dict[str, str] | None) -> str:
 
 
 def preceding(cfg: DictConfig) -> dict | None:
-    """The lineage of the adapter that a run starts from, None for none: read before training, since its folder may not be there after."""
+    """The lineage of the adapter that a run starts from, None for none: read before training, since its folder may not
+    be there after.
+    """
     return None if cfg.adapter is None else read(Path(cfg.adapter))
 
 

@@ -1,6 +1,7 @@
 """The original Wan code's names of a transformer's parts, which ComfyUI shares.
 
-The mapping that matters beside this one: `high_noise` is diffusers' `transformer` (t >= boundary), `low_noise` its `transformer_2`.
+The mapping that matters beside this one: `high_noise` is diffusers' `transformer` (t >= boundary), `low_noise` its
+`transformer_2`.
 """
 
 import re

@@ -1,4 +1,5 @@
-"""Kinds of numbers, for the signatures that take them from the config: `rows: Rows`. `apo.config.validation` holds the config against them.
+"""Kinds of numbers, for the signatures that take them from the config: `rows: Rows`. `apo.config.validation` holds the
+config against them.
 
 An upper limit is where a number stops making sense, so that a slip of the hand neither hangs nor overflows.
 """

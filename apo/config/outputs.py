@@ -65,7 +65,9 @@ def results_name(results) -> str:
 
 
 def require_writable(folder: Path) -> None:
-    """OSError that names the folder unless it can be written to. Hydra, which writes there first, would show a traceback."""
+    """OSError that names the folder unless it can be written to. Hydra, which writes there first, would show a
+    traceback.
+    """
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     try:
         with tempfile.TemporaryFile(dir=there, buffering=0) as file:

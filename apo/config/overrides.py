@@ -22,7 +22,8 @@ NOISE = ("full_key:", "object_type=", "reference_type=", "See https", "Set the e
 
 @contextmanager
 def hydra_in_one_line(command: str, config: str) -> Iterator[None]:
-    """Around a @hydra.main function: what Hydra refuses ends the process with `command: what is wrong` and exit status 1.
+    """Around a @hydra.main function: what Hydra refuses ends the process with `command: what is wrong` and exit status
+    1.
 
     config: the name of the function's config. Whatever else is raised keeps its traceback.
     """
@@ -70,7 +71,8 @@ def raised_by_hydra(error: Exception) -> bool:
 def explained(error: Exception, config: str, overrides: Sequence[str]) -> str:
     text = str(error)
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: this is no override that can be read: quote a value with spaces, commas, brackets or = in it"
+        remedy = "quote a value with spaces, commas, brackets or = in it"
+        return f"{error.override}: this is no override that can be read: {remedy}"
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)/([^/']*)'", text)):
         return no_option(*found.groups(), sorted(error.options or []))
     if found := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):
@@ -88,7 +90,8 @@ def explained(error: Exception, config: str, overrides: Sequence[str]) -> str:
 
 def no_option(group: str, given: str, there: Sequence[str]) -> str:
     near = get_close_matches(given, there, 1)
-    return f"{group}={given}: there is no such option; {f'did you mean {near[0]}? ' if near else ''}there are {', '.join(there)}"
+    guess = f"did you mean {near[0]}? " if near else ""
+    return f"{group}={given}: there is no such option; {guess}there are {', '.join(there)}"
 
 
 def wrong_groups(overrides: Sequence[str]) -> Iterator[str]:

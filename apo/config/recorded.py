@@ -1,4 +1,6 @@
-"""What a run folder's config.yaml and metrics.csv say, as plain values: others may hand them over, so nothing is resolved or called."""
+"""What a run folder's config.yaml and metrics.csv say, as plain values: others may hand them over, so nothing is
+resolved or called.
+"""
 
 import csv
 import io
@@ -43,7 +45,9 @@ def plain(path: Path, remedy: str) -> dict:
 
 
 def settings(folder: Path) -> DictConfig:
-    """A run folder's settings for reports, which build what GROUPS name: UserError unless those are classes of conf/ with plain values."""
+    """A run folder's settings for reports, which build what GROUPS name: UserError unless those are classes of conf/
+    with plain values.
+    """
     path = folder / "config.yaml"
     found = plain(path, "copy the run folder again")
     if text := next(texts_with(found, "${"), None):
@@ -59,14 +63,17 @@ def settings(folder: Path) -> DictConfig:
 
 
 def metrics(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a metrics.csv, none without a file; a last one that was cut short is none. UserError if it is damaged."""
+    """The whole rows of a metrics.csv, none without a file; a last one that was cut short is none. UserError if it is
+    damaged.
+    """
     if not path.exists():
         return []
     try:
         return rows_of(whole_lines(path))
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(
-            f"{path} is damaged ({error}): copy the whole file there, or delete it: the run goes on, and its curve begins there"
+            f"{path} is damaged ({error}): copy the whole file there, or delete it: the run goes on, and its curve "
+            "begins there"
         ) from None
 
 
@@ -126,7 +133,9 @@ def as_now(found: dict) -> dict:
 
 
 def require_own(value, group: str, place: str) -> None:
-    """UserError if something in `value` names a class that no file of conf/<group> names, or is built in a way of its own."""
+    """UserError if something in `value` names a class that no file of conf/<group> names, or is built in a way of its
+    own.
+    """
     if isinstance(value, list):
         for each in value:
             require_own(each, group, place)
@@ -134,7 +143,8 @@ def require_own(value, group: str, place: str) -> None:
         return
     if "_target_" in value and value["_target_"] not in (known := targets(group)):
         raise UserError(
-            f"{place}._target_={value['_target_']} is not built: of files that others may write, only what conf/{group} names "
+            f"{place}._target_={value['_target_']} is not built: of files that others may write, only what "
+            f"conf/{group} names "
             f"({', '.join(sorted(known))}) is; add the class there if it is yours"
         )
     for key, each in value.items():

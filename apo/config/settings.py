@@ -1,4 +1,6 @@
-"""The config's own keys, where no `_target_` takes them: what conf/train.yaml, conf/evaluation/evaluate.yaml and conf/plan say."""
+"""The config's own keys, where no `_target_` takes them: what conf/train.yaml, conf/evaluation/evaluate.yaml and
+conf/plan say.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, TypedDict
@@ -43,7 +45,9 @@ class Resume:
 
 @dataclass
 class Training:
-    """Of train.py, and of what takes its overrides: what no part takes. The other keys are of the kinds of the parts they go to."""
+    """Of train.py, and of what takes its overrides: what no part takes. The other keys are of the kinds of the parts
+    they go to.
+    """
 
     run: Text | int
     adapter: Text | None

@@ -1,4 +1,6 @@
-"""What a `_target_` takes, read from its source: importing it would import Lightning or diffusers, which takes seconds."""
+"""What a `_target_` takes, read from its source: importing it would import Lightning or diffusers,
+which takes seconds.
+"""
 
 import ast
 import builtins
@@ -163,7 +165,9 @@ def of_function(there: Source, node: ast.FunctionDef, skipped: int) -> Signature
 
 
 def annotation(there: Source, node: ast.expr | None) -> Any:
-    """The type, where classes but those of LIGHT are `Part`s; Any if it can't be read. As typing.get_type_hints, without an import."""
+    """The type, where classes but those of LIGHT are `Part`s; Any if it can't be read. As typing.get_type_hints,
+    without an import.
+    """
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         node = ast.parse(node.value, mode="eval").body
     try:

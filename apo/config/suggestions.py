@@ -60,7 +60,9 @@ def unknown(key: str, known: Sequence[str], here: Sequence[str] = ()) -> str:
 
 
 def closest(key: str, known: Sequence[str]) -> list[str]:
-    """Up to three known keys: with the same last name, or one that holds it, or its initials, or one that looks like it."""
+    """Up to three known keys: with the same last name, or one that holds it, or its initials, or one that looks like
+    it.
+    """
     last = key.rpartition(".")[2]
     initials = "".join(word[:1] for word in last.split("_"))
     names = {name: name.rpartition(".")[2] for name in known}

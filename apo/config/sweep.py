@@ -28,7 +28,9 @@ def is_parallel(hydra: DictConfig) -> bool:
 
 
 def run(job: Callable[[], None]) -> None:
-    """A job in a process that others follow in: once interrupted, it and all others return at once, without an error."""
+    """A job in a process that others follow in: once interrupted, it and all others return at once,
+    without an error.
+    """
     if told:
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -43,7 +45,9 @@ def run(job: Callable[[], None]) -> None:
 
 
 class EndTogether(Callback):
-    """Hydra asks it in the process that starts the jobs: it waits for them at the first Ctrl-C, and ends at the second."""
+    """Hydra asks it in the process that starts the jobs: it waits for them at the first Ctrl-C, and
+    ends at the second.
+    """
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
         os.environ[COMMAND] = shlex.join(sys.orig_argv)

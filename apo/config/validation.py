@@ -1,4 +1,6 @@
-"""Holds a config against what takes it: each value against its type, each key against the known ones. Imports no torch."""
+"""Holds a config against what takes it: each value against its type, each key against the known ones.
+Imports no torch.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -117,7 +119,9 @@ def of_fields(node: DictConfig, key: str, taken: Signature, extra: set[str] = fr
 
 
 def of_child(node: DictConfig, name: str, key: str, kind: Any) -> Iterator[Problem]:
-    """Of a value, which may be an interpolation: then of what it stands for, but not of all below, which is checked where it stands."""
+    """Of a value, which may be an interpolation: then of what it stands for, but not of all below, which is checked
+    where it stands.
+    """
     borrowed = OmegaConf.is_interpolation(node, name)
     if OmegaConf.is_missing(node, name):
         yield Problem(f"{key} is not set: add {key}=... to the command", borrowed)
@@ -134,7 +138,9 @@ def of_child(node: DictConfig, name: str, key: str, kind: Any) -> Iterator[Probl
 
 
 def origin(node: DictConfig | ListConfig, name: str | int, key: str) -> str:
-    """Where the value of an interpolation stands, if that is a top-level key which is of no kind of its own; else `key`."""
+    """Where the value of an interpolation stands, if that is a top-level key which is of no kind of its own; else
+    `key`.
+    """
     found = REFERENCE.match(str(node._get_node(name)._value()))
     stands = found[1] if found else ""
     typed = signature(f"{SCHEMAS}.Training").parameters

@@ -1,4 +1,6 @@
-"""`data=anchors`: labelled videos of one condition each, that half-online training generates counterparts to (Section 3.3.2)."""
+"""`data=anchors`: labelled videos of one condition each, that half-online training generates counterparts to (Section
+3.3.2).
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -66,8 +68,9 @@ class AnchorDataset(CachedDataset):
 
 @dataclass(frozen=True)
 class Mixed:
-    """An order in which a share `positive` of every stretch are positive anchors, to within one; each label has epochs of
-    its own, so the mix does not depend on how many anchors of a label there are."""
+    """An order in which a share `positive` of every stretch are positive anchors, to within one; each label has epochs
+    of its own, so the mix does not depend on how many anchors of a label there are.
+    """
 
     positive: float
 
@@ -86,7 +89,8 @@ class Mixed:
         for label, share in ((POSITIVE, self.positive), (NEGATIVE, 1 - self.positive)):
             if share > 0 and label not in labels:
                 raise UserError(
-                    f"data.positive_share={self.positive}, but none of the {len(labels)} anchors is labelled {label!r}: "
+                    f"data.positive_share={self.positive}, but none of the {len(labels)} anchors is labelled "
+                    f"{label!r}: "
                     f"add some, or set data.positive_share={int(label == NEGATIVE)}"
                 )
 

@@ -16,7 +16,8 @@ from apo.io.checksums import named_by_content
 class CachedDataset(Dataset):
     """Files of `apo.data.cache.LatentCache`, read from disk one by one. A subclass says how items become a batch.
 
-    verify: is given a file before it is read, and makes sure of it; see `apo.data.cache.Verified`. None: they are known to be sound.
+    verify: is given a file before it is read, and makes sure of it; see `apo.data.cache.Verified`. None: they are known
+    to be sound.
     """
 
     def __init__(self, files: list[Path], max_sequence_length: int, verify: Callable[[Path], None] | None = None):

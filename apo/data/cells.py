@@ -62,7 +62,9 @@ def text_wish(value: Any, is_path: bool = False) -> str | None:
 
 
 def from_text(kind: Any, text: str) -> Any:
-    """The value of a CSV's cell: JSON where the kind is no text; where that is not JSON either, the text, which does not fit."""
+    """The value of a CSV's cell: JSON where the kind is no text; where that is not JSON either, the text, which does
+    not fit.
+    """
     kind = base(kind)
     if kind is Segment or kind == list[str] or (get_origin(kind) is Literal and str not in map(type, get_args(kind))):
         try:

@@ -2,8 +2,8 @@
 
     python -m apo.data.check data=pairs data.path=pairs.jsonl model=wan22_i2v_a14b
 
-The rest are train.py's overrides; data= is pairs, prompts, anchors or rankings. Every file of every row is looked at, all bad rows are
-listed. Takes no model: of model=, its size and rate count.
+The rest are train.py's overrides; data= is pairs, prompts, anchors or rankings. Every file of every row is looked at,
+all bad rows are listed. Takes no model: of model=, its size and rate count.
 """
 
 import argparse
@@ -29,7 +29,9 @@ SHOWN = 6  # sizes in the picture and in a line
 
 
 def check(overrides: list[str], picture: Path | None) -> Path:
-    """Prints what there is to say of a manifest; returns where the picture lies. UserError for whatever is wrong with it."""
+    """Prints what there is to say of a manifest; returns where the picture lies. UserError for whatever is wrong with
+    it.
+    """
     cfg = composed(overrides)
     spec, data = built(cfg.model).spec, built(cfg.data)
     if not isinstance(data, UserRows | UserRankings):
@@ -79,7 +81,8 @@ def said_of_files(frames: Sequence[Frame], spec: Spec) -> str:
     said = []
     if seconds:
         said.append(
-            f"{len(seconds)} videos of {seconds[0]:.1f} to {seconds[-1]:.1f} s, {sum(seconds) / 60:.1f} minutes in all; the model takes "
+            f"{len(seconds)} videos of {seconds[0]:.1f} to {seconds[-1]:.1f} s, {sum(seconds) / 60:.1f} minutes in "
+            "all; the model takes "
             f"{spec.frames / spec.fps:.1f} s of each ({spec.frames} frames at {spec.fps:g} fps)"
         )
     for (width, height), count in Counter(frame.size for frame in frames).most_common(SHOWN):

@@ -1,4 +1,6 @@
-"""From a table's columns to a row's fields: names, types, and what is wrong with either, said once a column where it is the column."""
+"""From a table's columns to a row's fields: names, types, and what is wrong with either, said once a column where it is
+the column.
+"""
 
 import difflib
 from collections import defaultdict
@@ -13,8 +15,8 @@ from apo.errors import UserError
 class Columns:
     """The fields of a kind of row, and where in a table they stand.
 
-    fields: by their names. given: field -> column, of those with other names; columns that no field takes are then ignored. None: a
-    column has its field's name, and any other is a mistake. is_text: all cells are text (CSV).
+    fields: by their names. given: field -> column, of those with other names; columns that no field takes are then
+    ignored. None: a column has its field's name, and any other is a mistake. is_text: all cells are text (CSV).
     """
 
     def __init__(self, fields: Mapping[str, Field], given: Mapping[str, str] | None, is_text: bool):

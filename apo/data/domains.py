@@ -55,7 +55,8 @@ class DomainRule:
 
 
 def prompt_text(domain: str, folder: str | None = None) -> str:
-    """The hierarchical evaluation prompt of a domain: <domain>.txt of `folder`, or of apo/rankers/prompts if that is None.
+    """The hierarchical evaluation prompt of a domain: <domain>.txt of `folder`, or of apo/rankers/prompts if that is
+    None.
 
     Domains come with data, from anyone: one is looked up among the names of the folder's own files and is never a path.
     UserError names an unknown domain and the known ones.
@@ -73,7 +74,8 @@ def prompt_text(domain: str, folder: str | None = None) -> str:
     if domain not in there:
         known = ", ".join(there) or "none"
         raise UserError(
-            f"domain={domain!r}: there is no ranking prompt for it in {folder or 'apo/rankers/prompts'}, which has {known}; use one of "
+            f"domain={domain!r}: there is no ranking prompt for it in {folder or 'apo/rankers/prompts'}, which has "
+            f"{known}; use one of "
             "these, or give a folder of your own with a DOMAIN.txt for each as domains.prompts"
         )
     return there[domain].read_text(encoding="utf-8").strip()

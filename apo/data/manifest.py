@@ -1,8 +1,8 @@
 """Manifests: tables of the user's files, a row per pair, prompt, anchor or ranking, checked before anything long.
 
 A kind of row is a dataclass: its fields are the columns, those with a default are optional, and their types say what a
-cell must be. Paths are relative to the manifest's folder, or absolute: whoever gives a manifest says which files are read.
-Row numbers count from 1, in JSONL and CSV those of the lines; messages say which.
+cell must be. Paths are relative to the manifest's folder, or absolute: whoever gives a manifest says which files are
+read. Row numbers count from 1, in JSONL and CSV those of the lines; messages say which.
 """
 
 import filecmp
@@ -39,7 +39,9 @@ class Row:
         return {name: path for name, path in named.items() if path is not None}
 
     def texts(self) -> dict[str, str]:
-        """What is said about the row's files: prompt, domain ('' if there is none), and a label where its kind has one."""
+        """What is said about the row's files: prompt, domain ('' if there is none), and a label where
+        its kind has one.
+        """
         return {"prompt": self.prompt, "domain": self.domain or ""}
 
     def problem(self) -> str | None:

@@ -82,7 +82,9 @@ class UserRows(Data):
         return read(self.path, self.row_type, self.columns)
 
     def rows(self, spec: Spec) -> list[Row]:
-        """All rows. ManifestError with every bad one; of those that torchrun or srun started, each process looks at its share."""
+        """All rows. ManifestError with every bad one; of those that torchrun or srun started, each process looks at its
+        share.
+        """
         manifest, mine = self.manifest(), from_environment(os.environ) or ALL
         check(replace(manifest, rows=manifest.rows[mine.rank :: mine.world]), spec)
         return manifest.rows
@@ -125,8 +127,8 @@ class UserPairs(UserRows):
 def encoded(path: Path, rows: list[Row], cache_dir: Path, policy: Policy) -> tuple[list[Path], Verified]:
     """The cache file of each row of the manifest `path`, and what makes sure of them; ManifestError on every rank.
 
-    Processes that torchrun or srun started share the work, each its own rows first: it then goes through the others' rows, once
-    those who are at them have finished or died.
+    Processes that torchrun or srun started share the work, each its own rows first: it then goes through the others'
+    rows, once those who are at them have finished or died.
     """
     cache = LatentCache(cache_dir, fingerprint(policy))
     cache.folder.mkdir(parents=True, exist_ok=True)

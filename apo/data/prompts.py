@@ -1,4 +1,6 @@
-"""`data=prompts`: the user's own conditions, a prompt and a first frame each, for stages in which the policy generates."""
+"""`data=prompts`: the user's own conditions, a prompt and a first frame each, for stages in which the
+policy generates.
+"""
 
 import hashlib
 from collections.abc import Mapping

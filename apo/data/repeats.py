@@ -1,7 +1,7 @@
 """Rows of a manifest that say the same twice, or the opposite of each other.
 
-Neither is an error. Several people may judge one pair and disagree: what they say is data, and a row that is there twice counts twice.
-But both also come of mistakes in making a manifest, so they are counted and said.
+Neither is an error. Several people may judge one pair and disagree: what they say is data, and a row that is there
+twice counts twice. But both also come of mistakes in making a manifest, so they are counted and said.
 """
 
 from collections import Counter, defaultdict
@@ -16,7 +16,9 @@ SHOWN = 8  # rows in a message
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """A line each about repeated and contradicting rows; files count as the same by their content, wherever they lie."""
+    """A line each about repeated and contradicting rows; files count as the same by their content,
+    wherever they lie.
+    """
     names = names_by_content(
         [path for row in rows for kind in (VideoFile, ImageFile) for path in row.files(kind).values()]
     )

@@ -1,7 +1,7 @@
 """Slow-motion negatives from the user's own videos (Appendix C.1), for training a ranker to see motion:
 
     python -m apo.data.slow_motion --manifest videos.jsonl --out outputs/slow_motion --factor 2 4
-    python train.py stage=ranker_8b data=rankings data.path=outputs/slow_motion/rankings.jsonl model=wan22_i2v_a14b trainer=gpu
+    python train.py stage=ranker_8b data=rankings data.path=outputs/slow_motion/rankings.jsonl trainer=gpu
 
 videos.jsonl (or CSV, Parquet) has a row per video: {"prompt": "...", "video": "a.mp4"}, optionally domain and
 segment: [start_s, end_s]. Of each, the beginning is shown `factor` times slower: the rest of the frames is dropped, and
@@ -150,7 +150,8 @@ def make_pair(source: Source, factor: int, folder: Path) -> dict:
     (frames, moves), (slow_frames, slow_moves) = measured(standard), measured(slow)
     if slow_frames != frames:
         raise VideoError(
-            f"{source.row.video}: {frames} frames, {slow_frames} when slower: its frames' times are uneven, drop the row"
+            f"{source.row.video}: {frames} frames, {slow_frames} when slower: its frames' times are "
+            "uneven, drop the row"
         )
     pair = {
         "standard": f"videos/{standard.name}",
@@ -163,7 +164,9 @@ def make_pair(source: Source, factor: int, folder: Path) -> dict:
 
 
 def ranking(source: Source, pair: dict, seed: int) -> dict:
-    """The manifest row of a pair: similar distortion, and label 3 or 4 says whether the first or the second moves more."""
+    """The manifest row of a pair: similar distortion, and label 3 or 4 says whether the first or the
+    second moves more.
+    """
     draw = generator(seed, int(source.digest[:16], 16), pair["factor"])
     standard_first = bool(torch.randint(2, (), generator=draw))
     first, second = ("standard", "slow") if standard_first else ("slow", "standard")

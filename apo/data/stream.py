@@ -26,7 +26,9 @@ def permuted(count: int, position: int, *key: int) -> int:
 
 @dataclass
 class Split:
-    """Data sets of one kind; `validation` holds labelled pairs, or nothing. train.identity: a hash of what it holds, for the lineage."""
+    """Data sets of one kind; `validation` holds labelled pairs, or nothing. train.identity: a hash of what it holds,
+    for the lineage.
+    """
 
     train: Dataset
     validation: Dataset
@@ -61,8 +63,8 @@ class StepBatches(Dataset):
 
     The order depends on the seed and the step alone, so a run resumed at a step goes on with the pairs it would have
     had, and `world` ranks of batch_size pairs see together, in rank order, what one rank of world * batch_size does.
-    By default each epoch is a permutation of the dataset; a batch may span two. Load it with batch_size=None and no sampler that
-    spreads items over ranks.
+    By default each epoch is a permutation of the dataset; a batch may span two. Load it with batch_size=None and no
+    sampler that spreads items over ranks.
     """
 
     def __init__(

@@ -1,4 +1,6 @@
-"""Tables of the user's: JSONL, CSV, Parquet, or a folder with metadata.* as Hugging Face lays it out. Plain data and nothing else."""
+"""Tables of the user's: JSONL, CSV, Parquet, or a folder with metadata.* as Hugging Face lays it out. Plain data and
+nothing else.
+"""
 
 import csv
 import json
@@ -51,7 +53,9 @@ def place(path: Path, line: int) -> str:
 
 
 def records(path: Path) -> Iterator[tuple[int, Record]]:
-    """(line, record) of each row that isn't blank. Lines count from 1; in Parquet they are rows. A CSV's cells are all text."""
+    """(line, record) of each row that isn't blank. Lines count from 1; in Parquet they are rows. A CSV's cells are all
+    text.
+    """
     return {".jsonl": jsonl, ".csv": csv_rows, ".parquet": parquet}[path.suffix](path)
 
 

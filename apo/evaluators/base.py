@@ -1,4 +1,6 @@
-"""Two kinds of metric over a column of measurements, one value a video: a proportion and a mean. A config says of which column."""
+"""Two kinds of metric over a column of measurements, one value a video: a proportion and a mean. A config says of which
+column.
+"""
 
 from collections.abc import Mapping
 from math import inf

@@ -40,9 +40,11 @@ def draw(
     fps: float,
     criterion: Criterion | None = None,
 ) -> None:
-    """contact_sheet.png and videos/*.mp4, all arms side by side, captions red where a video is bad; mp4s of an earlier evaluation go.
+    """contact_sheet.png and videos/*.mp4, all arms side by side, captions red where a video is bad; mp4s of an earlier
+    evaluation go.
 
-    places: the conditions to show. rows: of each arm, of all conditions. videos: (len(places), F, 3, H, W) uint8 of each arm.
+    places: the conditions to show. rows: of each arm, of all conditions. videos: (len(places), F, 3, H, W) uint8 of
+    each arm.
     """
     written = Written(folder)
     written.keep("videos", [name(i) for i in places])

@@ -31,7 +31,9 @@ class ResultsFolder:
         return [self.path, self.path / "videos", *self.path.glob("latents-*")]
 
     def check(self) -> None:
-        """UserError unless results may be written there: a folder of the arm's own, without other programs' files in their places."""
+        """UserError unless results may be written there: a folder of the arm's own, without other programs' files in
+        their places.
+        """
         for place in self.places():
             require_inside(place, self.run, f"results={self.results}")
             if place.exists() and not place.is_dir():

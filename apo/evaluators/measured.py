@@ -15,10 +15,11 @@ from apo.parts import Part
 
 
 class MeasuringEvaluator(Part, ABC):
-    """Measures a batch of videos once and hands the columns to every metric. A bench states its columns and criteria, and measures.
+    """Measures a batch of videos once and hands the columns to every metric. A bench states its columns and criteria,
+    and measures.
 
-    metrics: metric key of report.json -> the config of a Metric. `rows` has one entry per video of this rank, in order. A YAML file that
-    names such a class has `_recursive_: false`.
+    metrics: metric key of report.json -> the config of a Metric. `rows` has one entry per video of this rank, in order.
+    A YAML file that names such a class has `_recursive_: false`.
     """
 
     columns: Sequence[str]  # of `rows`, after the prompt

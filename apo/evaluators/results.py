@@ -86,8 +86,9 @@ def plain(value):
 
 
 def compared(ours: list[dict], theirs: list[dict], criteria: Sequence[Criterion]) -> dict:
-    """win, tie and loss on the same conditions, with the win rate's interval: by the first criterion, and under the names of their
-    metrics by the others."""
+    """win, tie and loss on the same conditions, with the win rate's interval: by the first criterion, and under the
+    names of their metrics by the others.
+    """
     found = {}
     for criterion in criteria:
         counts = outcomes(*([criterion.wins(row) for row in rows] for rows in (ours, theirs)))
@@ -160,7 +161,9 @@ def reported(folder: Path, result: dict) -> bool:
 
 
 def joint(rows: Sequence[dict], criteria: Sequence[Criterion], against: str | None) -> str:
-    """Arms x metrics as Markdown: each arm's intervals, and its win/tie/loss on the conditions of the arm that all are compared with."""
+    """Arms x metrics as Markdown: each arm's intervals, and its win/tie/loss on the conditions of the arm that all are
+    compared with.
+    """
     metrics, found = list(rows[0]["metrics"]), [versus(report, criteria) for report in rows]
     kinds = [criterion.good for criterion in criteria if any(found)]
     lines = table(["arm", *metrics, *(f"{kind}: win/tie/loss" for kind in kinds), "videos"])

@@ -41,7 +41,9 @@ class CFGSTG(CFG):
         return self.lambda_ != 0
 
     def check(self, setting: Setting) -> None:
-        """ValueError if the model, as far as it is known before it is downloaded, lacks one of the blocks, or can't skip it."""
+        """ValueError if the model, as far as it is known before it is downloaded, lacks one of the blocks, or can't
+        skip it.
+        """
         if setting.architecture is not None:
             check_blocks(self.blocks, setting.architecture.transformer["num_layers"])
         require_first_block(self.blocks, setting.context_parallel)

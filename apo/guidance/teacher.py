@@ -1,4 +1,6 @@
-"""Guidance distillation (Section 3.1, Eq. 4): the guided prediction of the teacher, for a student to make in one forward."""
+"""Guidance distillation (Section 3.1, Eq. 4): the guided prediction of the teacher, for a student to make in one
+forward.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +24,9 @@ STRENGTHS = 0x57E6  # keeps the draws apart from others with the same seed and s
 class GuidanceDistillation(Part):
     """The teacher is the policy's frozen reference under `guidance`, over the same copy of the base weights.
 
-    omega, lambda_: [low, high] ranges that each window row draws its strengths from, uniformly, the same for both experts and
-    on all ranks; None leaves the guidance's own. The student is not told what was drawn (Eq. 4), and Eq. 3 is linear in both:
-    it learns the prediction at the ranges' middle, and a range only adds noise to the gradients.
+    omega, lambda_: [low, high] ranges that each window row draws its strengths from, uniformly, the same for both
+    experts and on all ranks; None leaves the guidance's own. The student is not told what was drawn (Eq. 4), and Eq. 3
+    is linear in both: it learns the prediction at the ranges' middle, and a range only adds noise to the gradients.
     """
 
     guidance: CFG | CFGSTG

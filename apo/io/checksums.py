@@ -1,4 +1,6 @@
-"""sha256 of files: a cache's, so that a disk's silent damage is found before training meets it, and the user's, which rows are named by."""
+"""sha256 of files: a cache's, so that a disk's silent damage is found before training meets it, and the user's, which
+rows are named by.
+"""
 
 import hashlib
 import json
@@ -50,7 +52,9 @@ class Digests:
 
 
 def recalled(line: str) -> tuple[str, list[int], str] | None:
-    """(path, size and times, digest), or None of an empty line, of one that a dying writer left half and of one that is damaged."""
+    """(path, size and times, digest), or None of an empty line, of one that a dying writer left half and of one that is
+    damaged.
+    """
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -97,7 +101,9 @@ class Checksums:
         return True
 
     def record(self, path: Path, digest: str | None = None) -> None:
-        """On disk at once: a writer that dies has said of each file whether it is whole. digest: of the file, if it is known."""
+        """On disk at once: a writer that dies has said of each file whether it is whole. digest: of the file, if it is
+        known.
+        """
         digest = digest or file_digest(path)
         if digest in self.known[path.name]:
             return

@@ -29,7 +29,9 @@ being_written: set[Path] = set()  # by this process
 
 
 def partial_name(path: Path) -> Path:
-    """Beside `path`: a rename there is one move on one disk. It says who writes it, so that others know when it is stray."""
+    """Beside `path`: a rename there is one move on one disk. It says who writes it, so that others know when it is
+    stray.
+    """
     return path.with_name(f".{path.name}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
@@ -51,10 +53,11 @@ def naming(path: Path, partial: Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a file in the same folder to write to, which replaces `path` at the end; if something is raised, nothing is left.
+    """Gives a file in the same folder to write to, which replaces `path` at the end; if something is raised, nothing is
+    left.
 
-    Makes the folder. The bytes are on the disk before the name is. The file's mode is what the folder gives new files, whatever the
-    writer gave it (safetensors: the owner's alone).
+    Makes the folder. The bytes are on the disk before the name is. The file's mode is what the folder gives new files,
+    whatever the writer gave it (safetensors: the owner's alone).
     """
     partial = partial_name(path)
     with naming(path, partial), stray_if_killed(partial):
@@ -173,7 +176,9 @@ def read_json(path: Path, remedy: str):
 
 
 def read_tensors(path: Path, remedy: str) -> "dict[str, Tensor]":
-    """The weights that a safetensors file holds; UserError if it is damaged, or one is no tensor of finite floating-point numbers."""
+    """The weights that a safetensors file holds; UserError if it is damaged, or one is no tensor of finite
+    floating-point numbers.
+    """
     try:
         with safe_open(path, "pt") as file:
             found = {key: file.get_tensor(key) for key in file.keys()}
@@ -194,7 +199,9 @@ def require_weights(key: str, tensor: "Tensor", path: Path, remedy: str) -> None
 
 
 def is_finite(tensor: "Tensor") -> bool:
-    """Whether all values are finite. Looks at their sum first, which takes no memory; one that only overflows is looked at again."""
+    """Whether all values are finite. Looks at their sum first, which takes no memory; one that only overflows is looked
+    at again.
+    """
     import torch
 
     summable = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

@@ -1,4 +1,6 @@
-"""A picture of what the model will see of the user's files: source frames with the part that is kept, and what becomes of it."""
+"""A picture of what the model will see of the user's files: source frames with the part that is kept, and what becomes
+of it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +27,9 @@ HEIGHT, CAPTION, GAP = 240, 20, 12  # pixels of each frame, of the line above it
 
 @dataclass(frozen=True)
 class Frame:
-    """The shape of a file's first frame. seconds: of the whole file; None for images, and where the file doesn't say."""
+    """The shape of a file's first frame. seconds: of the whole file; None for images, and where the
+    file doesn't say.
+    """
 
     path: Path
     rows: int
@@ -77,7 +81,9 @@ def first_frame(path: Path) -> tuple[np.ndarray, float, float | None]:
 
 
 def draw(path: Path, frames: Sequence[Frame], captions: Sequence[str], spec: Spec) -> None:
-    """Saves a row a frame: the source with what is cut darkened and a red line around what is kept, beside what the model sees."""
+    """Saves a row a frame: the source with what is cut darkened and a red line around what is kept, beside what the
+    model sees.
+    """
     rows = [row(frame, caption, spec) for frame, caption in zip(frames, captions)]
     sheet = Image.new("RGB", (max(image.width for image in rows), sum(image.height for image in rows)), "white")
     top = 0

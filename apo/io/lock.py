@@ -49,21 +49,25 @@ class Holder:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process of a run that writes: the first one of the first node. Known before they are connected."""
+    """Whether this is the process of a run that writes: the first one of the first node. Known before they are
+    connected.
+    """
     return all(int(os.environ.get(name, 0)) == 0 for name in FIRST)
 
 
 @contextmanager
 def holding(folder: Path, remedy: str) -> Iterator[None]:
-    """Inside, no other process is in here with this folder; InUse if one is already, saying which. Of several processes of one run
-    the first holds it.
+    """Inside, no other process is in here with this folder; InUse if one is already, saying which. Of several processes
+    of one run the first holds it.
 
-    A holder that has been asked to stop, or is the same SLURM job before it was requeued, is waited for, TIMEOUT seconds at most.
+    A holder that has been asked to stop, or is the same SLURM job before it was requeued, is waited for, TIMEOUT
+    seconds at most.
 
-    Guaranteed: on one machine there is never a second process, and a dead one's lock is free at once; so it is with several where the
-    disk's flock acts on all of them (NFS with locks, Lustre with -o flock, GPFS), but that a dead one on another machine is waited
-    for, SILENCE seconds. Not guaranteed: where flock acts on one machine only, a holder on another is known by a sign of life
-    every BEAT seconds; one that hangs for SILENCE counts as dead, and two that start in the same moment may both go on.
+    Guaranteed: on one machine there is never a second process, and a dead one's lock is free at once; so it is with
+    several where the disk's flock acts on all of them (NFS with locks, Lustre with -o flock, GPFS), but that a dead one
+    on another machine is waited for, SILENCE seconds. Not guaranteed: where flock acts on one machine only, a holder on
+    another is known by a sign of life every BEAT seconds; one that hangs for SILENCE counts as dead, and two that start
+    in the same moment may both go on.
     """
     if not is_first_process():
         yield
@@ -84,7 +88,9 @@ def holding(folder: Path, remedy: str) -> Iterator[None]:
 
 
 def holder_of(folder: Path) -> Holder | None:
-    """Who works in a folder, to be named in a message; None if nobody does. It takes no lock, so that it gets in nobody's way."""
+    """Who works in a folder, to be named in a message; None if nobody does. It takes no lock, so that it gets in
+    nobody's way.
+    """
     try:
         descriptor = os.open(folder / NAME, os.O_RDONLY)
     except FileNotFoundError:

@@ -64,7 +64,8 @@ def strip(video: Tensor, height: int) -> Image.Image:
 
 
 def side_by_side(videos: Sequence[Tensor], title: str, captions: Sequence[Sequence[Caption]]) -> Tensor:
-    """One video (F, 3, H', W') of several (F, 3, H, W) uint8 next to each other on white, the title above all and captions above each.
+    """One video (F, 3, H', W') of several (F, 3, H, W) uint8 next to each other on white, the title above all and
+    captions above each.
 
     Each is enlarged to at least 256 pixels a side, by a whole factor, so that its pixels are seen as they are.
     """
@@ -78,7 +79,9 @@ def side_by_side(videos: Sequence[Tensor], title: str, captions: Sequence[Sequen
 
 
 def looped(video: Tensor, fps: float) -> Tensor:
-    """The video as often as it takes to last SHORTEST seconds at its own speed: slowed down, motion would look like another's."""
+    """The video as often as it takes to last SHORTEST seconds at its own speed: slowed down, motion would look like
+    another's.
+    """
     times = -(-SHORTEST * fps // len(video))
     return video.repeat(max(1, int(times)), 1, 1, 1)
 
@@ -109,7 +112,9 @@ def header(captions: Sequence[Caption], width: int, size: int) -> Image.Image:
 
 
 def wrapped(text: str, width: int, face: ImageFont.FreeTypeFont) -> list[str]:
-    """At most LINES lines of at most `width` pixels; an ellipsis stands for the rest. Spaces and line ends of any kind are one space."""
+    """At most LINES lines of at most `width` pixels; an ellipsis stands for the rest. Spaces and line ends of any kind
+    are one space.
+    """
     text = "".join(character if drawable(face, character) else MISSING for character in " ".join(text.split())[:2000])
     lines = []
     while text and len(lines) < LINES:

@@ -20,14 +20,18 @@ def fit(pixels: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0, 
 
 
 def central(rows: int, columns: int, aspect: float) -> tuple[int, int, int, int]:
-    """(top, left, bottom, right) of the largest central part of a picture. aspect: of the part, width over height in source pixels."""
+    """(top, left, bottom, right) of the largest central part of a picture. aspect: of the part, width over height in
+    source pixels.
+    """
     crop_rows, crop_columns = max(1, min(rows, round(columns / aspect))), max(1, min(columns, round(rows * aspect)))
     top, left = (rows - crop_rows) // 2, (columns - crop_columns) // 2
     return top, left, top + crop_rows, left + crop_columns
 
 
 def letterboxed(pixels: np.ndarray, height: int, width: int, aspect: float) -> Tensor:
-    """The whole picture, (3, height, width) uint8, black where it does not reach. aspect: of the picture as it is seen."""
+    """The whole picture, (3, height, width) uint8, black where it does not reach. aspect: of the
+    picture as it is seen.
+    """
     rows, columns = max(1, min(height, round(width / aspect))), max(1, min(width, round(height * aspect)))
     top, left = (height - rows) // 2, (width - columns) // 2
     canvas = torch.zeros(3, height, width, dtype=torch.uint8)

@@ -23,7 +23,8 @@ from apo.io.shapes import fit
 BT709 = 1  # ffmpeg's number for the matrix, the primaries and the transfer curve
 LIMITED_RANGE = 1
 SMALL = 256  # pixels; players show anything smaller as a stamp or blur it
-# Of files that anyone may hand over: no playlists and scripts, which name other files, and nothing that calls another program
+# Of files that anyone may hand over: no playlists and scripts, which name other files, and nothing that calls another
+# program
 CONTAINERS = (
     "mov,mp4,m4a,3gp,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,ogg,asf,gif,apng,h264,hevc,av1,obu,ivf,mxf,nut,"
     "dv,rm,yuv4mpegpipe"
@@ -34,7 +35,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with a file 
 
 
 class Spec(Protocol):
-    """What a model takes: frames of height x width pixels, fps a second, and what becomes of other shapes (`fit`: crop or pad)."""
+    """What a model takes: frames of height x width pixels, fps a second, and what becomes of other shapes (`fit`: crop
+    or pad).
+    """
 
     height: int
     width: int
@@ -102,7 +105,8 @@ def require_within(path: Path, duration: float, segment: tuple[float, float] | N
     if segment is not None and segment[1] > duration + 0.25:
         start, end = segment
         raise VideoError(
-            f"{path}: the segment [{start:g}, {end:g}] ends after the video ({duration:.1f} s): correct it or drop the row"
+            f"{path}: the segment [{start:g}, {end:g}] ends after the video ({duration:.1f} s): correct it "
+            "or drop the row"
         )
 
 
@@ -200,7 +204,9 @@ def write_video(path: Path, video: Tensor, fps: float, crf: int = 12, enlarge: b
 
 @contextmanager
 def open_stream(path: Path) -> Iterator[tuple]:
-    """(container, video stream) of a file; what is raised inside, where it is decoded, becomes a VideoError that names the file."""
+    """(container, video stream) of a file; what is raised inside, where it is decoded, becomes a VideoError that names
+    the file.
+    """
     require_file(path)
     try:
         options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}

@@ -16,8 +16,8 @@ NAME = re.compile(r"(videos/)?\w[\w.-]*")  # the list is a file as well: no name
 class Written:
     """sha256 of the files that were written into `folder`, in .written.json there.
 
-    A file is noted before it takes its place, and the one before it stays noted until then: whoever is killed between leaves nothing
-    that the next one would take for the user's.
+    A file is noted before it takes its place, and the one before it stays noted until then: whoever is killed between
+    leaves nothing that the next one would take for the user's.
     """
 
     def __init__(self, folder: Path):

@@ -20,12 +20,12 @@ from apo.timing import timed
 class DistillationLoss(Loss):
     """‖v_η(x_t, t, c) − v_θ^guided(x_t, t, c)‖², the mean over videos.
 
-    The teacher's prediction needs a state and a condition, no label and no real video: x_0 are the videos of labelled pairs,
-    which the preceding stages have cached already. On the world the base model generated them, so that x_t lie where
-    generation passes. Chosen and rejected alike by default, since a student meets states of both kinds.
+    The teacher's prediction needs a state and a condition, no label and no real video: x_0 are the videos of labelled
+    pairs, which the preceding stages have cached already. On the world the base model generated them, so that x_t lie
+    where generation passes. Chosen and rejected alike by default, since a student meets states of both kinds.
 
-    rejected: whether the rejected videos are taken too. split_backward: chosen and rejected one after the other: the same
-    gradients, half the activations.
+    rejected: whether the rejected videos are taken too. split_backward: chosen and rejected one after the other: the
+    same gradients, half the activations.
     """
 
     distill: GuidanceDistillation
@@ -49,7 +49,9 @@ class DistillationLoss(Loss):
             yield Part(value, last, meters, prediction("The teacher's guided", "weaker guidance", taught[-1]))
 
     def batches(self, pair: Pair) -> list[tuple[Tensor, Condition]]:
-        """Latents x_0 (B, C, F, H, W) and conditions of what is computed at once: all videos of the pairs, or each kind in turn."""
+        """Latents x_0 (B, C, F, H, W) and conditions of what is computed at once: all videos of the pairs, or each kind
+        in turn.
+        """
         videos = (pair.chosen, pair.rejected)[: 1 + self.rejected]
         if self.split_backward:
             return [(x_0, pair.cond) for x_0 in videos]
@@ -65,7 +67,9 @@ class DistillationLoss(Loss):
         return x_t, t, cond, self.distill.target(policy, x_t, t, cond, guidance)
 
     def held_out(self, policy: Policy, pair: Pair, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """The student's error and, for its scale, that of the teacher without guidance, at the guidance's own strengths."""
+        """The student's error and, for its scale, that of the teacher without guidance, at the guidance's own
+        strengths.
+        """
         found = {"loss": [], "undistilled": []}
         for x_0, cond in self.batches(pair):
             taught = self.taught(policy, x_0, cond, t, noise, self.distill.guidance)

@@ -1,4 +1,6 @@
-"""Diffusion-APO's loss of a window row: what policy and reference predict of a pair, and an objective of their errors (Eqs. 1-2)."""
+"""Diffusion-APO's loss of a window row: what policy and reference predict of a pair, and an objective of their errors
+(Eqs. 1-2).
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +28,8 @@ class Forwards(NamedTuple):
 class PreferenceLoss(Loss):
     """The objective's mean over pairs. Chosen and rejected share noise and timestep (Wallace et al., 2024).
 
-    split_backward: chosen and rejected one after the other: the same gradients for one more forward and half the activations.
+    split_backward: chosen and rejected one after the other: the same gradients for one more forward and half the
+    activations.
     """
 
     objective: PreferenceObjective
@@ -41,7 +44,9 @@ class PreferenceLoss(Loss):
         yield self.part(forwards(policy, pair, row.t, row.noise))
 
     def in_turn(self, policy: Policy, pair: Pair, row: Row) -> Iterator[Part]:
-        """The same gradient as ∂L/∂e_w ∇e_w + ∂L/∂e_l ∇e_l. The rejected error, which both factors need, is known ahead."""
+        """The same gradient as ∂L/∂e_w ∇e_w + ∂L/∂e_l ∇e_l. The rejected error, which both factors need, is known
+        ahead.
+        """
         with torch.no_grad():
             with policy.reference():
                 ref_chosen = error(policy, pair.chosen, pair.cond, row.t, row.noise)

@@ -1,4 +1,6 @@
-"""The training loop, the only one: a source gives samples, a window gives rows, a loss gives scalars to backpropagate."""
+"""The training loop, the only one: a source gives samples, a window gives rows, a loss gives scalars to
+backpropagate.
+"""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -18,10 +20,10 @@ class AlignModule(PolicyModule):
 
     pairs: the source. sampler: of the window's timesteps; None for a loss that has none.
     split: the share of T where the meters' high regime begins.
-    windows_per_pair: optimizer steps that a sample is used for, each with a window and noise of its own; the paper's is 1.
-    reference_update_every_n_steps: how often the reference becomes the current policy (OnlineVPO, Zhang et al., 2024); None
-    keeps the preceding stage as it is (Section 3.3).
-    blocks: transformer blocks whose part of the adapter is trained; None for all.
+    windows_per_pair: optimizer steps that a sample is used for, each with a window and noise of its own; the paper's is
+    1. reference_update_every_n_steps: how often the reference becomes the current policy (OnlineVPO, Zhang et al.,
+    2024); None keeps the preceding stage as it is (Section 3.3). blocks: transformer blocks whose part of the adapter
+    is trained; None for all.
     """
 
     def __init__(
@@ -68,7 +70,8 @@ class AlignModule(PolicyModule):
     def backward_of(self, part: Part, row: Row) -> None:
         """Adds the gradient of a part of a row.
 
-        Processes that share a sequence each have their tokens' part of it, and it is the average of all processes that is taken.
+        Processes that share a sequence each have their tokens' part of it, and it is the average of all processes that
+        is taken.
         """
         average_gradients(self.policy.expert(row.t), row.last and part.last)
         self.manual_backward(part.value * self.policy.context_parallel)

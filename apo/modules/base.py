@@ -1,4 +1,6 @@
-"""What every trained stage shares: a policy, one optimizer, manual optimisation, checkpoints of the trained part only."""
+"""What every trained stage shares: a policy, one optimizer, manual optimisation, checkpoints of the
+trained part only.
+"""
 
 import math
 from collections import defaultdict
@@ -27,9 +29,9 @@ from apo.timing import timed
 class PolicyModule(L.LightningModule):
     """Trains `policy`; a subclass says what a step is.
 
-    optimizer: parameters -> Optimizer. max_grad_norm: global clipping norm. decay_steps: the learning rate falls to zero over
-    so many steps, on a cosine; None keeps it. ema_decay: of the adapter's moving average, which is then what the run leaves; None
-    for none.
+    optimizer: parameters -> Optimizer. max_grad_norm: global clipping norm. decay_steps: the learning rate falls to
+    zero over so many steps, on a cosine; None keeps it. ema_decay: of the adapter's moving average, which is then what
+    the run leaves; None for none.
     """
 
     strict_loading = False  # checkpoints hold the trained parameters only
@@ -111,7 +113,9 @@ class PolicyModule(L.LightningModule):
         self.watched.clear()
 
     def cause(self) -> str | None:
-        """What is not finite on some rank, the first of what follows from it; None if a step too large is all that can be."""
+        """What is not finite on some rank, the first of what follows from it; None if a step too large is all that can
+        be.
+        """
         weights = (
             f"The weight {name} is not: give another run=NAME, with a whole model"
             for name, p in self.policy.named_parameters()
@@ -152,7 +156,9 @@ class PolicyModule(L.LightningModule):
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Adds the seconds spent inside to time/<name> of this step, less those that are logged under another name meanwhile."""
+        """Adds the seconds spent inside to time/<name> of this step, less those that are logged under another name
+        meanwhile.
+        """
         before, spent = self.seconds(), {}
         with timed(spent, name):
             yield

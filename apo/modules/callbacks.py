@@ -30,7 +30,8 @@ HELD_OUT = 64  # pairs, each time
 
 
 class WholeCheckpoint(Callback):
-    """checkpoints/last.ckpt every N steps, and the one before as previous.ckpt: a kill at any moment leaves a whole one.
+    """checkpoints/last.ckpt every N steps, and the one before as previous.ckpt: a kill at any moment leaves a whole
+    one.
 
     settings: of the run, which the checkpoint holds. begins_from: the one that training continues from.
     """
@@ -44,7 +45,8 @@ class WholeCheckpoint(Callback):
             self.save(trainer)
 
     def on_exception(self, trainer: L.Trainer, module, exception: BaseException) -> None:
-        # not on an interrupt, which may come in the middle of an optimizer step, nor on a gradient that would only come again
+        # not on an interrupt, which may come in the middle of an optimizer step, nor on a gradient that would only come
+        # again
         if isinstance(exception, RankerFailed) and trainer.global_step > 0:
             module.zero_grad()
             self.save(trainer)
@@ -69,7 +71,9 @@ class WholeCheckpoint(Callback):
 
 
 class StepProgress(Callback):
-    """How far training is, by optimizer steps: a bar on a terminal, lines elsewhere. pairs: of a step, all ranks together."""
+    """How far training is, by optimizer steps: a bar on a terminal, lines elsewhere. pairs: of a step, all ranks
+    together.
+    """
 
     def __init__(self, pairs: int):
         self.pairs, self.bar = pairs, None
@@ -124,7 +128,9 @@ class SampleVideos(Callback):
             self.write(trainer, module, torch.cat([videos[place] for place in range(count)]), cond.prompt)
 
     def video(self, policy: WanPolicy, cond: Condition, place: int) -> torch.Tensor:
-        """(1, frames, 3, height, width) uint8 on the CPU; alone, since several take more memory than training leaves."""
+        """(1, frames, 3, height, width) uint8 on the CPU; alone, since several take more memory than
+        training leaves.
+        """
         latents = generate(policy, self.guidance, cond[[place]], initial_noise(policy, [self.seed + place]))
         return policy.decode(latents).cpu()
 
@@ -170,7 +176,9 @@ class HeldOutPairs(Callback):
 
 
 class HeldOutRankings(Callback):
-    """val/ metrics of order-averaged verdicts on rankings that are not trained on, every N steps; each rank judges a share."""
+    """val/ metrics of order-averaged verdicts on rankings that are not trained on, every N steps; each rank judges a
+    share.
+    """
 
     def __init__(self, data: RankingDataset, every_n_steps: int, batch_size: int):
         self.data, self.every_n_steps, self.batch_size = data, every_n_steps, batch_size

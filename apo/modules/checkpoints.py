@@ -1,7 +1,7 @@
 """Checkpoint files: written beside their place, checked before they are used, the one before kept.
 
-A file is torch's zip archive, in which each record has its CRC-32; what stands beside it is named in it by sha256. Only tensors, plain
-values and `Condition` are read: nothing in a file is ever called.
+A file is torch's zip archive, in which each record has its CRC-32; what stands beside it is named in it by sha256. Only
+tensors, plain values and `Condition` are read: nothing in a file is ever called.
 """
 
 import io
@@ -46,7 +46,8 @@ class Checkpoint:
 def newest(folder: Path) -> Checkpoint | None:
     """What the run in a folder continues from: its last checkpoint, or the previous one if the last is damaged.
 
-    None if there is no checkpoint; UserError if there are some and all are damaged, or a folder stands where one belongs.
+    None if there is no checkpoint; UserError if there are some and all are damaged, or a folder stands where one
+    belongs.
     """
     problems, paths = [], [folder / "checkpoints" / name for name in (LAST, PREVIOUS)]
     if there := [path for path in paths if path.is_dir()]:  # the next checkpoint could not be written there
@@ -119,13 +120,16 @@ def require_same_tensors(
     """UserError unless a checkpoint, theirs, has exactly the run's tensors. Both: name -> shape."""
     if wrong := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
         raise UserError(
-            f"{path} is of another run: {len(wrong)} of {len(ours)} tensors differ, {wrong[0]} first; give another run=NAME, or delete "
+            f"{path} is of another run: {len(wrong)} of {len(ours)} tensors differ, {wrong[0]} first; give another "
+            "run=NAME, or delete "
             "the run's folder to train it again"
         )
 
 
 def require_finite(value, name: str = "") -> None:
-    """ValueError that names the first tensor, however deep, that holds inf or nan, or whole numbers where weights belong."""
+    """ValueError that names the first tensor, however deep, that holds inf or nan, or whole numbers where weights
+    belong.
+    """
     for place, tensor in tensors_in(value, name):
         if place.startswith("state_dict") and not tensor.is_floating_point():
             raise ValueError(

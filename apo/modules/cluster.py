@@ -1,4 +1,6 @@
-"""`trainer=`: the processes of a run and what they share, as objects. Lightning and torch are imported only when they are needed."""
+"""`trainer=`: the processes of a run and what they share, as objects. Lightning and torch are imported only when they
+are needed.
+"""
 
 import os
 from dataclasses import dataclass
@@ -19,8 +21,8 @@ Threads = Annotated[Annotated[int, Range(1, 4096)] | None, Null("for torch's own
 class Cluster(Part):
     """What all options of `trainer=` have.
 
-    devices: processes of a node. threads: of torch, in each. shard: processes that hold one copy of the weights together: node,
-    all or a number; None where each holds all. context_parallel: processes that share a video's tokens.
+    devices: processes of a node. threads: of torch, in each. shard: processes that hold one copy of the weights
+    together: node, all or a number; None where each holds all. context_parallel: processes that share a video's tokens.
     """
 
     accelerator: Literal["cpu", "gpu", "cuda", "auto"]
@@ -89,11 +91,13 @@ class Unsharded(Cluster):
     def require_layout(self) -> None:
         if self.shard is not None:
             raise UserError(
-                f"trainer.shard={self.shard}: each process of this trainer= holds all weights: leave it null, or give trainer=fsdp"
+                f"trainer.shard={self.shard}: each process of this trainer= holds all weights: leave it null, or give "
+                "trainer=fsdp"
             )
         if self.context_parallel != 1:
             raise UserError(
-                f"trainer.context_parallel={self.context_parallel}: this trainer= gives every process pairs of its own; set it 1, "
+                f"trainer.context_parallel={self.context_parallel}: this trainer= gives every process pairs of its "
+                "own; set it 1, "
                 "or give trainer=fsdp"
             )
 
@@ -105,8 +109,10 @@ class Single(Unsharded):
         super().require_layout()
         if self.processes > 1:
             raise UserError(
-                f"trainer.nodes={self.nodes} trainer.devices={self.devices}: this trainer= is for one process, and there are "
-                f"{self.nodes} x {self.devices}: give trainer=fsdp, or trainer=ddp where every device holds the whole model"
+                f"trainer.nodes={self.nodes} trainer.devices={self.devices}: this trainer= is for one process, and "
+                "there are "
+                f"{self.nodes} x {self.devices}: give trainer=fsdp, or trainer=ddp where every device holds "
+                "the whole model"
             )
 
     def strategy(self) -> str:
@@ -131,13 +137,15 @@ class Sharded(Cluster):
     def require_layout(self) -> None:
         if self.shard is None:
             raise UserError(
-                "trainer.shard=null: this trainer= needs node, all or a number of processes that hold the weights together; "
+                "trainer.shard=null: this trainer= needs node, all or a number of processes that hold the weights "
+                "together; "
                 "or give trainer=ddp, where every device holds the whole model"
             )
         group_size(self.shard, self.nodes, self.devices)
         if self.context_parallel < 1 or self.processes % self.context_parallel:
             raise UserError(
-                f"trainer.context_parallel={self.context_parallel}: give a divisor of the {self.nodes} x {self.devices} processes, "
+                f"trainer.context_parallel={self.context_parallel}: give a divisor of the {self.nodes} x "
+                f"{self.devices} processes, "
                 "which share a video's tokens in groups of so many; 1 for none"
             )
 

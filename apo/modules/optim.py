@@ -32,13 +32,16 @@ def require_same_experts(experts: Sequence[nn.Module], every: Sequence[nn.Module
     dist.all_reduce(run, dist.ReduceOp.MAX)
     if differ := (run.sum(1) > 1).nonzero().flatten().tolist():
         raise MismatchedExperts(
-            f"window row {differ[0]}: ranks run different experts, which sharded weights cannot do; here its timesteps are "
-            f"{window[differ[0]].tolist()}. Draw the side of the boundary from a seed that all ranks share, as apo/timesteps does"
+            f"window row {differ[0]}: ranks run different experts, which sharded weights cannot do; here its "
+            "timesteps are "
+            f"{window[differ[0]].tolist()}. Draw the side of the boundary from a seed that all ranks share, as "
+            "apo/timesteps does"
         )
 
 
 def average_gradients(expert: nn.Module, now: bool) -> None:
-    """Whether the next backward through a sharded expert averages its gradients over ranks, with those that earlier ones left.
+    """Whether the next backward through a sharded expert averages its gradients over ranks, with those that earlier
+    ones left.
 
     Other experts' gradients are never left: DDP averages in every backward.
     """
@@ -51,7 +54,8 @@ def clipped_norm(
 ) -> Tensor:
     """Clips gradients to a global norm; returns the norm before clipping, the same on all ranks.
 
-    NonFiniteGradient if it is inf or nan. cause: asked then, says what that comes from, and the remedy; None: from a step too large.
+    NonFiniteGradient if it is inf or nan. cause: asked then, says what that comes from, and the remedy; None: from a
+    step too large.
     """
     norm = nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], max_norm)
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
@@ -59,7 +63,8 @@ def clipped_norm(
         remedy = "give another run=NAME with a lower optimizer.lr or a higher warmup_steps"
         remedy = cause() or f"Weights, data and predictions are finite: {remedy}"
         raise NonFiniteGradient(
-            f"gradient norm is {norm.item()}: no step was taken and the last checkpoint is whole, but the same command would "
+            f"gradient norm is {norm.item()}: no step was taken and the last checkpoint is whole, but the same "
+            "command would "
             f"meet the same gradient again. {remedy}"
         )
     return norm

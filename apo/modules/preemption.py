@@ -1,4 +1,6 @@
-"""Being told to stop: by a cluster (SIGUSR1 before a time limit, SIGTERM at preemption) or by a person (Ctrl-C, which is SIGINT)."""
+"""Being told to stop: by a cluster (SIGUSR1 before a time limit, SIGTERM at preemption) or by a person (Ctrl-C, which
+is SIGINT).
+"""
 
 import os
 import signal
@@ -14,17 +16,20 @@ from apo.io import lock
 from apo.modules.callbacks import WholeCheckpoint
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
-REQUEUE = 75  # exit status of a run that a cluster told to stop: EX_TEMPFAIL, for slurm.conf's RequeueExit and our sbatch script
+# exit status of a run that a cluster told to stop: EX_TEMPFAIL, for slurm.conf's RequeueExit and our sbatch script
+REQUEUE = 75
 
-STOPPED = "APO_STOPPED"  # names a file that a run which was told to stop leaves: torchrun does not pass on its processes' status
+# names a file that a run which was told to stop leaves: torchrun does not pass on its processes' status
+STOPPED = "APO_STOPPED"
 
 
 class StopWhenTold(Callback):
-    """Finishes the optimizer step under way, saves and stops, on all ranks if any was told: the next start continues exactly.
+    """Finishes the optimizer step under way, saves and stops, on all ranks if any was told: the next start continues
+    exactly.
 
-    Its handlers only take note. They replace Lightning's, which save in the middle of a step (SIGUSR1 under SLURM) and enter
-    a collective from the handler (SIGTERM). Before the first step the signals do what they always do: nothing is lost then.
-    A second Ctrl-C ends the process at once.
+    Its handlers only take note. They replace Lightning's, which save in the middle of a step (SIGUSR1 under SLURM) and
+    enter a collective from the handler (SIGTERM). Before the first step the signals do what they always do: nothing is
+    lost then. A second Ctrl-C ends the process at once.
     """
 
     def __init__(self, checkpoint: WholeCheckpoint):

@@ -1,4 +1,6 @@
-"""`trainer=fsdp`: Lightning's FSDP2 strategy with checkpoints of the trained part alone, which any number of processes resumes."""
+"""`trainer=fsdp`: Lightning's FSDP2 strategy with checkpoints of the trained part alone, which any number of processes
+resumes.
+"""
 
 import secrets
 from collections import defaultdict
@@ -28,10 +30,12 @@ TIMEOUT = timedelta(
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """Weights are spread over groups of `shard` processes and replicated over the groups; gradients are averaged over all.
+    """Weights are spread over groups of `shard` processes and replicated over the groups; gradients are averaged over
+    all.
 
     Lightning's two axes are used for this: its data_parallel axis replicates, its tensor_parallel axis shards.
-    A checkpoint is a file as of any other strategy, but for the tensors: those stand in a folder beside it, which it names.
+    A checkpoint is a file as of any other strategy, but for the tensors: those stand in a folder beside it, which it
+    names.
     """
 
     def __init__(self, shard: int, processes: int, backend: str | None):

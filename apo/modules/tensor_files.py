@@ -12,7 +12,9 @@ from apo.modules.checkpoints import read, write
 
 
 class WholeFiles(TorchCheckpointIO):
-    """How Lightning writes and reads checkpoints that are one file. Its own writes to TMPDIR first, which may be small."""
+    """How Lightning writes and reads checkpoints that are one file. Its own writes to TMPDIR first,
+    which may be small.
+    """
 
     def save_checkpoint(self, checkpoint: dict, path, storage_options=None) -> None:
         write(checkpoint, Path(path))
@@ -40,7 +42,9 @@ class TensorReader(dcp.FileSystemReader):
 
 
 class Descriptions(pickle.Unpickler):
-    """Admits the classes that torch describes tensors with, and no other: those of other objects would have them unpickled too."""
+    """Admits the classes that torch describes tensors with, and no other: those of other objects would have them
+    unpickled too.
+    """
 
     ADMITTED = {
         "torch.distributed.checkpoint.metadata": {

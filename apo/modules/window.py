@@ -37,7 +37,9 @@ class Window:
             yield Row(step, index, last, t, self.noise(sample.chosen, step, index))
 
     def noise(self, like: Tensor, step: int, index: int) -> Tensor:
-        """ε (B, C, F, H, W) of a row, one generator per pair of the global batch: any number of ranks draws the same."""
+        """ε (B, C, F, H, W) of a row, one generator per pair of the global batch: any number of ranks
+        draws the same.
+        """
         first = replica() * len(like)
         draws = [
             torch.randn(like.shape[1:], generator=generator(self.seed, step, index, first + i))

@@ -1,7 +1,7 @@
 """What a training run takes, before anyone pays for it; needs no GPU and no weights.
 
     python -m apo.plan model=wan22_i2v_a14b trainer.nodes=24 trainer.devices=8 stage=online
-    python -m apo.plan model=wan22_ti2v_5b trainer.nodes=1 trainer.devices=8 plan=h100 plan.utilisation=0.35 batch_size=2
+    python -m apo.plan model=wan22_ti2v_5b trainer.nodes=1 trainer.devices=8 plan=h100 batch_size=2
 
 Takes train.py's overrides and those of conf/plan.
 """
@@ -39,7 +39,9 @@ def composed(overrides: list[str]) -> DictConfig:
 
 
 def curriculum(overrides: list[str], known: Plan) -> list[tuple[str, Plan, int]]:
-    """The paper's stages, each with its number of steps, on the same cluster. What is said of `module` is the asked stage's alone."""
+    """The paper's stages, each with its number of steps, on the same cluster. What is said of `module` is the asked
+    stage's alone.
+    """
     kept = [
         o
         for o in overrides

@@ -135,7 +135,9 @@ def layout_of(cfg: DictConfig) -> Layout:
 
 
 class Asked:
-    """A policy that counts the videos it is asked to denoise, in all and at once, and the blocks that those are to skip."""
+    """A policy that counts the videos it is asked to denoise, in all and at once, and the blocks that those are to
+    skip.
+    """
 
     rows = at_once = left_out = blocks = start = 0
 
@@ -205,7 +207,9 @@ def ranking_flops(cfg: DictConfig) -> float:
 
 
 def memory(step: Step, passes: Passes, layout: Layout, experts: int, lora: bool) -> dict[str, float]:
-    """Bytes per rank at the peak, by kind. VAE and text encoder are counted by `with_frozen`; the ranker is elsewhere."""
+    """Bytes per rank at the peak, by kind. VAE and text encoder are counted by `with_frozen`; the
+    ranker is elsewhere.
+    """
     trained = 4 * passes.trained * experts
     gathered = (
         min(2, layout.shard - 1) * passes.block + (layout.shard > 1) * passes.around

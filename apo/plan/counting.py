@@ -50,7 +50,9 @@ class Passes:
     around: float  # weights that are in no block
 
     def extrapolated(self, other: "Passes", layers: int) -> "Passes":
-        """From two blocks and three (`other`) to `layers`. The first and the last are special; all between are alike."""
+        """From two blocks and three (`other`) to `layers`. The first and the last are special; all
+        between are alike.
+        """
         return Passes(*(a + (layers - 2) * (b - a) for a, b in zip(astuple(self), astuple(other))))
 
     def __post_init__(self):
@@ -90,7 +92,9 @@ class Count(NamedTuple):
 
 
 def counted(run: Callable[[], object], ignored: list[Tensor]) -> Count:
-    """Of two calls; `ignored`: tensors that are there already. Not of one: a FLOP counter keeps what checkpointing would drop."""
+    """Of two calls; `ignored`: tensors that are there already. Not of one: a FLOP counter keeps what checkpointing
+    would drop.
+    """
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as flops:
         run()
     with Live(ignored) as live:

@@ -232,21 +232,26 @@ def assumptions(plan: Plan) -> str:
     assumed, layout, step = plan.cfg.plan, plan.layout, plan.step
     lora = plan.cfg.policy.lora
     lines = [
-        f"{assumed.gpu.name}: {assumed.gpu.memory_gib:g} GiB, {assumed.gpu.flops / 1e12:g} TFLOP/s at bfloat16, of which "
+        f"{assumed.gpu.name}: {assumed.gpu.memory_gib:g} GiB, {assumed.gpu.flops / 1e12:g} TFLOP/s at "
+        "bfloat16, of which "
         f"{assumed.utilisation:.0%} are reached; {assumed.bandwidth.node / 1e9:g} GB/s within a node and "
         f"{assumed.bandwidth.network / 1e9:g} GB/s beyond it. No GPU was at hand: none of this was measured.",
         "A command that names none has trainer=fsdp, ranker=served, plan=h200 and batch_size=1.",
-        "Hours count arithmetic alone: communication, loading, decoding, held-out pairs and waiting for a ranker are hidden or left out.",
-        "FLOPs are those of matrix products and attention; VAE, text encoder, optimizer and the rankers' attention are left out.",
+        "Hours count arithmetic alone: communication, loading, decoding, held-out pairs and waiting for a ranker are "
+        "hidden or left out.",
+        "FLOPs are those of matrix products and attention; VAE, text encoder, optimizer and the rankers' attention "
+        "are left out.",
         "Two and three blocks of the transformer's own code run on tensors without data; "
-        f"{plan.architecture.transformer['num_layers']} are extrapolated. Attention is a fused kernel, whose backward has five products.",
+        f"{plan.architecture.transformer['num_layers']} are extrapolated. Attention is a fused kernel, whose backward "
+        "has five products.",
         f"Weights are sharded over {layout.shard} ranks and gathered block by block, one ahead; "
         + (
             "all are trained"
             if lora is None
             else f"LoRA of rank {lora['rank']} is float32 and its gradient is kept whole on every rank"
         )
-        + "; activations fall with the context-parallel degree, and from degree 2 on diffusers' native attention runs its forward once "
+        + "; activations fall with the context-parallel degree, and from degree 2 on diffusers' native attention runs "
+        "its forward once "
         "more in the backward; the ranker is off the GPU.",
         f"VAE and text encoder are {plan.frozen.weights / GIB:.3g} GiB, "
         + (
@@ -263,9 +268,11 @@ def assumptions(plan: Plan) -> str:
         *rollouts(plan.cfg),
         f"A split backward costs one forward per pair and row more. {step.guidance_rows} forward(s) per solver step, "
         f"{step.solver_steps} steps, {step.at_once or 0} video(s) at once.",
-        f"Ranking: {assumed.ranker.parameters / 1e9:g} billion parameters, two videos of {assumed.ranker.frames} frames uncropped, "
+        f"Ranking: {assumed.ranker.parameters / 1e9:g} billion parameters, two videos of {assumed.ranker.frames} "
+        "frames uncropped, "
         f"{assumed.ranker.orders} orders" + ("." if step.judged else "; not in this step."),
-        "Guidance distillation learns at the sampler's timesteps, on both videos of a pair unless module.rejected=false. "
+        "Guidance distillation learns at the sampler's timesteps, on both videos of a pair unless "
+        "module.rejected=false. "
         "The paper states neither its steps nor any batch size.",
     ]
     return "## Assumptions\n\n" + "\n".join(f"- {line}" for line in lines)

@@ -27,8 +27,8 @@ VAE_5B = dict(
 
 @dataclass(frozen=True)
 class Architecture:
-    """transformer: WanTransformer3DModel's arguments, the same for each expert. vae, text and image: those of AutoencoderKLWan,
-    UMT5Config and, if there is an image encoder, CLIPVisionConfig.
+    """transformer: WanTransformer3DModel's arguments, the same for each expert. vae, text and image: those of
+    AutoencoderKLWan, UMT5Config and, if there is an image encoder, CLIPVisionConfig.
     """
 
     transformer: dict
@@ -103,15 +103,17 @@ def architecture_of(model: WanModel) -> Architecture:
         return read(folder)
     if model.path not in PUBLISHED:
         raise ValueError(
-            f"model.path={model.path}: no folder here, and its sizes are not known; give a pipeline folder (config files are "
+            f"model.path={model.path}: no folder here, and its sizes are not known; give a pipeline folder (config "
+            "files are "
             f"enough), or one of {', '.join(PUBLISHED)}"
         )
     return PUBLISHED[model.path]
 
 
 def fitting(model: WanModel) -> Architecture | None:
-    """What the model is made of, or None if that is not known before it is downloaded. ValueError for videos, tiles or a boundary
-    that it can't have."""
+    """What the model is made of, or None if that is not known before it is downloaded. ValueError for videos, tiles or
+    a boundary that it can't have.
+    """
     if model.local() is None and model.path not in PUBLISHED:
         return None
     architecture = architecture_of(model)

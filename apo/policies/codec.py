@@ -1,4 +1,6 @@
-"""Between the user's world and the transformer's: videos to latents and back, prompts and first frames to conditions."""
+"""Between the user's world and the transformer's: videos to latents and back, prompts and first frames
+to conditions.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +18,8 @@ PARTS = ("vae", "text_encoder", "image_encoder")  # names in the pipeline
 class WanCodec(nn.Module):
     """The frozen parts of a Wan pipeline around the transformer: VAE, text encoder, CLIP image encoder (Wan2.1).
 
-    offload: the parts stay in CPU memory wherever this module goes, and are on its device only while they work. Diffusers'
-    and accelerate's own offloading needs to know that device from the start, and Lightning tells it later.
+    offload: the parts stay in CPU memory wherever this module goes, and are on its device only while they work.
+    Diffusers' and accelerate's own offloading needs to know that device from the start, and Lightning tells it later.
     """
 
     def __init__(self, pipeline: WanImageToVideoPipeline, model: WanModel, offload: bool = False):
@@ -77,7 +79,9 @@ class WanCodec(nn.Module):
 
     @torch.no_grad()
     def condition(self, prompt: list[str], frame: Tensor) -> Condition:
-        """The condition of prompts and first frames (B, 3, height, width) uint8, as WanImageToVideoPipeline builds it."""
+        """The condition of prompts and first frames (B, 3, height, width) uint8, as
+        WanImageToVideoPipeline builds it.
+        """
         frame = frame.to(self.mean.device)
         image = _signed(frame)[:, :, None]
         frames = 1 if self.expand_timesteps else self.spec.frames
@@ -108,8 +112,8 @@ class WanCodec(nn.Module):
 
 
 def tile(vae: AutoencoderKLWan, side: int | None) -> None:
-    """From now on the VAE works on one video at a time, in tiles of side x side pixels that overlap by a quarter and are blended
-    there; None: on all at once.
+    """From now on the VAE works on one video at a time, in tiles of side x side pixels that overlap by a quarter and
+    are blended there; None: on all at once.
 
     Videos no larger than a tile are not cut. An encoder of 2 x 2 pixels (Wan2.2 TI2V's) takes tiles of twice the side.
     """

@@ -1,4 +1,6 @@
-"""A policy's frozen parts without its transformers: encodes the user's rows on machines that need not hold the model."""
+"""A policy's frozen parts without its transformers: encodes the user's rows on machines that need not
+hold the model.
+"""
 
 import torch
 from diffusers import WanTransformer3DModel

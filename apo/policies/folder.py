@@ -17,17 +17,21 @@ REMEDY = "copy the pipeline folder again"
 
 
 def check_folder(folder: Path) -> None:
-    """UserError for a damaged file, for weights that are whole numbers, and for what would run code of the folder's own."""
+    """UserError for a damaged file, for weights that are whole numbers, and for what would run code of the folder's
+    own.
+    """
     for name, (library, kind) in parts(folder).items():
         if library is not None and (library not in LIBRARIES or not isinstance(kind, str)):
             known = " and ".join(LIBRARIES)
             raise UserError(
-                f"model.path={folder}: model_index.json takes {name} from {library!r}: give a folder with parts of {known}"
+                f"model.path={folder}: model_index.json takes {name} from {library!r}: give a folder with "
+                f"parts of {known}"
             )
         for file in sorted((folder / name).glob("*")) if library is not None else []:
             if file.suffix == ".py":
                 raise UserError(
-                    f"model.path={folder}: {name}/{file.name} is code, which is not run: remove it, or give another folder"
+                    f"model.path={folder}: {name}/{file.name} is code, which is not run: remove it, or give "
+                    "another folder"
                 )
             if file.suffix == ".json" and not file.name.startswith("tokenizer."):
                 json_object(file)
@@ -50,7 +54,8 @@ def check_weights(folder: Path) -> None:
             needed = json_object(index).get("weight_map")
             if not isinstance(needed, dict) or (lacking := sorted({str(each) for each in needed.values()} - there)):
                 raise UserError(
-                    f"model.path={folder}: {name}/{lacking[0] if needed else index.name} is missing or damaged: {REMEDY}"
+                    f"model.path={folder}: {name}/{lacking[0] if needed else index.name} is missing or "
+                    f"damaged: {REMEDY}"
                 )
         if not any(each.endswith(".safetensors") for each in there):
             raise UserError(f"model.path={folder}: {name} has no safetensors: {REMEDY}")

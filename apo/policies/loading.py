@@ -18,7 +18,9 @@ STORED = (
 
 
 def pipeline_of(folder: Path, **settings) -> WanImageToVideoPipeline:
-    """The pipeline, from safetensors alone. UserError if diffusers can't load it, or a weight is not in the files or not finite."""
+    """The pipeline, from safetensors alone. UserError if diffusers can't load it, or a weight is not in the files or
+    not finite.
+    """
     check_weights(folder)
     try:
         pipeline = WanImageToVideoPipeline.from_pretrained(
@@ -36,7 +38,9 @@ def pipeline_of(folder: Path, **settings) -> WanImageToVideoPipeline:
 
 
 def check_part(part: nn.Module, folder: Path) -> None:
-    """UserError unless all parameters came from the folder's files (diffusers draws the others at random) and are finite."""
+    """UserError unless all parameters came from the folder's files (diffusers draws the others at random) and are
+    finite.
+    """
     names = dict(part.named_parameters())
     if folder.name in STORED and (lacking := sorted(names.keys() - stored(folder))):
         raise UserError(f"model.path: {folder} has {len(lacking)} weights too few, {lacking[0]} first: {REMEDY}")

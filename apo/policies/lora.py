@@ -98,7 +98,8 @@ def load_lora(experts: dict[str, WanTransformer3DModel], folder: Path, name: str
             k for k in ours.keys() | state.keys() if k not in ours or k not in state or ours[k].shape != state[k].shape
         ]:
             raise UserError(
-                f"{path} does not fit the adapter that policy.lora describes ({len(wrong)} of {len(ours)} tensors differ, "
+                f"{path} does not fit the adapter that policy.lora describes ({len(wrong)} of {len(ours)} "
+                "tensors differ, "
                 f"{sorted(wrong)[0]} first): use the rank and targets it was trained with"
             )
         set_peft_model_state_dict(expert, state, adapter_name=name)

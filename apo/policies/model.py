@@ -45,8 +45,9 @@ class STG(TypedDict):
 
 @dataclass(frozen=True)
 class VideoSpec:
-    """Pixels and time of every video: height, width, frames, frames per second. fit: what becomes of the user's videos and images of
-    another shape, `crop` (to the centre) or `pad` (with black bars)."""
+    """Pixels and time of every video: height, width, frames, frames per second. fit: what becomes of the user's videos
+    and images of another shape, `crop` (to the centre) or `pad` (with black bars).
+    """
 
     height: Size
     width: Size
@@ -64,7 +65,9 @@ class VideoSpec:
         return cls(**spec) if isinstance(spec, Mapping) else spec
 
     def check(self, temporal: int, spatial: int) -> None:
-        """ValueError unless the VAE (temporal, spatial factor times patch) divides the sizes; names the nearest that it can."""
+        """ValueError unless the VAE (temporal, spatial factor times patch) divides the sizes; names the nearest that it
+        can.
+        """
         if (self.frames - 1) % temporal or self.frames < 1:
             near = max(round((self.frames - 1) / temporal), 0) * temporal + 1
             raise ValueError(
@@ -118,12 +121,16 @@ class WanModel:
             check_folder(self.local())
 
     def check_weights(self) -> None:
-        """UserError if the folder is on this disk and lacks weights; `check` lets config files alone pass, which are enough for a plan."""
+        """UserError if the folder is on this disk and lacks weights; `check` lets config files alone pass, which are
+        enough for a plan.
+        """
         if (folder := self.local()) is not None:
             check_weights(folder)
 
     def check_tiles(self, spatial: int) -> None:
-        """ValueError unless tiles, and the quarters that they overlap by, are whole latents of a VAE's spatial factor."""
+        """ValueError unless tiles, and the quarters that they overlap by, are whole latents of a VAE's
+        spatial factor.
+        """
         for name in ("decode_tile", "encode_tile"):
             side = getattr(self, name)
             if side is not None and (side <= 0 or side % (4 * spatial)):
@@ -151,7 +158,9 @@ class WanModel:
 
 @cache
 def downloaded(path: str) -> Path:
-    """The folder of a pipeline of the hub, which is asked once in a process; UserError if it has no answer in seconds."""
+    """The folder of a pipeline of the hub, which is asked once in a process; UserError if it has no
+    answer in seconds.
+    """
     from diffusers import WanImageToVideoPipeline
     from huggingface_hub import HfApi, try_to_load_from_cache
 
@@ -161,7 +170,8 @@ def downloaded(path: str) -> Path:
     except Exception as error:  # whatever the hub and the network may say
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"model.path={path}: not on this disk, and the hub does not give it ({reason}); download it elsewhere and give its folder "
+            f"model.path={path}: not on this disk, and the hub does not give it ({reason}); download it elsewhere and "
+            "give its folder "
             "as model.path"
         ) from error
     folder = Path(WanImageToVideoPipeline.download(path, use_safetensors=True))

@@ -28,7 +28,9 @@ INDEX, WEIGHTS = "diffusion_pytorch_model.safetensors.index.json", "diffusion_py
 
 
 def without_data(folder: Path, dtype: torch.dtype) -> WanTransformer3DModel:
-    """The transformer of a folder on the meta device, its parameters in the types that from_pretrained(dtype=dtype) gives them."""
+    """The transformer of a folder on the meta device, its parameters in the types that from_pretrained(dtype=dtype)
+    gives them.
+    """
     with torch.device("meta"):
         expert = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(folder)).eval()
     for name, parameter in expert.named_parameters():
@@ -43,7 +45,9 @@ def without_data(folder: Path, dtype: torch.dtype) -> WanTransformer3DModel:
 
 @contextmanager
 def seemingly_on_cpu(expert: nn.Module) -> Iterator[None]:
-    """Inside, parameters on the meta device are single numbers expanded to their shapes: peft puts adapters where their layers are."""
+    """Inside, parameters on the meta device are single numbers expanded to their shapes: peft puts adapters where their
+    layers are.
+    """
     waiting = next(expert.parameters()).is_meta
     if waiting:
         expert._apply(
@@ -56,7 +60,9 @@ def seemingly_on_cpu(expert: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def one_decision() -> Iterator[None]:
-    """Inside, First Block Cache computes a forward's later blocks on all ranks if it would on one: they stay in step."""
+    """Inside, First Block Cache computes a forward's later blocks on all ranks if it would on one: they
+    stay in step.
+    """
     decide = FBCHeadBlockHook._should_compute_remaining_blocks
 
     def agreed(hook: FBCHeadBlockHook, residual: Tensor) -> bool:
@@ -69,7 +75,8 @@ def one_decision() -> Iterator[None]:
 
 
 def shard(expert: WanTransformer3DModel, mesh: DeviceMesh, folder: Path) -> None:
-    """Spreads an expert over the last axis of `mesh`, replicated over the first if there are two, and reads its weights.
+    """Spreads an expert over the last axis of `mesh`, replicated over the first if there are two, and reads its
+    weights.
 
     Each block is gathered when it is used and freed after it, and so is what stands around the blocks.
     """
@@ -84,7 +91,9 @@ def shard(expert: WanTransformer3DModel, mesh: DeviceMesh, folder: Path) -> None
 
 @torch.no_grad()
 def fill(expert: WanTransformer3DModel, folder: Path, device: torch.device | str) -> None:
-    """Gives what is on the meta device its values from the folder's files: of sharded parameters this rank's slice alone."""
+    """Gives what is on the meta device its values from the folder's files: of sharded parameters this rank's slice
+    alone.
+    """
     missing = [name for name, parameter in expert.named_parameters() if parameter.is_meta]
     expert._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
     parameters, files = dict(expert.named_parameters()), files_of(folder)

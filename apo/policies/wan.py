@@ -37,8 +37,7 @@ class WanPolicy(nn.Module):
     lora: rank, alpha, targets of the adapter; None trains all transformer weights (and has no reference).
     adapter: folder of the preceding stage's adapter, from which `policy` starts and which `reference` keeps.
     shard: conf/common/trainer's; None reads all weights now, anything else waits for `shard`.
-    context_parallel: processes that share the tokens of one forward, once `shard` was called.
-    offload: conf/common/trainer's; VAE and text encoder stay in CPU memory, see `WanCodec`.
+    context_parallel: processes that share the tokens of a forward, once `shard` was called. offload: see `WanCodec`.
     """
 
     def __init__(
@@ -115,7 +114,8 @@ class WanPolicy(nn.Module):
             sharding.empty(expert)
 
     def keep(self, name: str) -> None:
-        """Adds a frozen copy of the adapter as it is now, which `using` runs and `move` changes; one that is kept already stays.
+        """Adds a frozen copy of the adapter as it is now, which `using` runs and `move` changes; one that is kept
+        already stays.
 
         ValueError without an adapter.
         """
@@ -165,13 +165,13 @@ class WanPolicy(nn.Module):
             self.train(training)
 
     def train(self, mode: bool = True) -> "WanPolicy":
-        """Training mode for the experts alone: the frozen parts stay as they are in use, without the text encoder's dropout."""
+        """Training mode for the experts alone: the text encoder has dropout, too, and stays as it is in use."""
         super().train(mode)
         self.codec.eval()
         return self
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """Velocity (B, C, F, H, W) in float32 of x_t at timesteps t (B,) in [0, T]; ValueError if t straddles the boundary."""
+        """Velocity (B, C, F, H, W), float32, at t (B,) in [0, T]; ValueError if t straddles the boundary."""
         expert = self.expert(t)
         t = t.to(x_t.device)
         if self.codec.expand_timesteps:
@@ -197,7 +197,8 @@ class WanPolicy(nn.Module):
         high = to_sigma(t) >= self.model.boundary
         if high.any() != high.all():
             raise ValueError(
-                f"timesteps {[round(v, 1) for v in t.tolist()]} straddle the expert boundary {self.model.boundary * T:g}: "
+                f"timesteps {[round(v, 1) for v in t.tolist()]} straddle the expert boundary "
+                f"{self.model.boundary * T:g}: "
                 "draw each window row from one side"
             )
         return self.experts["transformer" if high.all() else "transformer_2"]
@@ -223,8 +224,8 @@ class WanPolicy(nn.Module):
     def skip(self, blocks: Sequence[int], start: int = 0) -> Iterator[None]:
         """Inside, these blocks of every expert are the identity for batch rows from `start` on: STG's weak model.
 
-        For passes without gradients: gradient checkpointing would run the blocks again outside. ValueError for a block that
-        is not there, or that context parallelism needs.
+        For passes without gradients: gradient checkpointing would run the blocks again outside. ValueError for a block
+        that is not there, or that context parallelism needs.
         """
         context.require_first_block(blocks, self.context_parallel)
         with ExitStack() as stack:
@@ -240,9 +241,9 @@ class WanPolicy(nn.Module):
         """Inside, a forward leaves out all blocks but the first if that one's residual differs by less than the share
         `threshold` from the last whole forward's: diffusers' First Block Cache, fresh each time. None: no cache.
 
-        For passes without gradients that follow one trajectory, each in one forward of the same shape. The decision is the
-        batch's; ranks that share a model's weights compute a forward whole if one of them would. Gives the numbers of blocks
-        "computed" and "due", or one of each without a cache.
+        For passes without gradients that follow one trajectory, each in one forward of the same shape. The decision is
+        the batch's; ranks that share a model's weights compute a forward whole if one of them would. Gives the numbers
+        of blocks "computed" and "due", or one of each without a cache.
         """
         if threshold is None:
             yield Counter(computed=1, due=1)
@@ -253,9 +254,8 @@ class WanPolicy(nn.Module):
                 stack.enter_context(sharding.one_decision())
             for expert in self.experts.values():
                 for block in expert.blocks:
-                    stack.enter_context(
-                        patch.object(block, "forward", partial(counting, block.forward, blocks, "computed"))
-                    )
+                    computed = partial(counting, block.forward, blocks, "computed")
+                    stack.enter_context(patch.object(block, "forward", computed))
                 expert.enable_cache(FirstBlockCacheConfig(threshold))
                 stack.callback(expert.disable_cache)
                 stack.enter_context(expert.cache_context("rollout"))
@@ -265,7 +265,7 @@ class WanPolicy(nn.Module):
 
     @cached_property
     def null_text(self) -> Tensor:
-        """(1, L, D) of the negative prompt; made when it is first asked for, on the device that the codec is on by then."""
+        """(1, L, D) of the negative prompt; made at the first call, on the codec's device."""
         return self.codec.text([self.model.negative_prompt])
 
     def unconditional(self, cond: Condition) -> Condition:
@@ -283,7 +283,7 @@ class WanPolicy(nn.Module):
         return self.codec.condition(prompt, frame)
 
     def save_adapter(self, folder) -> None:
-        """Writes the policy's LoRA, or its average if that is kept, one diffusers-format file per expert; every rank must ask."""
+        """Writes the policy's LoRA, or its average if one is kept: a diffusers file per expert. Collective."""
         name = adapters.AVERAGE if adapters.AVERAGE in self.kept else adapters.POLICY
         adapters.save_lora(dict(self.experts), Path(folder), name)
 

@@ -45,7 +45,8 @@ def require_verdict(given: Verdict, size: int) -> Verdict:
     label, confidence = given.label.cpu(), given.confidence.cpu()
     if label.shape != (size,) or confidence.shape != (size,):
         raise UserError(
-            f"the ranker judged {tuple(label.shape)} pairs with {tuple(confidence.shape)} confidences where there are {size}"
+            f"the ranker judged {tuple(label.shape)} pairs with {tuple(confidence.shape)} confidences where "
+            f"there are {size}"
         )
     if wrong := sorted(set(label.tolist()) - {1, 2, 3, 4}):
         raise UserError(f"the ranker gave label {wrong[0]} where one of 1, 2, 3, 4 was asked for")

@@ -22,7 +22,9 @@ class ByDomainRanker(Part):
         return any(ranker.is_model for ranker in self.rankers.values())
 
     def check(self, setting: Setting) -> None:
-        """That the rule and the data lead to known domains, and each ranker's own check for the rows that it will judge."""
+        """That the rule and the data lead to known domains, and each ranker's own check for the rows that it will
+        judge.
+        """
         self.require(set(self.domains.known(setting.rows)))
         for domain, ranker in self.rankers.items():
             own = [row for row in setting.rows if self.domains.of(row.prompt, row.domain) == domain]
@@ -43,6 +45,7 @@ class ByDomainRanker(Part):
     def require(self, domains: set[str]) -> None:
         if unknown := sorted(domains - self.rankers.keys()):
             raise UserError(
-                f"domain={unknown[0]!r} has no ranker; there are {', '.join(sorted(self.rankers))}: add ranker.rankers.{unknown[0]}, "
+                f"domain={unknown[0]!r} has no ranker; there are {', '.join(sorted(self.rankers))}: add "
+                f"ranker.rankers.{unknown[0]}, "
                 "or correct the data's domain or ranker.domains"
             )

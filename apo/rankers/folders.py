@@ -14,7 +14,8 @@ from apo.places import ROOT
 from apo.policies.model import fingerprint
 
 CONFIG = "config.json"
-VIDEOS = "videos.json"  # of a model that judges one kind of videos only: {"of": its name, "frames": 9, "height": 64, "width": 64}
+# of a model that judges one kind of videos only: {"of": its name, "frames": 9, "height": 64, "width": 64}
+VIDEOS = "videos.json"
 SETTINGS = "adapter_config.json"  # of a LoRA adapter in peft's format
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of peft's own files, so that peft and vLLM read ours
@@ -71,7 +72,9 @@ def present(path: str) -> Path | None:
 
 
 def check_paths(key: str, path: str, adapter: str | None) -> None:
-    """UserError names the field of `key` whose folder is not there, damaged or of another model, and the remedy; loads nothing."""
+    """UserError names the field of `key` whose folder is not there, damaged or of another model, and the remedy; loads
+    nothing.
+    """
     check_model(f"{key}.path", path)
     if adapter is not None:
         check_adapter(f"{key}.adapter", adapter, path)
@@ -94,7 +97,8 @@ def check_model(key: str, path: str) -> None:
     looks_local = path.startswith((".", "/", "apo/", "outputs/")) or path.count("/") != 1
     if local_folder(path, CONFIG) is None and looks_local:
         raise UserError(
-            f"{key}={path}: no {CONFIG} there; give a model folder, a hub id such as Qwen/Qwen3-VL-8B-Instruct, or the small "
+            f"{key}={path}: no {CONFIG} there; give a model folder, a hub id such as Qwen/Qwen3-VL-8B-Instruct, or "
+            "the small "
             "one that ships with this repository (conf/ranker/qwen3_vl.yaml names it)"
         )
     if (folder := present(path)) is None:
@@ -122,8 +126,10 @@ def require_on_hub(key: str, path: str) -> None:
 def unreachable(key: str, path: str, error: Exception) -> UserError:
     said = " ".join(str(error).split())[:200]
     return UserError(
-        f"{key}={path}: it is not on this disk, and the hub does not give it ({said}); run `hf download {path}` where there is a "
-        "network, or give a model folder (conf/ranker/qwen3_vl.yaml names the small one that ships with this repository)"
+        f"{key}={path}: it is not on this disk, and the hub does not give it ({said}); run `hf download {path}` where "
+        "there is a "
+        "network, or give a model folder (conf/ranker/qwen3_vl.yaml names the small one that ships with this "
+        "repository)"
     )
 
 
@@ -139,7 +145,9 @@ def read_object(key: str, file: Path) -> dict:
 
 
 def shapes(key: str, folder: Path) -> dict[str, list[int]]:
-    """Tensor name -> its shape, of a model folder; UserError unless the files are whole and the weights floating-point."""
+    """Tensor name -> its shape, of a model folder; UserError unless the files are whole and the weights
+    floating-point.
+    """
     index = folder / "model.safetensors.index.json"
     files = (
         {folder / name for name in read_object(key, index).get("weight_map", {}).values()} if index.is_file() else set()
@@ -147,7 +155,8 @@ def shapes(key: str, folder: Path) -> dict[str, list[int]]:
     files = files or set(folder.glob("*.safetensors"))
     if not files:
         raise UserError(
-            f"{key}={folder}: no .safetensors there; weights in other formats can run code and are not read: convert them"
+            f"{key}={folder}: no .safetensors there; weights in other formats can run code and are not "
+            "read: convert them"
         )
     found = {}
     for file in sorted(files):
@@ -171,10 +180,13 @@ def shapes_of(key: str, file: Path) -> dict[str, list[int]]:
 
 
 def check_adapter(key: str, adapter: str, path: str) -> None:
-    """UserError unless a whole LoRA adapter lies there that fits the model at `path`, as far as that is on this disk."""
+    """UserError unless a whole LoRA adapter lies there that fits the model at `path`, as far as that is
+    on this disk.
+    """
     if (folder := local_folder(adapter, SETTINGS)) is None:
         raise UserError(
-            f"{key}={adapter}: no {SETTINGS} there; give the adapter/ folder of a finished `stage=ranker` run, one that ships with "
+            f"{key}={adapter}: no {SETTINGS} there; give the adapter/ folder of a finished `stage=ranker` run, one "
+            "that ships with "
             "this repository (conf/ranker/by_domain.yaml names them), or null"
         )
     rank = lora_settings(key, folder)["r"]
@@ -184,7 +196,8 @@ def check_adapter(key: str, adapter: str, path: str) -> None:
         len(shape) < 2 or shape[name.endswith("lora_B.weight")] != rank for name, shape in found.items()
     ):
         raise UserError(
-            f"{key}: {folder / WEIGHTS} does not hold LoRA weights of the rank r={rank} that {SETTINGS} names; copy it again"
+            f"{key}: {folder / WEIGHTS} does not hold LoRA weights of the rank r={rank} that {SETTINGS} names; "
+            "copy it again"
         )
     if (base := present(path)) is not None:
         require_fit(key, folder, found, base, path)
@@ -206,7 +219,8 @@ def require_videos(key: str, path: str, spec) -> None:
         raise UserError(f"{key}: {folder / VIDEOS} does not say {error}; copy the folder again") from None
     if (spec.frames, spec.height, spec.width) != (frames, height, width):
         raise UserError(
-            f"{key}={path} needs videos of {of}, {frames} frames of {height} x {width}, and model.spec has {spec.frames} of "
+            f"{key}={path} needs videos of {of}, {frames} frames of {height} x {width}, and model.spec has "
+            f"{spec.frames} of "
             f"{spec.height} x {spec.width}: use a model of your own (ranker=qwen3_vl_8b, by_domain_8b or served)"
         )
 
@@ -245,9 +259,11 @@ def require_finite(key: str, file: Path) -> None:
 
 
 def lora_settings(key: str, folder: Path) -> dict:
-    """r, lora_alpha and target_modules of an adapter folder: all that is taken from its settings, which may be a stranger's.
+    """r, lora_alpha and target_modules of an adapter folder: all that is taken from its settings, which may be a
+    stranger's.
 
-    UserError for settings that would change what the adapter does: only plain LoRA is read. Names of other models are ignored.
+    UserError for settings that would change what the adapter does: only plain LoRA is read. Names of other models are
+    ignored.
     """
     settings = read_object(key, folder / SETTINGS)
     other = {

@@ -20,7 +20,9 @@ TOO_LARGE = "the videos have more pixels, in all frames together, than are read 
 
 
 class Refused(Exception):
-    """A question that is not answered: the HTTP status, one sentence for whoever asked, and after how many seconds to ask again."""
+    """A question that is not answered: the HTTP status, one sentence for whoever asked, and after how many seconds to
+    ask again.
+    """
 
     def __init__(self, status: int, sentence: str, retry_after: int | None = None):
         super().__init__(sentence)
@@ -161,8 +163,8 @@ def read_videos(urls: list[str], limits: Limits, deadline: Deadline) -> list[tup
 def read(url: str, frames: int, pixels: int, deadline: Deadline) -> tuple[Tensor, dict]:
     """All frames (F, 3, H, W) uint8 of a data URL, and their times for the processor.
 
-    Refused for what is no mp4, has more than so many frames, or more pixels in all frames together. Only the mp4 reader is
-    tried: others would follow addresses and paths that stand in the file.
+    Refused for what is no mp4, has more than so many frames, or more pixels in all frames together. Only the mp4 reader
+    is tried: others would follow addresses and paths that stand in the file.
     """
     if not url.startswith(MP4):
         raise Refused(400, f"video_url={url[:40]!r}: send {MP4}...")

@@ -49,13 +49,16 @@ class Reply(Strict):
         return self.choices[0].message.content
 
     def alternatives(self) -> list[Alternative]:
-        """Of the answer's first token; none where the server gives no probabilities. UserError if they are of something else."""
+        """Of the answer's first token; none where the server gives no probabilities. UserError if they are of something
+        else.
+        """
         logprobs = self.choices[0].logprobs
         if logprobs is None or not logprobs.content:
             return []
         if not self.answer.strip().startswith((token := logprobs.content[0].token).strip()):
             raise UserError(
-                f"the ranking server answered {self.answer[:80]!r} with the probabilities of {token[:80]!r}: mend the server, or give "
+                f"the ranking server answered {self.answer[:80]!r} with the probabilities of {token[:80]!r}: mend the "
+                "server, or give "
                 "ranker.top_logprobs=null, which takes answers as certain"
             )
         return logprobs.content[0].top_logprobs or []

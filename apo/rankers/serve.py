@@ -1,11 +1,11 @@
 """Serves a ranker by the very code that trains it and that ranks in process, with the OpenAI protocol:
 
-    python -m apo.rankers.serve --path /models/qwen3-vl-8b --adapter human=runs/human/adapter scene=runs/scene/adapter --port 8000
+    python -m apo.rankers.serve --path /models/qwen3-vl-8b --adapter human=runs/human/adapter scene=runs/scene/adapter
 
 For `ranker=served`, where vLLM or SGLang is not at hand: a chat of texts and videos in, one token out, with the
 probabilities of its alternatives. Videos are taken as they are, every frame at its own time. The base is called
-`base`, an adapter by the name given here; all share one copy of the base. What a question may cost is limited (`--help`,
-docs/serving.md). Needs the `serve` extra (fastapi, uvicorn).
+`base`, an adapter by the name given here; all share one copy of the base. What a question may cost is limited
+(`--help`, docs/serving.md). Needs the `serve` extra (fastapi, uvicorn).
 """
 
 import argparse

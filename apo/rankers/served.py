@@ -49,10 +49,10 @@ class ServedRanker(Part):
     base_url: of the server, with /v1. model: as the server calls it. domains: whose prompt each condition gets. frames:
     that both videos are standardised to. fps: of the videos that are ranked; the model reads time stamps. media: what
     videos travel as, see `parts`. top_logprobs: how many tokens' probabilities are asked for; None: none, the answer
-    counts as certain, as it does with a server that gives none. timeout_s: of one attempt, to the end of its answer. retries:
-    of a request, after waits of 0.5 s, 1 s, 2 s ... 8 s, or as long as the server says. hello_timeout_s: of the first question,
-    before a run. api_key_env: name of the environment variable that holds the key; None: the server wants none. body: more
-    fields of every request, for what a server has beyond the protocol.
+    counts as certain, as it does with a server that gives none. timeout_s: of one attempt, to the end of its answer.
+    retries: of a request, after waits of 0.5 s, 1 s, 2 s ... 8 s, or as long as the server says. hello_timeout_s: of
+    the first question, before a run. api_key_env: name of the environment variable that holds the key; None: the server
+    wants none. body: more fields of every request, for what a server has beyond the protocol.
     """
 
     base_url: Text
@@ -75,7 +75,9 @@ class ServedRanker(Part):
         require_address(self.base_url)
 
     def check(self, setting: Setting) -> None:
-        """UserError, with the remedy, unless the server answers a real question about two tiny clips as it will have to in training."""
+        """UserError, with the remedy, unless the server answers a real question about two tiny clips as it will have to
+        in training.
+        """
         self.domains.check(setting.rows)
         clips = (
             torch.arange(2 * 256 * 3).view(2, 1, 3, 16, 16).repeat(1, self.frames, 1, 4, 4).byte()
@@ -86,12 +88,15 @@ class ServedRanker(Part):
             )
         except UserError as error:
             raise UserError(
-                f"ranker.base_url={self.base_url} ranker.model={self.model}: {error}; correct ranker.base_url, or start the server as "
+                f"ranker.base_url={self.base_url} ranker.model={self.model}: {error}; correct ranker.base_url, or "
+                "start the server as "
                 "docs/serving.md says"
             ) from None
 
     async def hello(self, content: list[dict]) -> None:
-        """Asks once, and again where the server is busy, within hello_timeout_s. UserError unless a verdict comes back."""
+        """Asks once, and again where the server is busy, within hello_timeout_s. UserError unless a
+        verdict comes back.
+        """
         said = "nothing came"
         async with self.client() as client:
             try:
@@ -107,7 +112,8 @@ class ServedRanker(Part):
                         await asyncio.sleep(1)
             except (TimeoutError, openai.APITimeoutError):
                 raise UserError(
-                    f"no whole answer within ranker.hello_timeout_s={self.hello_timeout_s:g} ({said}): see whether the server works, or "
+                    f"no whole answer within ranker.hello_timeout_s={self.hello_timeout_s:g} ({said}): see whether "
+                    "the server works, or "
                     "give it more time"
                 ) from None
             except openai.APIConnectionError as error:
@@ -116,7 +122,8 @@ class ServedRanker(Part):
                 ) from None
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise UserError(
-                    f"the server refuses the key of ranker.api_key_env={self.api_key_env} ({reason(error)}): export one that it takes"
+                    f"the server refuses the key of ranker.api_key_env={self.api_key_env} ({reason(error)}): export "
+                    "one that it takes"
                 ) from None
             except openai.APIStatusError as error:
                 raise UserError(
@@ -206,15 +213,16 @@ class ServedRanker(Part):
                 body += part
                 if len(body) > LONGEST_REPLY:
                     raise UserError(
-                        f"the ranking server's answer is longer than {LONGEST_REPLY >> 20} MiB, where one token was asked for"
+                        f"the ranking server's answer is longer than {LONGEST_REPLY >> 20} MiB, where one token was "
+                        "asked for"
                     )
         return bytes(body)
 
     def parts(self, video: Tensor) -> list[dict]:
         """(F, 3, H, W) uint8, standardised, as message parts.
 
-        media=video: an mp4 that lasts as long as the video does. media=frames: a PNG of each frame, for servers that take
-        no videos; the model then sees pictures without time stamps, which is not what a ranker is trained on.
+        media=video: an mp4 that lasts as long as the video does. media=frames: a PNG of each frame, for servers that
+        take no videos; the model then sees pictures without time stamps, which is not what a ranker is trained on.
         """
         video = video.cpu()
         shown = standard_frames(video, self.frames)
@@ -275,7 +283,9 @@ def passing(error: Exception) -> bool:
 
 
 def pause(error: Exception, attempt: int) -> float:
-    """Seconds to wait before the next attempt: as long as the server says, up to two minutes, or twice as long each time, up to 8 s."""
+    """Seconds to wait before the next attempt: as long as the server says, up to two minutes, or twice as long each
+    time, up to 8 s.
+    """
     if isinstance(error, openai.APIStatusError) and (said := error.response.headers.get("retry-after", "")).isdecimal():
         return min(int(said[:9]), 120)
     return min(0.5 * 2**attempt, 8)

@@ -183,7 +183,9 @@ class Service:
 
 
 async def read_body(request: Request, limit: float, seconds: float, keep: bool = True) -> bytes:
-    """The body, of at most `limit` bytes. One that is too long, or not to be kept, is read to its end, for the client to hear why."""
+    """The body, of at most `limit` bytes. One that is too long, or not to be kept, is read to its end, for the client
+    to hear why.
+    """
     parts, size = [], 0
     try:
         async with asyncio.timeout(seconds):
@@ -198,7 +200,8 @@ async def read_body(request: Request, limit: float, seconds: float, keep: bool =
     if size > limit:
         raise Refused(
             413,
-            f"the question has {size / 2**20:.1f} MiB: at most {limit / 2**20:g} are read; send fewer or smaller frames",
+            f"the question has {size / 2**20:.1f} MiB: at most {limit / 2**20:g} are read; send fewer or "
+            "smaller frames",
         )
     return b"".join(parts)
 

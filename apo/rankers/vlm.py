@@ -41,8 +41,8 @@ class RankingVLM(nn.Module):
     """Logits of the answer to "which of two videos is better" (Appendix C.2).
 
     path: a folder that Qwen3VLForConditionalGeneration.from_pretrained loads, or a hub id. frames: what both videos
-    are standardised to. fps: of the videos that are ranked; the model reads it as time stamps. prompts: folder of ranking
-    prompts, see `apo.data.domains.prompt_text`. UserError for a damaged folder, or if a label is not one token.
+    are standardised to. fps: of the videos that are ranked; the model reads it as time stamps. prompts: folder of
+    ranking prompts, see `apo.data.domains.prompt_text`. UserError for a damaged folder, or if a label is not one token.
     """
 
     def __init__(self, path: str, dtype: str, frames: int, fps: float, prompts: str | None = None):
@@ -136,7 +136,8 @@ class RankingVLM(nn.Module):
             k for k in ours.keys() | state.keys() if k not in ours or k not in state or ours[k].shape != state[k].shape
         ]:
             raise UserError(
-                f"{path} does not fit {self.path} ({len(wrong)} of {len(ours)} tensors differ, {sorted(wrong)[0]} first): "
+                f"{path} does not fit {self.path} ({len(wrong)} of {len(ours)} tensors differ, "
+                f"{sorted(wrong)[0]} first): "
                 "use the base, rank and targets it was trained with"
             )
         set_peft_model_state_dict(self.model, state, adapter_name=name)
@@ -216,7 +217,9 @@ class TrainableVLM(RankingVLM):
 
 
 def load(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, AutoProcessor]:
-    """Model and processor of a folder: safetensors only, no code of its own. UserError unless it is whole and its weights finite."""
+    """Model and processor of a folder: safetensors only, no code of its own. UserError unless it is whole and its
+    weights finite.
+    """
     try:
         model, report = Qwen3VLForConditionalGeneration.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True

@@ -1,7 +1,7 @@
 """Optimizer-step time and memory of `train.py`, against the bare passes: `python -m apo.reports.bench --threads 1`.
 
-Runs the real command on synthetic pairs. Between its optimizer steps, in the same process, the bare forward and backward
-passes of equal tensors are timed, so that whatever else the machine does falls on both alike.
+Runs the real command on synthetic pairs. Between its optimizer steps, in the same process, the bare forward and
+backward passes of equal tensors are timed, so that whatever else the machine does falls on both alike.
 """
 
 import argparse
@@ -44,8 +44,9 @@ DATA = "{_target_:apo.reports.bench.BenchPairs,sampler:${sampler},batch_size:${b
 class BenchPairs(Data):
     """What `data` is in a benchmark: random pairs in memory that time what happens between two requests for a batch.
 
-    path: CSV with one line per optimizer step, of COLUMNS: seconds of the bare passes and of the step that followed them,
-    by the clock and of this process's own processor time; peak resident memory; parameters held besides the adapters.
+    path: CSV with one line per optimizer step, of COLUMNS: seconds of the bare passes and of the step that followed
+    them, by the clock and of this process's own processor time; peak resident memory; parameters held besides the
+    adapters.
     """
 
     gives = "pairs"
@@ -223,7 +224,8 @@ def table_of(report: dict) -> str:
             f"| step / bare, bar {BAR:.2f} {verdict} | {shown('ratio')} |",
             f"| the same, each repeat | {each} |",
             f"| all steps / all bare passes, checkpoints included | {report['ratio_of_totals']:.3f} |",
-            f"| step / bare in processor time, which a busy machine does not change | {shown('ratio_of_processor_time')} |",
+            "| step / bare in processor time, which a busy machine does not change | "
+            f"{shown('ratio_of_processor_time')} |",
             f"| the same of all steps, checkpoints included | {report['ratio_of_total_processor_time']:.3f} |",
             f"| copies of the base weights ({held:,} parameters) | {report['copies_of_the_base_weights']:.3f} |",
             f"| peak resident memory, MiB | {report['peak_rss_mib']} |",

@@ -1,5 +1,5 @@
-"""Peak memory of a window row with chosen and rejected together and in turn, and of decoding a video whole and in tiles:
-`python -m apo.reports.memory batch_size=8`.
+"""Peak memory of a window row with chosen and rejected together and in turn, and of decoding a video whole and in
+tiles: `python -m apo.reports.memory batch_size=8`.
 
 Takes train.py's overrides. What operations of this process have made and still hold is counted exactly, weights and
 gradients left out; on a GPU its allocator's own peak stands beside it.
@@ -93,7 +93,8 @@ def main(overrides: list[str]) -> None:
         ratio = split[name] / joint[name]
         verdict = "met" if ratio <= BAR else "MISSED"
         print(
-            f"{name}, MiB: {joint[name]:.1f} together, {split[name]:.1f} in turn: {ratio:.3f} of it, bar {BAR} {verdict}"
+            f"{name}, MiB: {joint[name]:.1f} together, {split[name]:.1f} in turn: {ratio:.3f} of it, bar {BAR} "
+            f"{verdict}"
         )
     channels, frames, *sides = policy.codec.latent_shape
     scale, side = policy.codec.pipeline.vae.config.scale_factor_spatial, policy.model.decode_tile or LARGE // 4

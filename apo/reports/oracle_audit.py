@@ -1,4 +1,5 @@
-"""How often the oracle is wrong, by eye: generated videos shown without their verdicts, labelled by a person, then compared.
+"""How often the oracle is wrong, by eye: generated videos shown without their verdicts, labelled by a person, then
+compared.
 
 python -m apo.reports.oracle_audit --draw     # sheets in an order that hides arms and verdicts
 python -m apo.reports.oracle_audit            # docs/oracle_audit.csv against the oracle, also with other thresholds
@@ -69,8 +70,8 @@ def verdicts(evaluation: Evaluation, arms: list[str], count: int, limits: Thresh
 
 
 def table(eye: dict[tuple[str, int], str], judged: dict[str, dict[tuple[str, int], str]]) -> str:
-    """A row per set of thresholds: of each kind that the eye sees the share that the oracle calls clean, what it calls distorted
-    of the slight and the clean ones, and each arm's rate.
+    """A row per set of thresholds: of each kind that the eye sees the share that the oracle calls clean, what it calls
+    distorted of the slight and the clean ones, and each arm's rate.
 
     eye, and each of judged: (arm, condition) -> CLEAN, SLIGHT (eye alone) or a kind of distortion.
     """
@@ -95,7 +96,9 @@ def table(eye: dict[tuple[str, int], str], judged: dict[str, dict[tuple[str, int
 
 
 def telling(eye: dict[tuple[str, int], str], oracle: dict[tuple[str, int], str], before: str, after: str) -> list[int]:
-    """Conditions whose video is distorted in arm `before` and clean in `after`, by the eye and by the oracle: what a picture may claim."""
+    """Conditions whose video is distorted in arm `before` and clean in `after`, by the eye and by the oracle: what a
+    picture may claim.
+    """
     better = [place for arm, place in eye if arm == after and eye[after, place] == oracle[after, place] == CLEAN]
     return sorted(place for place in better if {eye[before, place], oracle[before, place]}.isdisjoint({CLEAN, SLIGHT}))
 
@@ -130,7 +133,8 @@ def main() -> None:
     arms = [BASELINE, given.stage]
     if not 1 <= given.count <= len(evaluation.generation.conditions):
         raise SystemExit(
-            f"oracle_audit: --count {given.count}: give 1 to {len(evaluation.generation.conditions)}, as many as conditions.count"
+            f"oracle_audit: --count {given.count}: give 1 to {len(evaluation.generation.conditions)}, as many as "
+            "conditions.count"
         )
     if given.draw:
         draw(evaluation, arms, given.count, Path("outputs") / given.run / "oracle_audit")

@@ -51,7 +51,9 @@ def labels(ranker: Ranker, data: WorldRankingDataset, batch_size: int, title: st
 
 
 def position(given: Tensor, exchanged: Tensor) -> dict[str, Interval]:
-    """inconsistent: pairs whose verdict depends on the order. first: verdicts, over both orders, for the first video."""
+    """inconsistent: pairs whose verdict depends on the order. first: verdicts, over both orders, for
+    the first video.
+    """
     first = int((given % 2 == 1).sum() + (exchanged % 2 == 1).sum())
     return {
         "inconsistent": wilson(int((given != swapped(exchanged)).sum()), len(given)),

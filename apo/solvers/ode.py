@@ -17,7 +17,8 @@ SAMPLES = 4  # videos that a run shows each time
 
 
 def solver(policy: "WanPolicy", num_inference_steps: int | None = None) -> "SchedulerMixin":
-    """A fresh copy of the pipeline's scheduler on the grid of `model.shift` and so many steps; None: `model.num_inference_steps`.
+    """A fresh copy of the pipeline's scheduler on the grid of `model.shift` and so many steps; None:
+    `model.num_inference_steps`.
 
     The shift always comes from our config: converted checkpoints carry 3.0 whatever the model wants.
     """

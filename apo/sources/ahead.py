@@ -1,4 +1,6 @@
-"""Online pairs one step ahead: the ranker looks at a step's candidates while the policy trains on those of the step before."""
+"""Online pairs one step ahead: the ranker looks at a step's candidates while the policy trains on those of the step
+before.
+"""
 
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
@@ -17,10 +19,11 @@ if TYPE_CHECKING:
 
 
 class AheadPairs(OnlinePairs):
-    """Online pairs of which the policy that generated them is one step behind; nobody waits for a ranker that is quick enough.
+    """Online pairs of which the policy that generated them is one step behind; nobody waits for a ranker that is quick
+    enough.
 
-    The first pairs of a run are used for its first two steps. Not in the paper. ValueError for a min_confidence: a pair that
-    is to be generated anew has no step left for it.
+    The first pairs of a run are used for its first two steps. Not in the paper. ValueError for a min_confidence: a pair
+    that is to be generated anew has no step left for it.
     """
 
     def __init__(self, min_confidence: Share, **settings):

@@ -1,4 +1,6 @@
-"""Online pairs (Section 3.3.1): the active policy generates, a ranker compares, the latents are trained on as they are."""
+"""Online pairs (Section 3.3.1): the active policy generates, a ranker compares, the latents are trained
+on as they are.
+"""
 
 import traceback
 from collections.abc import Sequence
@@ -26,7 +28,9 @@ LEAST = 1e-6  # weight of a win without any confidence: the winner of two still 
 
 
 class RankerFailed(UserError):
-    """A ranker gave no verdict; raised on all ranks at once, before anything of the step was changed. What was done is saved."""
+    """A ranker gave no verdict; raised on all ranks at once, before anything of the step was changed. What was done is
+    saved.
+    """
 
 
 @dataclass
@@ -48,7 +52,9 @@ class Judged:
     confidence: Tensor  # (B,) in [0, 1], that the best is better than the worst
 
     def put(self, places: Sequence[int], other: "Judged") -> None:
-        """Replaces the pairs at `places` by those of `other` that are more confident; `other` may have more at its end."""
+        """Replaces the pairs at `places` by those of `other` that are more confident; `other` may have
+        more at its end.
+        """
         for j, i in enumerate(places):
             if other.confidence[j] > self.confidence[i]:
                 for name, mine in vars(self).items():
@@ -63,8 +69,8 @@ class OnlinePairs(Source):
     """One pair per condition from `candidates` generations: best and worst by the ranker's confidence-weighted wins.
 
     Seeds depend on (seed, step, place in the global batch, candidate, attempt) alone: a resumed run, and any number of
-    ranks, generates the same. Pairs of less confidence than min_confidence are generated anew from other noise, in at most
-    max_attempts rounds in all; each keeps its most confident attempt. rollout: how the candidates are generated.
+    ranks, generates the same. Pairs of less confidence than min_confidence are generated anew from other noise, in at
+    most max_attempts rounds in all; each keeps its most confident attempt. rollout: how the candidates are generated.
     """
 
     def __init__(
@@ -135,7 +141,9 @@ class OnlinePairs(Source):
         return Drafts(latents.unflatten(0, shape), videos.unflatten(0, shape), cond)
 
     def judge(self, latents: Tensor, videos: Tensor, cond: Condition) -> Judged:
-        """latents (N, B, C, F, H, W) and videos (N, B, frames, 3, height, width) of N candidates: every two are compared."""
+        """latents (N, B, C, F, H, W) and videos (N, B, frames, 3, height, width) of N candidates: every two are
+        compared.
+        """
         return self.decide(latents, agreed(*self.ask(videos, cond), cond.image.device))
 
     def decide(self, latents: Tensor, verdicts: list[tuple]) -> Judged:
@@ -157,7 +165,9 @@ class OnlinePairs(Source):
         return Judged(latents[best, each], latents[worst, each], label[best, worst, each], better[best, worst, each])
 
     def ask(self, videos: Tensor, cond: Condition) -> tuple[list[tuple], Exception | None]:
-        """(i, j, verdict of candidate i against j) for every two, and what the ranker raised. One process of a replica asks."""
+        """(i, j, verdict of candidate i against j) for every two, and what the ranker raised. One process of a replica
+        asks.
+        """
         found = []
         if not is_leader():
             return found, None
@@ -172,7 +182,9 @@ class OnlinePairs(Source):
 
 
 def agreed(found: list[tuple], failure: Exception | None, device: torch.device) -> list[tuple]:
-    """What was found, also by a replica's other processes; if the ranker failed on any rank, RankerFailed on all: none goes on alone."""
+    """What was found, also by a replica's other processes; if the ranker failed on any rank, RankerFailed on all: none
+    goes on alone.
+    """
     if all_reduce_max(int(failure is not None), device):
         kind = "" if isinstance(failure, UserError) else f"{type(failure).__name__}: "
         what = " ".join(f"{kind}{failure}".split()) if failure else "on another rank, see its log"

@@ -24,11 +24,11 @@ NOISE = 0x0111E  # keeps the generations' noise apart from the training noise of
 class Rollout(Part):
     """How the active policy makes videos; calling it generates.
 
-    guidance: need not be the one that the policy is evaluated with. num_inference_steps: of the solver; None for the model's.
-    cache_threshold: First Block Cache (`WanPolicy.cached`); None computes every block at every step. A cache decides for a
-    whole batch, so the videos hang on batch_size and on the number of ranks, too.
-    batch_size: videos generated or decoded at once; None for all. ValueError names a setting that can't be.
-    meters: generate/blocks, the share of the transformer's blocks that the last call computed.
+    guidance: need not be the one that the policy is evaluated with. num_inference_steps: of the solver; None for the
+    model's. cache_threshold: First Block Cache (`WanPolicy.cached`); None computes every block at every step. A cache
+    decides for a whole batch, so the videos hang on batch_size and on the number of ranks, too. batch_size: videos
+    generated or decoded at once; None for all. ValueError names a setting that can't be. meters: generate/blocks, the
+    share of the transformer's blocks that the last call computed.
     """
 
     guidance: Guidance
@@ -56,7 +56,8 @@ class Rollout(Part):
         self.guidance.check(setting)
         if self.cache_threshold is not None and setting.context_parallel > 1:
             raise ValueError(
-                f"module.pairs.rollout.cache_threshold={self.cache_threshold}: what the first block changes is not known whole where "
+                f"module.pairs.rollout.cache_threshold={self.cache_threshold}: what the first block changes is not "
+                "known whole where "
                 f"trainer.context_parallel={setting.context_parallel} divides the tokens; set one of them null, or 1"
             )
 

@@ -32,7 +32,9 @@ def forwards(step: Step, blocks: float = 1.0) -> float:
 
 @dataclass(frozen=True)
 class RecordedSource:
-    """What a run folder says of its source of pairs. It is not built: the file may be of an older version, or another's."""
+    """What a run folder says of its source of pairs. It is not built: the file may be of an older version, or
+    another's.
+    """
 
     generated: int  # videos for each condition
     rollout: DictConfig

@@ -42,7 +42,8 @@ def sentence(pair: Paired, of: str, sign: int, p: float, corrected: float) -> st
     verdict = "no difference is shown" if found.low <= 0 <= found.high else f"better: {who}"
     count = counts.win + counts.tie + counts.loss
     return (
-        f"- {names[0]} against {names[1]}: {100 * found.value:+.1f} points of {of} {brackets(found)}, {better} better and {worse} worse "
+        f"- {names[0]} against {names[1]}: {100 * found.value:+.1f} points of {of} {brackets(found)}, {better} better "
+        f"and {worse} worse "
         f"of {count} (McNemar p {p:.2g}, Holm {corrected:.2g}): {verdict}."
     )
 

@@ -70,7 +70,8 @@ def prepare(run: str, student: str, overrides: list[str]) -> Two:
     )
     if before is not None and made["preceding"] != (now := lineage.read(Path(before))["files"]):
         raise ValueError(
-            f"{arm.folder} was distilled from {lineage.short(made['preceding'])}, and {before} now holds {lineage.short(now)}: "
+            f"{arm.folder} was distilled from {lineage.short(made['preceding'])}, and {before} now holds "
+            f"{lineage.short(now)}: "
             "distill the student again"
         )
     return Two(Evaluation(guided), Evaluation(plain), teacher, arm, made["config"]["guidance"])
@@ -187,7 +188,8 @@ def markdown(found: dict) -> str:
     head = f"# {found['student']} against {found['teacher']} under guidance, {found['n']} held-out videos"
     speed = found["speed"]
     said = (
-        f"Sampling {speed['batch_size']} videos, {speed['threads']} thread(s): guided {shown(speed['guided_seconds'])} s, "
+        f"Sampling {speed['batch_size']} videos, {speed['threads']} thread(s): guided "
+        f"{shown(speed['guided_seconds'])} s, "
         f"one forward {shown(speed['single_seconds'])} s, ratio {shown(speed['ratio'])}."
     )
     return "\n".join([head, "", strengths, "", tables(found), "", said, NOTES])

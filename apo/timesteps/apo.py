@@ -55,8 +55,10 @@ class APOSampler(Sampler):
             high = to_timestep(inference_sigmas(self.num_inference_steps, shift)) >= self.split * T
             if (self.high_rows and not high.any()) or (self.low_rows and high.all()):
                 raise ValueError(
-                    f"sampler.num_inference_steps={self.num_inference_steps}, sampler.shifts={list(self.shifts)}: with shift {shift:g} "
-                    f"no step lies {'below' if high.all() else 'above'} {self.split:g} T, where the window has rows: take more steps"
+                    f"sampler.num_inference_steps={self.num_inference_steps}, sampler.shifts={list(self.shifts)}: "
+                    f"with shift {shift:g} "
+                    f"no step lies {'below' if high.all() else 'above'} {self.split:g} T, where the window has rows: "
+                    "take more steps"
                 )
 
     def sample(self, step: int, batch_size: int) -> Tensor:

@@ -46,9 +46,11 @@ def writes(path: str, content: bytes) -> Callable[[Path], None]:
 
 @dataclass(frozen=True)
 class Case:
-    """command: of `Warm.run`. says: regular expressions that its one line must match. spoil: what is done to the tree before.
+    """command: of `Warm.run`. says: regular expressions that its one line must match. spoil: what is done to the tree
+    before.
 
-    ends: refused (exit status not 0), mended (0, and the line says what was done), either. loads: a model may be loaded before.
+    ends: refused (exit status not 0), mended (0, and the line says what was done), either. loads: a model may be loaded
+    before.
     """
 
     name: str

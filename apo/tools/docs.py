@@ -1,7 +1,8 @@
 """Runs every command of README and docs to its end, in a fresh clone and at a small size: `python -m apo.tools.docs`.
 
-The clone's defaults are cut as `apo/tools/docs.yaml` says, so that the commands run as they are written; placeholders get what the
-clone has. That file also lists what can't be run here, with the reason. Results and what failing commands printed: outputs/tools/docs.
+The clone's defaults are cut as `apo/tools/docs.yaml` says, so that the commands run as they are written; placeholders
+get what the clone has. That file also lists what can't be run here, with the reason. Results and what failing commands
+printed: outputs/tools/docs.
 """
 
 import argparse

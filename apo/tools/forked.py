@@ -1,4 +1,6 @@
-"""What stands for the interpreter beside the socket of `apo.tools.server`: the server forks and this process ends as the fork does."""
+"""What stands for the interpreter beside the socket of `apo.tools.server`: the server forks and this process ends as
+the fork does.
+"""
 
 import json
 import os

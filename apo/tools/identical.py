@@ -1,8 +1,8 @@
 """Whether a change of the code left training bit for bit as it was: `python -m apo.tools.identical` (make identical).
 
-A few optimizer steps of every stage on one thread; the SHA-256 of each adapter file, and of the logged losses, must equal those in
-identical.json, which `--record` writes. They depend on the processor and on the version of torch: record on the machine where you
-compare, before the change.
+A few optimizer steps of every stage on one thread; the SHA-256 of each adapter file, and of the logged losses, must
+equal those in identical.json, which `--record` writes. They depend on the processor and on the version of torch: record
+on the machine where you compare, before the change.
 
     python -m apo.tools.identical                    # about 4 minutes; ends with 1 if something differs
     python -m apo.tools.identical --only 'distill'   # with the runs that these start from

@@ -25,7 +25,9 @@ def working_tree(folder: Path) -> Path:
 
 
 def write_manifests(folder: Path, count: int) -> dict[str, Path]:
-    """kind -> a manifest of `count` conditions of the world: right videos against flawed ones, and their first frames."""
+    """kind -> a manifest of `count` conditions of the world: right videos against flawed ones, and
+    their first frames.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng, rows = np.random.default_rng(0), {kind: [] for kind in KINDS}
     for i in range(count):

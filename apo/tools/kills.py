@@ -1,14 +1,15 @@
 """Random SIGKILLs over every stage, evaluation, export, the cache and the world's pairs: `python -m apo.tools.kills`.
 
-Each target is run once without interruption. Then it is killed (the whole process group) at moments drawn uniformly over its run time,
-started again by the same command, killed again, ..., and at last left to end. What it leaves must equal, file for file and bit for bit,
-what the uninterrupted run left (times and logs aside), and no file more; no more steps may be done twice than lie between checkpoints.
+Each target is run once without interruption. Then it is killed (the whole process group) at moments drawn uniformly
+over its run time, started again by the same command, killed again, ..., and at last left to end. What it leaves must
+equal, file for file and bit for bit, what the uninterrupted run left (times and logs aside), and no file more; no more
+steps may be done twice than lie between checkpoints.
 
-    python -m apo.tools.kills --count 200 --jobs 2        # a summary; one line per ended run in outputs/tools/kills/results.csv
+    python -m apo.tools.kills --count 200 --jobs 2        # a summary; each run in outputs/tools/kills/results.csv
     python -m apo.tools.kills --targets offline,export --count 20 --real
 
-The same command continues. Commands are forked from a process that has imported the libraries (`--real`: new interpreters), so
-that kills fall into what they do, not into what they import.
+The same command continues. Commands are forked from a process that has imported the libraries (`--real`: new
+interpreters), so that kills fall into what they do, not into what they import.
 """
 
 import argparse
@@ -37,7 +38,9 @@ LIMIT_S, MOST = 600, 4  # of a run; kills before it is left to end
 
 @dataclass(frozen=True)
 class Cycle:
-    """Kills of a target until it was left to end. lost: steps done twice after one of them, at most. different, stray: files."""
+    """Kills of a target until it was left to end. lost: steps done twice after one of them, at most. different, stray:
+    files.
+    """
 
     target: str
     number: int
@@ -159,7 +162,8 @@ class Record:
             left = seconds / max(done, 1) * max(count - self.kills(), 0)
             verdict = "ok" if cycle.good else f"NOT OK: {cycle}"
             print(
-                f"[{self.kills()}/{count} kills, {left / 60:.0f} min left] {cycle.target}: {cycle.kills} kills, {verdict}",
+                f"[{self.kills()}/{count} kills, {left / 60:.0f} min left] {cycle.target}: {cycle.kills} kills, "
+                f"{verdict}",
                 flush=True,
             )
 

@@ -29,7 +29,9 @@ def files(folder: Path) -> dict[str, str]:
 
 
 def content(path: Path) -> bytes:
-    """A file's bytes; of metrics.csv what does not depend on the clock, of safetensors what does not on the header's order."""
+    """A file's bytes; of metrics.csv what does not depend on the clock, of safetensors what does not on the header's
+    order.
+    """
     if path.suffix == ".safetensors":
         raw = path.read_bytes()
         start = 8 + int.from_bytes(raw[:8], "little")

@@ -1,13 +1,15 @@
 """Hundreds of malformed inputs through the real commands: `python -m apo.tools.malformed`.
 
-Each case spoils one thing in a working tree of its own and runs a command there. It passes if the command ends with one line that
-names the field, file or line and a remedy, an exit status that is not 0 (or, where the damage can be mended, with 0 and a line that
-says so), no traceback, under 3 s of CPU where no model had to be loaded, no planted code run, and no file of the user changed.
+Each case spoils one thing in a working tree of its own and runs a command there. It passes if the command ends with one
+line that names the field, file or line and a remedy, an exit status that is not 0 (or, where the damage can be mended,
+with 0 and a line that says so), no traceback, under 3 s of CPU where no model had to be loaded, no planted code run,
+and no file of the user changed.
 
-    python -m apo.tools.malformed --jobs 2                   # what was wrong; each case, as it ends, in outputs/tools/malformed/results.csv
+    python -m apo.tools.malformed --jobs 2        # what was wrong; all cases in outputs/tools/malformed/results.csv
     python -m apo.tools.malformed --only 'label' --show      # what the commands said
 
-Commands are forked from a process that has imported the libraries, so their CPU is without imports; `--real` starts interpreters.
+Commands are forked from a process that has imported the libraries, so their CPU is without imports; `--real` starts
+interpreters.
 """
 
 import argparse
@@ -34,14 +36,15 @@ from apo.tools.warm import Done, Real, Warm
 RESULTS = Path("outputs/tools/malformed")
 LIMIT_S, CPU_S = 90, 3
 REMEDY = re.compile(
-    r"\b(give|use|set|add|delete|make|lower|raise|drop|copy|write|train|run|start|check|install|choose|take|leave|put|remove|rename|need|move|"
-    r"needs|must|name|wait|continue|continues|save|label|encode|did you mean|closest|known|there are|required|one of|choices?|free|mend|"
-    r"quote|mended|rebuilt|anew|falls? back|previous)\b",
+    r"\b(give|use|set|add|delete|make|lower|raise|drop|copy|write|train|run|start|check|install|choose|take|leave|put|remove|rename|"
+    r"need|move|needs|must|name|wait|continue|continues|save|label|encode|did you mean|closest|known|there are|"
+    r"required|one of|choices?|free|mend|quote|mended|rebuilt|anew|falls? back|previous)\b",
     re.I,
 )
 ROW = re.compile(r"\s+(line|row) \d+: ")
 NOISE = re.compile(
-    r"^\s*(steps|encoding|generating|evaluating|Loading|[\w ]+:\s+\d+%|\[rank|usage:|outputs and caches:)|^ {16,}|it/s\]|s/it\]"
+    r"^\s*(steps|encoding|generating|evaluating|Loading|[\w ]+:\s+\d+%|\[rank|usage:|outputs and caches:)|^ "
+    r"{16,}|it/s\]|s/it\]"
 )
 
 
@@ -84,7 +87,9 @@ def judge(case: Case, done: Done, touched: Sequence[str], ran: bool) -> Verdict:
 
 
 class Place:
-    """What the cases share: a tiny pipeline, manifests, a finished run and one that has begun; and a fresh tree for each."""
+    """What the cases share: a tiny pipeline, manifests, a finished run and one that has begun; and a fresh tree for
+    each.
+    """
 
     def __init__(self, home: Path, shell: Real):
         self.home, self.number = home.resolve(), count()
@@ -225,7 +230,8 @@ def main() -> None:
     print(summary(verdicts))
     if any(verdict.wrong for verdict in verdicts):
         sys.exit(
-            f"malformed: {sum(bool(verdict.wrong) for verdict in verdicts)} of {len(verdicts)} cases: see {RESULTS}/results.csv"
+            f"malformed: {sum(bool(verdict.wrong) for verdict in verdicts)} of {len(verdicts)} cases: see "
+            f"{RESULTS}/results.csv"
         )
 
 

@@ -1,4 +1,6 @@
-"""Damaged and foreign state: checkpoints, run folders, adapters, caches, model folders, planted code, disks, locks, exports."""
+"""Damaged and foreign state: checkpoints, run folders, adapters, caches, model folders, planted code, disks, locks,
+exports.
+"""
 
 import json
 import pickle

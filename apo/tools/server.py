@@ -1,4 +1,5 @@
-"""The process that `apo.tools.warm` forks commands from: `python -m apo.tools.server FOLDER/python`, with a socket beside that file.
+"""The process that `apo.tools.warm` forks commands from: `python -m apo.tools.server FOLDER/python`, with a socket
+beside that file.
 
 For each connection a handler forks the command, says how it ended, and kills it if the one who asked is gone.
 """
@@ -18,9 +19,11 @@ from pathlib import Path
 
 # what a command would import itself; diffusers and transformers load lazily, so that classes are named
 LIBRARIES = (
-    "import torch, hydra, lightning, peft, av, pandas, pyarrow.parquet, sklearn.datasets, scipy.ndimage, torchmetrics, matplotlib.pyplot",
+    "import torch, hydra, lightning, peft, av, pandas, pyarrow.parquet, sklearn.datasets, scipy.ndimage, "
+    "torchmetrics, matplotlib.pyplot",
     "from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel",
-    "from transformers import CLIPImageProcessor, CLIPVisionModel, Qwen3VLForConditionalGeneration, T5TokenizerFast, UMT5EncoderModel",
+    "from transformers import CLIPImageProcessor, CLIPVisionModel, Qwen3VLForConditionalGeneration, T5TokenizerFast, "
+    "UMT5EncoderModel",
 )
 CPU = "cpu"  # file beside the socket: a line of seconds for each command that has ended
 

@@ -3,8 +3,9 @@
     with Warm(root) as warm:
         done = warm.run(["train.py", "stage=offline"], cwd=folder, limit_s=60)
 
-A command is what follows `python`: a script and its arguments, or -m and a module. Each leads a process group of its own, and what
-it starts as `sys.executable` is forked, too. What imports cost can't be seen this way: `Real` runs the same in new interpreters.
+A command is what follows `python`: a script and its arguments, or -m and a module. Each leads a process group of its
+own, and what it starts as `sys.executable` is forked, too. What imports cost can't be seen this way: `Real` runs the
+same in new interpreters.
 """
 
 import os
@@ -24,7 +25,9 @@ from apo.tools.server import CPU
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended. code: its exit status, or minus the signal that ended it. output: stdout and stderr together."""
+    """How a command ended. code: its exit status, or minus the signal that ended it. output: stdout and stderr
+    together.
+    """
 
     code: int
     output: str
@@ -53,7 +56,9 @@ class Real:
 
 
 class Warm(Real):
-    """Commands forked from a process that has imported the libraries and, from `root`, apo. python: stands for the interpreter."""
+    """Commands forked from a process that has imported the libraries and, from `root`, apo. python: stands for the
+    interpreter.
+    """
 
     def __init__(self, root: Path):
         self.folder = Path(mkdtemp(prefix="apo_warm_"))

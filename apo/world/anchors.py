@@ -1,4 +1,6 @@
-"""`data=world_anchors`: what the baseline generates, sorted by the oracle into good and bad examples (Section 3.3.2)."""
+"""`data=world_anchors`: what the baseline generates, sorted by the oracle into good and bad examples
+(Section 3.3.2).
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +30,8 @@ class WorldAnchors(WorldVideos):
     """`count` videos of a frozen model.
 
     Positive: clean, and following the prompt. Mismatched: clean, not following; mostly what the model made of the same
-    first frame and a sentence with another direction or speed, so that nothing but the motion tells them from positives.
-    Distorted: as they come.
+    first frame and a sentence with another direction or speed, so that nothing but the motion tells them from
+    positives. Distorted: as they come.
 
     positive_share: of the anchors that are built, and of those drawn in training.
     distorted_share: of the negative ones that are built.

@@ -133,7 +133,9 @@ def best_motion(track: Track) -> Tensor:
 
 
 def excess(track: Track, limits: Thresholds = THRESHOLDS) -> Tensor:
-    """(n, CAUSES, F) how far each frame is past each cause's threshold, over the threshold; 0 where it isn't past it."""
+    """(n, CAUSES, F) how far each frame is past each cause's threshold, over the threshold; 0 where it
+    isn't past it.
+    """
     positions = torch.cat([track.start[:, None], track.position], 1)
     bend = nnf.pad(track.brightness.diff(n=2, dim=1).abs(), (2, 0))  # shown in the last of its three frames
     past = {

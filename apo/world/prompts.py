@@ -33,7 +33,9 @@ class WorldPrompts(Data):
 
 
 class WorldPromptDataset(Dataset):
-    """Item i is condition i in pixels; a batch is encoded by the policy's frozen parts, which are small in the world."""
+    """Item i is condition i in pixels; a batch is encoded by the policy's frozen parts, which are small
+    in the world.
+    """
 
     def __init__(self, conditions: WorldConditions, policy: Policy):
         self.conditions, self.policy = conditions, policy

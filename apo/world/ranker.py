@@ -20,9 +20,9 @@ NOTICEABLE = 0.25  # px/frame: a difference in motion that the oracle's tests ca
 class OracleRanker(Part):
     """The less severely distorted video wins (labels 1, 2); of two alike the one that moves more (3, 4).
 
-    error_rate: share of the pairs, in [0, 0.5], whose winner is exchanged; prompt, first frame, how bright each video is and
-    `seed` decide, so that a resumed run errs on the same pairs, whichever video comes first.
-    similar: severities (`apo.world.oracle.severity`, in [0, 1]) that differ by no more are alike.
+    error_rate: share of the pairs, in [0, 0.5], whose winner is exchanged; prompt, first frame, how bright each video
+    is and `seed` decide, so that a resumed run errs on the same pairs, whichever video comes first. similar: severities
+    (`apo.world.oracle.severity`, in [0, 1]) that differ by no more are alike.
     """
 
     is_model = False
@@ -38,8 +38,9 @@ class OracleRanker(Part):
         require_sentences(setting.rows, "ranker=oracle", OTHERS)
 
     def __call__(self, first: Tensor, second: Tensor, cond: Condition) -> Verdict:
-        """Confidence is the probability that the winner is right: 1 − error_rate for a difference that can be seen, falling
-        to 0.5 for motion that is the same. Then the brighter video wins, or the darker one, as the condition draws.
+        """Confidence is the probability that the winner is right: 1 − error_rate for a difference that can be seen,
+        falling to 0.5 for motion that is the same. Then the brighter video wins, or the darker one, as the condition
+        draws.
 
         ValueError for a prompt that is not the world's, or a condition without its first frame in pixels.
         """

@@ -53,10 +53,11 @@ class Place:
 
 
 class WorldRankings(Data):
-    """count, validation_count: pairs. generated_share: of them, by the baseline; the rest rendered. slow_motion: whether
-    slowed videos are among the candidates. domain: the only one; None for both. candidates: videos that the baseline
-    generates of a condition. batch_size: conditions at a time. seed: of conditions, noise and flaws. annotator: labels the
-    pairs; those of which it is less sure than min_confidence are left out, as people leave out what they can't tell apart.
+    """count, validation_count: pairs. generated_share: of them, by the baseline; the rest rendered. slow_motion:
+    whether slowed videos are among the candidates. domain: the only one; None for both. candidates: videos that the
+    baseline generates of a condition. batch_size: conditions at a time. seed: of conditions, noise and flaws.
+    annotator: labels the pairs; those of which it is less sure than min_confidence are left out, as people leave out
+    what they can't tell apart.
     """
 
     gives = "rankings"
@@ -88,7 +89,8 @@ class WorldRankings(Data):
             raise ValueError(f"data.generated_share={generated_share}: give a share in [0, 1]")
         if min_confidence > 1 - annotator.error_rate:
             raise ValueError(
-                f"data.min_confidence={min_confidence}: an annotator with error_rate={annotator.error_rate} is never surer than "
+                f"data.min_confidence={min_confidence}: an annotator with error_rate={annotator.error_rate} is never "
+                "surer than "
                 f"{1 - annotator.error_rate:g}: give that or less"
             )
         if candidates < 2:
@@ -258,7 +260,9 @@ class WorldRankings(Data):
 
 
 class WorldRankingDataset(RankingDataset):
-    """Rankings whose videos are rendered, or read from the cache, when they are asked for. rows: see `WorldRankings.label`."""
+    """Rankings whose videos are rendered, or read from the cache, when they are asked for. rows: see
+    `WorldRankings.label`.
+    """
 
     def __init__(self, source: WorldRankings, rows: list[tuple[Place, dict]]):
         self.source, self.rows = source, rows

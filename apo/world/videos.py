@@ -1,4 +1,6 @@
-"""What `data=world_pairs` and `data=world_anchors` share: videos of the world by a frozen model, made once, batch by batch."""
+"""What `data=world_pairs` and `data=world_anchors` share: videos of the world by a frozen model, made once, batch by
+batch.
+"""
 
 import hashlib
 import json
@@ -32,8 +34,8 @@ MAX_CONDITIONS_PER_VIDEO = 200  # of use
 class WorldVideos(Data, ABC):
     """Batches of conditions of a split, what `generator` makes of them, and what of it is of use.
 
-    generator: `base`, the model without any adapter, whatever stage asks; `start`, with the adapter that the stage starts at.
-    batch_size: conditions at a time. seed: of conditions and noise.
+    generator: `base`, the model without any adapter, whatever stage asks; `start`, with the adapter that the stage
+    starts at. batch_size: conditions at a time. seed: of conditions and noise.
     """
 
     name: str  # of the config option, and of the cache's folder
@@ -93,7 +95,8 @@ class WorldVideos(Data, ABC):
         return self.cache_dir / f"{self.name}-{hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()[:16]}"
 
     def batches(self, policy: "WanPolicy", folder: Path, bar: Lines) -> Iterator:
-        """What `make` returned of one batch after another, those of earlier runs from the disk if all their files are whole.
+        """What `make` returned of one batch after another, those of earlier runs from the disk if all their files are
+        whole.
 
         RuntimeError once far more conditions were tried than `bar` counts finds.
         """
@@ -103,7 +106,8 @@ class WorldVideos(Data, ABC):
             batch += 1
             if batch * self.batch_size > MAX_CONDITIONS_PER_VIDEO * (bar.n + 1):
                 raise RuntimeError(
-                    f"{batch * self.batch_size} conditions gave {bar.n} of {bar.total} for data={self.name}: {self.model.path} under "
+                    f"{batch * self.batch_size} conditions gave {bar.n} of {bar.total} for data={self.name}: "
+                    f"{self.model.path} under "
                     f"this guidance is too good or too bad for it; {self.hint}"
                 )
 

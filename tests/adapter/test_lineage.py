@@ -88,7 +88,8 @@ def test_a_student_may_generate_its_own_candidates(tmp_path):
         (
             {},
             "b2",
-            r"was trained over somewhere \(b1\), and this run's somewhere is b2: give the model that it was trained over",
+            r"was trained over somewhere \(b1\), and this run's somewhere is b2: give the model that it "
+            r"was trained over",
         ),
         (
             {"name": "distill_dpo", "after": ["distill"]},

@@ -1,4 +1,6 @@
-"""Every value of the config is of its kind, and every key is one that something takes: told without torch, naming key and remedy."""
+"""Every value of the config is of its kind, and every key is one that something takes: told without torch, naming key
+and remedy.
+"""
 
 import pytest
 
@@ -320,7 +322,8 @@ def test_what_something_takes_is_let_pass(overrides):
 
 def test_a_class_of_ones_own_says_what_it_takes(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
-        "from dataclasses import dataclass\nfrom apo.config.numbers import Rows\nfrom apo.timesteps.uniform import UniformSampler\n"
+        "from dataclasses import dataclass\nfrom apo.config.numbers import Rows\nfrom apo.timesteps.uniform import "
+        "UniformSampler\n"
         "@dataclass\nclass Middle(UniformSampler):\n    middle: float\n    table: dict\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -340,7 +343,8 @@ def test_a_class_of_ones_own_says_what_it_takes(tmp_path, monkeypatch):
 def test_a_knob_added_later_is_of_the_kind_that_its_class_says_and_stands_in_no_list(tmp_path, monkeypatch):
     """A setting of a group, and a top-level key that goes to a part: one Python and one YAML file each."""
     (tmp_path / "added.py").write_text(
-        "from dataclasses import dataclass\nfrom apo.config.numbers import Share\nfrom apo.modules.cluster import Single\n"
+        "from dataclasses import dataclass\nfrom apo.config.numbers import Share\nfrom apo.modules.cluster "
+        "import Single\n"
         "@dataclass\nclass Spare(Single):\n    spare: Share\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

@@ -77,8 +77,8 @@ def test_the_whole_command_trains_on_what_it_cuts_for_the_model(tmp_path, wan22_
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "outputs" / "real").mkdir(parents=True)
     wheel(tmp_path / "outputs" / "real")
-    small = f"model.path={wan22_folder} model.num_inference_steps=4 max_steps=2 batch_size=1 sample_every_n_steps=0 trainer.threads=1"
-    small += " model.spec.height=32 model.spec.width=32 model.spec.frames=5 model.spec.fps=4"
+    small = f"model.path={wan22_folder} model.num_inference_steps=4 max_steps=2 batch_size=1 sample_every_n_steps=0"
+    small += " trainer.threads=1 model.spec.height=32 model.spec.width=32 model.spec.frames=5 model.spec.fps=4"
     command = [
         "make",
         "-f",

@@ -111,7 +111,8 @@ def test_columns_of_other_names_are_mapped_and_the_rest_ignored(tmp_path, record
     path, names = write_csv(tmp_path / "metadata.csv", theirs), {"prompt": "caption", "chosen": "chosen_file_name"}
     assert [row.prompt for row in load(path, PairRow, Spec(), names)] == [r["prompt"] for r in records]
     assert said(path, columns=names | {"image": "first"}) == {
-        2: "no row has the column of columns.image='first': there are 'caption', 'chosen_file_name', 'rejected', 'score'"
+        2: "no row has the column of columns.image='first': there are 'caption', 'chosen_file_name', "
+        "'rejected', 'score'"
     }
     with pytest.raises(UserError, match="columns={promt: caption}: give the name of a column to one of prompt,"):
         read(path, PairRow, {"promt": "caption"})
@@ -130,7 +131,8 @@ def test_a_column_that_is_unknown_or_missing_is_said_once(tmp_path, records):
         load(write_jsonl(tmp_path / "m.jsonl", wrong), PairRow, Spec())
     assert [problem.message for problem in raised.value.problems] == [
         "unknown column 'choosen', in 7 of 7 rows: did you mean 'chosen'?",
-        "unknown column 'notes', in 7 of 7 rows: known are prompt, domain, segment, chosen, rejected, image, annotators; "
+        "unknown column 'notes', in 7 of 7 rows: known are prompt, domain, segment, chosen, rejected, image, "
+        "annotators; "
         "columns={} ignores all others",
         "chosen is missing in all 7 rows: add it, or say with columns={field: column} where it is",
     ]

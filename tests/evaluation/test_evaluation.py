@@ -102,7 +102,9 @@ STRANGE = ["a red thing", "猫が走る 🐈\u202e", "very " * 500, "one line\na
 
 
 def test_conditions_of_the_users_own_are_shown_unmeasured(composed, tmp_path, monkeypatch, wan22_folder):
-    """Any prompts, first frames and sizes, as a user of Wan has them; what their images show is part of the result's key."""
+    """Any prompts, first frames and sizes, as a user of Wan has them; what their images show is part of the result's
+    key.
+    """
     write_rows(tmp_path, "red")
     own = [
         "conditions=prompts",

@@ -46,7 +46,8 @@ def other(tmp_path):
 
 def test_the_second_is_refused_at_once_and_a_dead_ones_lock_is_free(tmp_path, other):
     process, began = other(), time.monotonic()
-    said = rf"{tmp_path} is in use by process {process.pid} on {re.escape(socket.gethostname())}, since \d{{4}}-.*: stop it"
+    host = re.escape(socket.gethostname())
+    said = rf"{tmp_path} is in use by process {process.pid} on {host}, since \d{{4}}-.*: stop it"
     with pytest.raises(InUse, match=said), holding(tmp_path, "stop it"):
         pass
     assert time.monotonic() - began < 1

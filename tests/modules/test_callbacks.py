@@ -79,7 +79,9 @@ def test_replicas_share_the_samples_and_generate_equally_often(tmp_path, monkeyp
     "exception, saves", [(RankerFailed(), True), (NonFiniteGradient(), False), (KeyboardInterrupt(), False)]
 )
 def test_only_a_failed_ranker_leaves_a_checkpoint_between_the_usual_ones(exception, saves, tmp_path):
-    """With two windows a pair, an odd step could not resume; a gradient may fail there, a ranker only where a pair begins."""
+    """With two windows a pair, an odd step could not resume; a gradient may fail there, a ranker only where a pair
+    begins.
+    """
     saved = []
     trainer = SimpleNamespace(
         global_step=3,
@@ -144,7 +146,9 @@ def test_sigterm_stops_a_run_but_under_submitit_which_requeues_at_a_signal_of_it
 
 
 class Measured:
-    """A module and its loss, which notes what pairs it is asked for; it is their sum plus a share of the noise level."""
+    """A module and its loss, which notes what pairs it is asked for; it is their sum plus a share of
+    the noise level.
+    """
 
     device, policy = "cpu", None
 

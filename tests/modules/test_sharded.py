@@ -1,4 +1,6 @@
-"""Every stage over sharded weights: two processes do together what one does with twice the batch, or with the same one between them."""
+"""Every stage over sharded weights: two processes do together what one does with twice the batch, or with the same one
+between them.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -63,7 +65,9 @@ def module(kind: str, folder: Path, size: int, shard: str | None, shared: int) -
 
 
 def fit(kind: str, folder: Path, home: Path, size: int, shared: int = 1, **settings) -> None:
-    """Trains on this replica's share of the pairs; leaves home/<kind> with metrics and adapter. shared: processes of a replica."""
+    """Trains on this replica's share of the pairs; leaves home/<kind> with metrics and adapter. shared: processes of a
+    replica.
+    """
     model = module(kind, folder, size, "all" if "strategy" in settings else None, shared)
     trainer = L.Trainer(
         max_steps=STEPS,
@@ -126,7 +130,8 @@ def test_two_processes_equal_one(wan22_folder, tmp_path, one, shared):
     for kind in KINDS:
         found = [MetricsCSV(home / kind).read() for home in (tmp_path, one)]
         for ours, theirs in zip(*found, strict=True):
-            # not those of a regime: a row of the uniform sampler may be in the high one on one rank and in the low one on the other
+            # not those of a regime: a row of the uniform sampler may be in the high one on one rank and in the low one
+            # on the other
             for key in (key for key in theirs if not key.startswith(("time/", "train/loss_"))):
                 assert float(ours[key]) == pytest.approx(float(theirs[key]), rel=1e-3, abs=2e-5), (kind, key)
         if kind == "online":

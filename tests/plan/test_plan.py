@@ -57,7 +57,9 @@ def test_passes_equal_those_of_the_policy_itself(tiny, style):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_steps_flops_and_memory_are_those_of_a_real_window(tiny, checkpointing):
-    """Wan2.1 style, bfloat16 base under a float32 adapter: reference and policy forwards, backwards, over three rows."""
+    """Wan2.1 style, bfloat16 base under a float32 adapter: reference and policy forwards, backwards,
+    over three rows.
+    """
     policy, architecture, predicted = tiny("wan21", checkpointing, dtype="bfloat16")
     layout = replace(ONE, checkpointing=checkpointing)
     policy.train()
@@ -181,7 +183,8 @@ def test_the_published_models_have_their_published_sizes():
         counted = passes(architecture, (architecture.channels, 1, 4, 4), 512, cfg.policy.lora, torch.float32)
         if name == "wan22_i2v_a14b":
             parts = frozen(architecture, instantiate(cfg.model))
-            # UMT5-XXL's encoder has 5.68 billion parameters, the VAE 127 million; decoding: `AutoencoderKLWan` itself on the meta device
+            # UMT5-XXL's encoder has 5.68 billion parameters, the VAE 127 million; decoding: `AutoencoderKLWan` itself
+            # on the meta device
             assert parts.weights == pytest.approx(5.68e9 * 2 + 127e6 * 4, rel=0.01) and parts.vae == pytest.approx(
                 127e6 * 4, rel=0.01
             )

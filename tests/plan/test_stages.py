@@ -21,9 +21,10 @@ from tests.plan.shapes import OFFLINE, ONE, PAIRS, SMALL, with_gradients
 from tests.policies.test_wan import LORA, inputs, make
 
 TEACHERS = {
-    "cfg_stg": (CFGSTG(2.0, 2.0, 0.9, 1.0, [1], True), 3, 3, 1), "in_turn": (CFGSTG(2.0, 2.0, 0.9, 1.0, [1], False), 3, 1, 1),
+    "cfg_stg": (CFGSTG(2.0, 2.0, 0.9, 1.0, [1], True), 3, 3, 1),
+    "in_turn": (CFGSTG(2.0, 2.0, 0.9, 1.0, [1], False), 3, 1, 1),
     "cfg": (CFG(2.0, 2.0, 0.9), 2, 2, 0),
-}  # fmt: skip  # guidance, forwards of a video, at once, blocks left out
+}  # guidance, forwards of a video, at once, blocks left out
 
 
 @pytest.mark.parametrize(

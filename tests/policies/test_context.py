@@ -96,7 +96,9 @@ class Moody:
 
 
 def generated(folder: Path) -> None:
-    """Both processes have the same candidates and the same verdicts, for which one of them asked; and waiting ones travel once."""
+    """Both processes have the same candidates and the same verdicts, for which one of them asked; and waiting ones
+    travel once.
+    """
     dist.init_process_group("gloo")
     share_pairs(2)
     request = asking(wan22_folder=folder)

@@ -1,4 +1,6 @@
-"""Pipeline folders that are damaged or hostile: what is wrong is said before anything of them is loaded, or when it is read."""
+"""Pipeline folders that are damaged or hostile: what is wrong is said before anything of them is loaded, or when it is
+read.
+"""
 
 import json
 import pickle

@@ -113,7 +113,9 @@ def test_sharded_equals_whole(wan22_folder, tmp_path, shape, dtype, shared):
 
 
 def cache(folder: Path) -> None:
-    """Ranks with videos of their own leave out the same blocks, and nothing is left out where every step changes enough."""
+    """Ranks with videos of their own leave out the same blocks, and nothing is left out where every step changes
+    enough.
+    """
     dist.init_process_group("gloo")
     request = asking(wan22_folder=folder)
     plain, policy = perturbed(make(request, "wan22")), make(request, "wan22", shard="all")

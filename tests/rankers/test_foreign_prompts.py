@@ -32,7 +32,8 @@ def online(path: str, *more: str):
 
 
 def test_the_oracle_refuses_prompts_that_are_not_the_worlds(manifest, tmp_path):
-    said = "ranker=oracle judges the world only, and in row 2 of the data 'a man waves' is not a sentence of the world.*or use ranker="
+    said = "ranker=oracle judges the world only, and in row 2 of the data 'a man waves' is not a sentence of "
+    said += "the world.*or use ranker="
     with pytest.raises(UserError, match=said):
         check(online(manifest(WORLDS, "a man waves")), tmp_path / "run")
     check(online(manifest(WORLDS, "the camera pans left slowly over the temple")), tmp_path / "run")

@@ -1,4 +1,6 @@
-"""The first question to a ranking server: whatever is wrong with its answer is said before a policy is loaded, in one line."""
+"""The first question to a ranking server: whatever is wrong with its answer is said before a policy is loaded, in one
+line.
+"""
 
 import json
 import time

@@ -1,4 +1,6 @@
-"""The served ranker against real server processes: the project's own, with videos and probabilities, and transformers'."""
+"""The served ranker against real server processes: the project's own, with videos and probabilities,
+and transformers'.
+"""
 
 import json
 import os
@@ -155,7 +157,9 @@ def warm():
 
 @pytest.fixture
 def online(wan22_folder, tmp_path):
-    """(name, the server's address) -> overrides of an online run on prompts that are not the world's, each with its domain."""
+    """(name, the server's address) -> overrides of an online run on prompts that are not the world's, each with its
+    domain.
+    """
     rows = [{"prompt": f"a man waves {i} times", "image": f"{i}.png", "domain": "human"} for i in range(3)]
     for row in rows:
         Image.new("RGB", (90, 70), (80, 200, 10)).save(tmp_path / row["image"])

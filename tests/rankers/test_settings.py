@@ -8,11 +8,13 @@ from apo.errors import UserError
 from tests.test_configs import composed
 
 WRONG = {
-    "served": "frames=0 frames=-1 frames=1e9 fps=0 fps=nan retries=-1 timeout_s=0 timeout_s=inf hello_timeout_s=nan max_concurrency=0 "
+    "served": "frames=0 frames=-1 frames=1e9 fps=0 fps=nan retries=-1 timeout_s=0 timeout_s=inf hello_timeout_s=nan "
+    "max_concurrency=0 "
     "top_logprobs=99 top_logprobs=0 media=foo swap_averaging=maybe model='' model=null base_url=3 base_url=http:// "
     "base_url=ftp://host body=3 domains.default=cars domains.default=../human domains.prompts=nowhere",
     "oracle": "error_rate=nan error_rate=0.7 error_rate=-1 similar=nan similar=2 seed=-1",
-    "qwen3_vl": "frames=0 frames=10000000 batch_size=0 dtype=int3 device=tpu9 path='' path=nowhere adapter=nowhere fps=-1",
+    "qwen3_vl": "frames=0 frames=10000000 batch_size=0 dtype=int3 device=tpu9 path='' path=nowhere "
+    "adapter=nowhere fps=-1",
 }
 
 

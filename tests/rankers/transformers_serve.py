@@ -1,4 +1,6 @@
-"""`transformers serve` as it is, but pictures are decoded by PIL: torchvision's decoder doesn't load beside a CPU build of torch."""
+"""`transformers serve` as it is, but pictures are decoded by PIL: torchvision's decoder doesn't load beside a CPU build
+of torch.
+"""
 
 import io
 

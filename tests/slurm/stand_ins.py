@@ -1,5 +1,6 @@
-"""srun, sbatch, scontrol, scancel and sacct for one machine: shell scripts to put on PATH. They write what they were asked
-to $STAND_INS/calls."""
+"""srun, sbatch, scontrol, scancel and sacct for one machine: shell scripts to put on PATH. They write what they were
+asked to $STAND_INS/calls.
+"""
 
 import os
 from pathlib import Path

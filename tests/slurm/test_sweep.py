@@ -1,4 +1,6 @@
-"""`hydra/launcher=submitit_slurm` under stand-ins for sbatch, srun and sacct: the array that it submits, and its runs."""
+"""`hydra/launcher=submitit_slurm` under stand-ins for sbatch, srun and sacct: the array that it
+submits, and its runs.
+"""
 
 import subprocess
 

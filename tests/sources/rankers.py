@@ -14,7 +14,9 @@ def brightness(videos: Tensor) -> Tensor:
 
 
 class BrighterWins:
-    """Confidence is 1 for a difference of at least `sure` levels, and falls to 0.5. Remembers which conditions it saw."""
+    """Confidence is 1 for a difference of at least `sure` levels, and falls to 0.5. Remembers which
+    conditions it saw.
+    """
 
     def __init__(self, sure: float = 1e-9):
         self.sure, self.seen = sure, []

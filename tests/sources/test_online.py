@@ -198,7 +198,9 @@ def test_settings_are_checked(key, value):
 
 
 def as_rank(rank: int, folder) -> None:
-    """One of two processes: pairs of its half of the batch, of which some need other numbers of attempts; then a failure."""
+    """One of two processes: pairs of its half of the batch, of which some need other numbers of attempts; then a
+    failure.
+    """
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     policy = adapted(instantiate(composed("stage=online").policy))

@@ -72,7 +72,8 @@ def test_a_dry_runner_lists_what_is_missing_in_an_order_that_works(job, tmp_path
 
 
 def test_so_many_at_a_time_and_no_more(tmp_path):
-    code = f"import time; f = open({str(tmp_path / 'order')!r}, 'a', 1); f.write('+ '); f.flush(); time.sleep(0.4); f.write('- ')"
+    code = f"import time; f = open({str(tmp_path / 'order')!r}, 'a', 1); f.write('+ '); f.flush(); "
+    code += "time.sleep(0.4); f.write('- ')"
     Runner(2).run([Job(name, "usual", ["-c", code], tmp_path / f"{name}.log") for name in "abcd"])
     depth = list(accumulate(1 if sign == "+" else -1 for sign in order(tmp_path)))
     assert max(depth) == 2 and len(depth) == 8

@@ -121,7 +121,8 @@ def test_a_failing_arm_is_one_line_and_the_others_are_shown(study, home):
     assert "adapter=outputs/none/adapter: no lineage.json there" in line and "broken_seed" not in line
     assert "| APO | " in done.output and "Not evaluated yet: broken seed 0." in done.output
     assert done.lines[-1] == (
-        "study: 2 commands failed (broken seed 0: training, broken seed 0: evaluation); the same command tries them again"
+        "study: 2 commands failed (broken seed 0: training, broken seed 0: evaluation); the same command "
+        "tries them again"
     )
 
 

@@ -98,7 +98,8 @@ def changes(found: Measurement, right: Measurement) -> dict[str, Tensor]:
     }
 
 
-# corruption, domain, its cause, the metrics it must change, the metrics it changes in some clips. All others it must not.
+# corruption, domain, its cause, the metrics it must change, the metrics it changes in some clips. All others it must
+# not.
 TABLE = [
     # the position of a wrong shape is uncertain
     (flaws.morph, "digit", "deformed", {DISTORTION, SUBJECT}, {SMOOTHNESS, DYNAMICS}),

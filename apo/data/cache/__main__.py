@@ -4,8 +4,9 @@
     torchrun --nproc-per-node 8 -m apo.data.cache data=pairs data.path=pairs.jsonl ...
     srun --ntasks-per-node 8 python -m apo.data.cache data=pairs data.path=pairs.jsonl ...
 
-Processes share the folder and nothing else: one that dies leaves what it had, the others finish (under torchrun, which then stops
-them, and srun --kill-on-bad-exit they don't), and the same command goes on with the rest. Every file found is held against its checksum.
+Processes share the folder and nothing else: one that dies leaves what it had, the others finish (under torchrun, which
+then stops them, and srun --kill-on-bad-exit they don't), and the same command goes on with the rest. Every file found
+is held against its checksum.
 """
 
 import argparse
@@ -107,7 +108,8 @@ def run(cfg: DictConfig, data: UserRows, share: Share, report: Path | None = Non
     seconds = time.perf_counter() - began
     there = len(done.names) - done.encoded
     print(
-        f"share {share.rank + 1} of {share.world} on {place}: {throughput(done.encoded, there, seconds)} -> {cache.folder}",
+        f"share {share.rank + 1} of {share.world} on {place}: {throughput(done.encoded, there, seconds)} -> "
+        f"{cache.folder}",
         flush=True,
     )
     if report is not None:
@@ -117,7 +119,8 @@ def run(cfg: DictConfig, data: UserRows, share: Share, report: Path | None = Non
 
 
 def throughput(encoded: int, there: int, seconds: float) -> str:
-    return f"{encoded} rows encoded, {there} were there and sound; {seconds:.1f} s, {encoded / max(seconds, 1e-9):.2f} rows/s"
+    rate = encoded / max(seconds, 1e-9)
+    return f"{encoded} rows encoded, {there} were there and sound; {seconds:.1f} s, {rate:.2f} rows/s"
 
 
 def coordinate(overrides: list[str], workers: int, rows: int) -> None:

@@ -1,4 +1,6 @@
-"""What the model's frozen parts make of the user's rows, computed once: one safetensors file a pair, anchor or prompt."""
+"""What the model's frozen parts make of the user's rows, computed once: one safetensors file a pair,
+anchor or prompt.
+"""
 
 import hashlib
 import json
@@ -37,9 +39,9 @@ class LatentCache:
     """Files `<condition>-<content>.safetensors` in a folder of their own for each fingerprint.
 
     A file holds the row's videos (C, F, H, W) under their columns' names, text (tokens, D) without its zeros, image
-    (4 + C, F, H, W), frame (3, height, width) uint8, image_embeds (tokens, D') where the model has them, all in the dtype
-    the policy gives, and prompt, domain and label as metadata. <condition> names what a video is generated from, <content>
-    the whole row, both without the model: rows keep their names from model to model.
+    (4 + C, F, H, W), frame (3, height, width) uint8, image_embeds (tokens, D') where the model has them, all in the
+    dtype the policy gives, and prompt, domain and label as metadata. <condition> names what a video is generated from,
+    <content> the whole row, both without the model: rows keep their names from model to model.
 
     fingerprint: changes whenever the policy would encode the same row differently.
     """
@@ -58,8 +60,8 @@ class LatentCache:
     ) -> Built:
         """Encodes those of rows[rank::world] that have no sound file yet. Interrupted, it goes on where it was.
 
-        A bad row doesn't stop the others; it is reported in the result. No collective calls. thorough: files that are there are
-        read whole, see `flaw`; otherwise their headers.
+        A bad row doesn't stop the others; it is reported in the result. No collective calls. thorough: files that are
+        there are read whole, see `flaw`; otherwise their headers.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         sweep(self.folder)
@@ -91,7 +93,8 @@ class LatentCache:
 
 
 class Verified:
-    """Makes sure of cache files before they are used: each is read whole once in a process, and encoded anew if it is damaged.
+    """Makes sure of cache files before they are used: each is read whole once in a process, and encoded anew if it is
+    damaged.
 
     rows: by the names of their files.
     """
@@ -167,7 +170,9 @@ def encode(row: Row, policy: Policy) -> dict[str, Tensor]:
 
 
 def remembered(done: Path, make, checksums: Checksums):
-    """What `make()` returned, from the JSON file `done` if it is there and whole: an interrupted build goes on after its last batch."""
+    """What `make()` returned, from the JSON file `done` if it is there and whole: an interrupted build goes on after
+    its last batch.
+    """
     try:
         if checksums.holds(done):
             return json.loads(done.read_text())

@@ -1,9 +1,9 @@
 """`make ranker-world`: the world's rankers from scratch. Every step is resumable and skipped once done.
 
-A tiny Qwen3-VL learns to see and to rank in both domains (`apo/world/build/sight.py`), then a LoRA adapter for each domain
-over it with `stage=ranker`; digits stand for the paper's human-centric videos, scenes for the others (Appendix C). The
-controls are adapters without the slow-motion negatives of Appendix C.1. Runs lie in outputs/ranker_world, the base and the
-two adapters in apo/world/checkpoints/ranker.
+A tiny Qwen3-VL learns to see and to rank in both domains (`apo/world/build/sight.py`), then a LoRA adapter for each
+domain over it with `stage=ranker`; digits stand for the paper's human-centric videos, scenes for the others (Appendix
+C). The controls are adapters without the slow-motion negatives of Appendix C.1. Runs lie in outputs/ranker_world, the
+base and the two adapters in apo/world/checkpoints/ranker.
 """
 
 import argparse

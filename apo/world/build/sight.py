@@ -1,8 +1,8 @@
 """Step 1 of `make ranker-world`: the base of the world's rankers, a tiny Qwen3-VL from random weights.
 
-The paper's base knows what videos show before it learns to rank them. So that this one does too, a linear head reads from
-its hidden states, frame by frame, what the oracle measures there, while the model ranks; the head is left out of the
-result. Slowed videos (Appendix C.1) are not shown: what they are worth is measured on the adapters.
+The paper's base knows what videos show before it learns to rank them. So that this one does too, a linear head reads
+from its hidden states, frame by frame, what the oracle measures there, while the model ranks; the head is left out of
+the result. Slowed videos (Appendix C.1) are not shown: what they are worth is measured on the adapters.
 """
 
 from pathlib import Path
@@ -92,7 +92,9 @@ class Pairs:
         self.source, self.conditions, self.frames = source, conditions, frames
 
     def __call__(self, step: int) -> tuple:
-        """Two videos (B, F, 3, H, W), their domain, (B,) label and whether the annotator is sure, (B, 2, frames, SEEN)."""
+        """Two videos (B, F, 3, H, W), their domain, (B,) label and whether the annotator is sure, (B,
+        2, frames, SEEN).
+        """
         rng = np.random.default_rng([SEED, step])
         domain = DOMAINS[int(rng.random() < SCENES)]
         drawn = rng.random() < self.source.generated_share

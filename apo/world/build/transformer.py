@@ -83,7 +83,9 @@ def load_clips(paths: list[Path], encode_text) -> dict[str, Tensor]:
 
 
 def stratified_timesteps(rng: torch.Generator, size: int, low: float, high: float) -> Tensor:
-    """(size,) timesteps, one from each of `size` equal shares of the schedule of shift 5 between low · T and high · T."""
+    """(size,) timesteps, one from each of `size` equal shares of the schedule of shift 5 between low ·
+    T and high · T.
+    """
     inverse = [shift_sigma(torch.tensor(edge), 1 / SHIFT).item() for edge in (low, high)]
     u = (torch.arange(size) + torch.rand(size, generator=rng)) / size
     return T * shift_sigma(inverse[0] + (inverse[1] - inverse[0]) * u, SHIFT)
@@ -107,7 +109,9 @@ def loss(model: WanTransformer3DModel, clips: dict[str, Tensor], step: int, span
 
 
 def fit(name: str, folder: Path, model: WanTransformer3DModel, clips: dict) -> WanTransformer3DModel:
-    """Trains the expert `name` phase by phase, each from where the last one ended; returns the mean of the phases' ends."""
+    """Trains the expert `name` phase by phase, each from where the last one ended; returns the mean of the phases'
+    ends.
+    """
     ends = []
     for phase, (steps, rate) in enumerate(PHASES[name]):
         model = fit_phase(f"{name}-{phase}", folder, model, clips, SPANS[name], steps, rate)
