@@ -97,7 +97,7 @@ class Row:
 
 
 @dataclass
-class Part:
+class Term:
     """A scalar that a loss gives of a row, to be backpropagated before the loss goes on."""
 
     value: Tensor
@@ -191,7 +191,7 @@ class Source(parts.Part, Protocol):
 class Loss(parts.Part, Protocol):
     """Which predictions a window row makes, and what scalars come of them. Knows nothing of Lightning or of ranks."""
 
-    def __call__(self, policy: Policy, sample: Pair, row: Row) -> Iterator[Part]:
+    def __call__(self, policy: Policy, sample: Pair, row: Row) -> Iterator[Term]:
         """Scalars whose gradients add up to the row's. Each is backpropagated before the next is computed."""
 
     def held_out(self, policy: Policy, sample: Pair, t: Tensor, noise: Tensor) -> dict[str, Tensor]:

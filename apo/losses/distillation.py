@@ -10,7 +10,7 @@ from apo.flow import noised
 from apo.guidance.cfg import CFG
 from apo.guidance.cfg_stg import CFGSTG
 from apo.guidance.teacher import GuidanceDistillation
-from apo.interfaces import Condition, Loss, Pair, Part, Policy, Row
+from apo.interfaces import Condition, Loss, Pair, Policy, Row, Term
 from apo.losses.watched import of_pair, prediction
 from apo.parts import Setting
 from apo.timing import timed
@@ -35,7 +35,7 @@ class DistillationLoss(Loss):
     def check(self, setting: Setting) -> None:
         self.distill.check(setting)
 
-    def __call__(self, policy: Policy, pair: Pair, row: Row) -> Iterator[Part]:
+    def __call__(self, policy: Policy, pair: Pair, row: Row) -> Iterator[Term]:
         guidance, batches, loss = self.distill.at(row.step, row.index), self.batches(pair), 0.0
         for place, (x_0, cond) in enumerate(batches, 1):
             meters = {}
@@ -46,7 +46,7 @@ class DistillationLoss(Loss):
             loss += value.detach()
             if last := place == len(batches):
                 meters["train/loss"] = loss
-            yield Part(value, last, meters, prediction("The teacher's guided", "weaker guidance", taught[-1]))
+            yield Term(value, last, meters, prediction("The teacher's guided", "weaker guidance", taught[-1]))
 
     def batches(self, pair: Pair) -> list[tuple[Tensor, Condition]]:
         """Latents x_0 (B, C, F, H, W) and conditions of what is computed at once: all videos of the pairs, or each kind

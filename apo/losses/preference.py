@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from apo.flow import noised, velocity
-from apo.interfaces import Condition, Loss, Pair, Part, Policy, PreferenceObjective, Row
+from apo.interfaces import Condition, Loss, Pair, Policy, PreferenceObjective, Row, Term
 from apo.losses.watched import of_pair, prediction
 from apo.objectives.diffusion_dpo import preference_margin
 
@@ -35,15 +35,15 @@ class PreferenceLoss(Loss):
     objective: PreferenceObjective
     split_backward: bool = False
 
-    def __call__(self, policy: Policy, pair: Pair, row: Row) -> Iterator[Part]:
+    def __call__(self, policy: Policy, pair: Pair, row: Row) -> Iterator[Term]:
         if self.split_backward:
             return self.in_turn(policy, pair, row)
         return self.together(policy, pair, row)
 
-    def together(self, policy: Policy, pair: Pair, row: Row) -> Iterator[Part]:
-        yield self.part(forwards(policy, pair, row.t, row.noise))
+    def together(self, policy: Policy, pair: Pair, row: Row) -> Iterator[Term]:
+        yield self.term(forwards(policy, pair, row.t, row.noise))
 
-    def in_turn(self, policy: Policy, pair: Pair, row: Row) -> Iterator[Part]:
+    def in_turn(self, policy: Policy, pair: Pair, row: Row) -> Iterator[Term]:
         """The same gradient as ∂L/∂e_w ∇e_w + ∂L/∂e_l ∇e_l. The rejected error, which both factors need, is known
         ahead.
         """
@@ -53,16 +53,16 @@ class PreferenceLoss(Loss):
                 ref_rejected = error(policy, pair.rejected, pair.cond, row.t, row.noise)
             rejected = error(policy, pair.rejected, pair.cond, row.t, row.noise)
         chosen = error(policy, pair.chosen, pair.cond, row.t, row.noise)
-        yield self.part(Forwards(chosen, rejected, ref_chosen, ref_rejected), last=False)
+        yield self.term(Forwards(chosen, rejected, ref_chosen, ref_rejected), last=False)
         rejected = error(policy, pair.rejected, pair.cond, row.t, row.noise)
-        yield Part(self.objective(chosen.detach(), rejected, ref_chosen, ref_rejected).mean())
+        yield Term(self.objective(chosen.detach(), rejected, ref_chosen, ref_rejected).mean())
 
-    def part(self, found: Forwards, last: bool = True) -> Part:
+    def term(self, found: Forwards, last: bool = True) -> Term:
         value = self.objective(*found).mean()
         watched = prediction("The reference's", "another adapter", found.ref_chosen, found.ref_rejected)
         watched |= prediction("The policy's", "a lower optimizer.lr", found.chosen, found.rejected)
         logged = {"loss": value.detach()} | meters(found)
-        return Part(value, last, {f"train/{key}": meter for key, meter in logged.items()}, watched)
+        return Term(value, last, {f"train/{key}": meter for key, meter in logged.items()}, watched)
 
     def held_out(self, policy: Policy, pair: Pair, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
         return meters(forwards(policy, pair, t, noise))

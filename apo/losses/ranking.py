@@ -8,7 +8,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from apo.data.rankings import Ranking
-from apo.interfaces import Loss, Part, Row
+from apo.interfaces import Loss, Row, Term
 from apo.rankers.answer import order_averaged, swapped, verdict
 
 if TYPE_CHECKING:
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 class RankingLoss(Loss):
     """The mean cross entropy of the answer token over the whole vocabulary; half of it from either order."""
 
-    def __call__(self, policy: "RankingVLM", ranking: Ranking, row: Row) -> Iterator[Part]:
+    def __call__(self, policy: "RankingVLM", ranking: Ranking, row: Row) -> Iterator[Term]:
         first, second, label, domain = ranking.first, ranking.second, ranking.label, ranking.domain
-        yield self.part(policy(first, second, domain), label, policy.answers, last=False)
-        yield self.part(policy(second, first, domain), swapped(label), policy.answers, last=True)
+        yield self.term(policy(first, second, domain), label, policy.answers, last=False)
+        yield self.term(policy(second, first, domain), swapped(label), policy.answers, last=True)
 
-    def part(self, logits: Tensor, label: Tensor, answers: list[int], last: bool) -> Part:
+    def term(self, logits: Tensor, label: Tensor, answers: list[int], last: bool) -> Term:
         """logits: (B, vocabulary). label: (B,) in 1..4. answers: the tokens of the labels."""
         answers = torch.tensor(answers, device=label.device)
         loss = nnf.cross_entropy(logits, answers[label - 1])
         accuracy = (logits[:, answers].argmax(1) + 1 == label).float().mean()
-        return Part(loss / 2, last, {"train/loss": loss.detach(), "train/accuracy": accuracy})
+        return Term(loss / 2, last, {"train/loss": loss.detach(), "train/accuracy": accuracy})
 
     @torch.no_grad()
     def judged(self, policy: "RankingVLM", ranking: Ranking) -> Tensor:

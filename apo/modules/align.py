@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 
 from apo.config.numbers import Count, Null, Share, Size, Whole
-from apo.interfaces import Loss, Part, Row, Source, T, TimestepSampler
+from apo.interfaces import Loss, Row, Source, T, Term, TimestepSampler
 from apo.modules.base import PolicyModule
 from apo.modules.optim import average_gradients
 from apo.modules.window import Window
@@ -56,9 +56,9 @@ class AlignModule(PolicyModule):
             self.move_reference()
             with self.timed("optimize"):
                 for row in self.window.rows(self.policy, sample, self.global_step):
-                    for part in self.loss(self.policy, sample, row):
-                        self.backward_of(part, row)
-                        self.note(part, row)
+                    for term in self.loss(self.policy, sample, row):
+                        self.backward_of(term, row)
+                        self.note(term, row)
             self.optim_step()
 
     def move_reference(self) -> None:
@@ -67,21 +67,21 @@ class AlignModule(PolicyModule):
         if every is not None and self.global_step and self.global_step % every == 0:
             self.policy.move(REFERENCE)
 
-    def backward_of(self, part: Part, row: Row) -> None:
-        """Adds the gradient of a part of a row.
+    def backward_of(self, term: Term, row: Row) -> None:
+        """Adds the gradient of a term of a row.
 
         Processes that share a sequence each have their tokens' part of it, and it is the average of all processes that
         is taken.
         """
-        average_gradients(self.policy.expert(row.t), row.last and part.last)
-        self.manual_backward(part.value * self.policy.context_parallel)
+        average_gradients(self.policy.expert(row.t), row.last and term.last)
+        self.manual_backward(term.value * self.policy.context_parallel)
 
     @torch.no_grad()
-    def note(self, part: Part, row: Row) -> None:
+    def note(self, term: Term, row: Row) -> None:
         """Logs what a loss says of a row, and its loss once more for the regime of the row's noise level."""
-        self.log_meters(part.meters)
-        self.watched += part.watched.items()
-        loss = part.meters.get("train/loss")
+        self.log_meters(term.meters)
+        self.watched += term.watched.items()
+        loss = term.meters.get("train/loss")
         if loss is not None and row.t is not None:
             regime = "high" if row.t.mean() >= self.split * T else "low"
             self.log_meters({"train/t_mean": row.t.mean().to(loss), f"train/loss_{regime}": loss})
