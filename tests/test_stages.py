@@ -1,12 +1,11 @@
 """Every stage on the user's own data, from the command line to an adapter that the next command takes."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from apo.tools.inputs import KINDS, ROOT, working_tree, write_manifests
+from apo.tools.inputs import KINDS, ROOT, working_tree, write_manifests, write_ranking_model
 from apo.tools.stages import SMALL, STAGES, VLM, adapter, command
 from apo.tools.warm import Done, Warm
 
@@ -18,7 +17,7 @@ class Place:
 
     def __init__(self, home: Path, model: Path, warm: Warm):
         self.tree, self.model, self.warm = working_tree(home / "tree"), model, warm
-        shutil.copytree(ROOT / "apo/world/checkpoints/ranker/base", self.tree / VLM)
+        write_ranking_model(self.tree / VLM)
         self.manifests = write_manifests(home / "data", 4)
 
     def run(self, *command: str) -> Done:

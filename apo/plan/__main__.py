@@ -39,8 +39,9 @@ def composed(overrides: list[str]) -> DictConfig:
 
 
 def curriculum(overrides: list[str], known: Plan) -> list[tuple[str, Plan, int]]:
-    """The paper's stages, each with its number of steps, on the same cluster. What is said of `module` is the asked
-    stage's alone.
+    """The paper's stages, each with its number of steps, on the same cluster.
+
+    What is said of `module`, also by cheaper=, is the asked stage's alone: others have other pairs.
     """
     kept = [
         o
@@ -49,7 +50,9 @@ def curriculum(overrides: list[str], known: Plan) -> list[tuple[str, Plan, int]]
     ]
     found, preceding = [], []
     for name, stage, steps in CURRICULUM:
-        given = kept if stage == known.cfg.stage.name else [o for o in kept if not o.startswith("module.")]
+        given = (
+            kept if stage == known.cfg.stage.name else [o for o in kept if not o.startswith(("module.", "cheaper="))]
+        )
         given = [o for o in given if stage != "distill" or o != "guidance=none"]  # which leaves nothing to distill
         found.append((name, planned(composed([*given, f"stage={stage}", *preceding]), known), steps))
         preceding = ["adapter=preceding"]

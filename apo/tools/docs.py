@@ -24,7 +24,7 @@ from urllib.request import urlopen
 import yaml
 
 from apo.tools.commands import Shown, shown
-from apo.tools.inputs import ROOT, write_manifests, written
+from apo.tools.inputs import ROOT, write_manifests, write_ranking_model, written
 from apo.tools.warm import Done, Warm, executed
 
 RESULTS = Path("outputs/tools/docs")
@@ -63,7 +63,7 @@ def clone(folder: Path, source: Path = ROOT) -> Path:
     subprocess.run(["git", "clone", "--quiet", source, folder], check=True)
     (folder / ".venv").symlink_to((source / ".venv").resolve())
     cut(folder)
-    shutil.copytree(folder / "apo/world/checkpoints/ranker/base", folder / "qwen3_vl")
+    write_ranking_model(folder / "qwen3_vl")
     manifests = write_manifests(folder, 4)
     shutil.copy(manifests["prompts"], folder / "held_out.jsonl")
     written(folder / "videos.jsonl", [{"prompt": f"digit {i}", "video": f"good_{i}.mp4"} for i in range(2)])

@@ -1,6 +1,7 @@
 """What the tools try commands on: a working tree to run in, and small manifests of each kind."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -47,3 +48,9 @@ def write_manifests(folder: Path, count: int) -> dict[str, Path]:
 def written(path: Path, rows: list[dict]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def write_ranking_model(folder: Path) -> None:
+    """The world's ranking model as one of the user's own: without the file that says which videos it judges."""
+    source = ROOT / "apo/world/checkpoints/ranker/base"
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("videos.json"))

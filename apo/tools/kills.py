@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from apo.io.files import write_json
-from apo.tools.inputs import KINDS, ROOT, working_tree, write_manifests
+from apo.tools.inputs import KINDS, ROOT, working_tree, write_manifests, write_ranking_model
 from apo.tools.kill_targets import INTERVAL, Target, targets
 from apo.tools.leftovers import done_twice, files, rows
 from apo.tools.stages import VLM
@@ -74,9 +74,7 @@ class Place:
     def tree(self, name: str) -> Path:
         tree = working_tree(self.home / name)
         if not (tree / VLM).exists():
-            shutil.copytree(
-                ROOT / "apo/world/checkpoints/ranker/base", tree / VLM
-            )  # a link to it judges the world's videos alone
+            write_ranking_model(tree / VLM)
         return tree
 
 

@@ -30,7 +30,7 @@ from tempfile import TemporaryDirectory
 
 from apo.tools import malformed_config, malformed_manifests, malformed_rankers, malformed_state
 from apo.tools.cases import EITHER, MENDED, OFFLINE, REFUSED, Case
-from apo.tools.inputs import ROOT, working_tree, write_manifests, written
+from apo.tools.inputs import ROOT, working_tree, write_manifests, write_ranking_model, written
 from apo.tools.warm import Done, Real, Warm
 
 RESULTS = Path("outputs/tools/malformed")
@@ -96,9 +96,7 @@ class Place:
         from apo.world.build.pipeline import tiny_wan22  # takes seconds to import
 
         tiny_wan22(self.home / "model")
-        shutil.copytree(
-            ROOT / "apo/world/checkpoints/ranker/base", self.home / "vlm"
-        )  # a link to it judges the world's videos alone
+        write_ranking_model(self.home / "vlm")
         write_manifests(self.home / "data", 2)
         written(
             self.home / "data/other.jsonl",
