@@ -84,8 +84,8 @@ def step_from(cfg: DictConfig, source) -> Step:
     """The same of a source of pairs, or of what stands for one: it has `generated`, `judged()` and `rollout`."""
     rollout, videos = source.rollout, cfg.batch_size * source.generated
     guidance, sample = (
-        asked(instantiate(cfg.guidance)),
-        asked(instantiate(cfg.stage.get("sample_guidance", cfg.guidance))),
+        forwards_of(instantiate(cfg.guidance)),
+        forwards_of(instantiate(cfg.stage.get("sample_guidance", cfg.guidance))),
     )
     moves = OmegaConf.select(cfg, "module.reference_update_every_n_steps") is not None
     step = Step(
@@ -110,7 +110,7 @@ def step_from(cfg: DictConfig, source) -> Step:
     )
     if OmegaConf.select(cfg, "module.loss.distill") is None:
         return step
-    teacher = asked(instantiate(cfg.module.loss.distill).guidance)
+    teacher = forwards_of(instantiate(cfg.module.loss.distill).guidance)
     return replace(
         step,
         videos=1 + cfg.module.loss.rejected,
@@ -134,7 +134,7 @@ def layout_of(cfg: DictConfig) -> Layout:
     )
 
 
-class Asked:
+class CountingPolicy:
     """A policy that counts the videos it is asked to denoise, in all and at once, and the blocks that those are to
     skip.
     """
@@ -157,9 +157,9 @@ class Asked:
         self.blocks = self.start = 0
 
 
-def asked(guidance: Guidance) -> Asked:
+def forwards_of(guidance: Guidance) -> CountingPolicy:
     """What a guidance asks for one video and solver step at high noise."""
-    policy, one = Asked(), torch.zeros(1, 1, 1, 1, 1)
+    policy, one = CountingPolicy(), torch.zeros(1, 1, 1, 1, 1)
     guidance(policy, one, torch.tensor([float(T)]), Condition([""], one[..., 0, 0], one))
     return policy
 

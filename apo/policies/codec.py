@@ -43,7 +43,7 @@ class WanCodec(nn.Module):
         self.eval()
 
     @contextmanager
-    def at_work(self, name: str) -> Iterator[nn.Module]:
+    def on_device(self, name: str) -> Iterator[nn.Module]:
         """Inside, a part is on this module's device; afterwards, and if something is raised, where it stays."""
         part = getattr(self.pipeline, name)
         try:
@@ -72,7 +72,7 @@ class WanCodec(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Videos (B, frames, 3, height, width) uint8 of normalised latents (B, C, F, H, W)."""
-        with self.at_work("vae") as vae:
+        with self.on_device("vae") as vae:
             tile(vae, self.model.decode_tile)
             video = vae.decode((latents.to(self.mean) * self.std + self.mean).to(vae.dtype)).sample
         return ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, 2)
@@ -93,7 +93,7 @@ class WanCodec(nn.Module):
         cond[:, 4:, : encoded.shape[2]] = encoded
         embeds = None
         if self.pipeline.image_encoder is not None:
-            with self.at_work("image_encoder"):
+            with self.on_device("image_encoder"):
                 embeds = self.pipeline.encode_image([f for f in frame.cpu()], self.mean.device)
         return Condition(prompt, self.text(prompt), cond, embeds, frame)
 
@@ -101,11 +101,11 @@ class WanCodec(nn.Module):
     def text(self, prompt: list[str]) -> Tensor:
         """(B, L, D) text embeddings, zero beyond each prompt's tokens."""
         length = self.max_sequence_length
-        with self.at_work("text_encoder"):
+        with self.on_device("text_encoder"):
             return self.pipeline._get_t5_prompt_embeds(prompt, max_sequence_length=length, device=self.mean.device)
 
     def _latents(self, video: Tensor) -> Tensor:
-        with self.at_work("vae") as vae:
+        with self.on_device("vae") as vae:
             tile(vae, self.model.encode_tile)
             mean = vae.encode(video.to(vae.dtype)).latent_dist.mode()
         return (mean.float() - self.mean) / self.std

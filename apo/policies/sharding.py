@@ -65,12 +65,12 @@ def one_decision() -> Iterator[None]:
     """
     decide = FBCHeadBlockHook._should_compute_remaining_blocks
 
-    def agreed(hook: FBCHeadBlockHook, residual: Tensor) -> bool:
+    def decide_together(hook: FBCHeadBlockHook, residual: Tensor) -> bool:
         asked = torch.tensor(int(decide(hook, residual)), device=residual.device)
         dist.all_reduce(asked, dist.ReduceOp.MAX)
         return bool(asked)
 
-    with patch.object(FBCHeadBlockHook, "_should_compute_remaining_blocks", agreed):
+    with patch.object(FBCHeadBlockHook, "_should_compute_remaining_blocks", decide_together):
         yield
 
 

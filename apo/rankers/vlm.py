@@ -33,7 +33,7 @@ from apo.rankers.folders import (
     require_finite,
 )
 
-LEAST = 1e-3  # probability of all four labels together
+MIN_LABEL_PROBABILITY = 1e-3  # probability of all four labels together
 TRAINED = "trained"  # the adapter that stage=ranker trains
 
 
@@ -73,7 +73,7 @@ class RankingVLM(nn.Module):
         """(B, 4) of the labels 1..4, among themselves. ValueError for an answer that is almost surely none of them."""
         every = self(first, second, domains).softmax(-1)
         given = every[:, self.answers]
-        if doubtful := (given.sum(1) < LEAST).nonzero().flatten().tolist():
+        if doubtful := (given.sum(1) < MIN_LABEL_PROBABILITY).nonzero().flatten().tolist():
             answer = self.processor.tokenizer.decode(every[doubtful[0]].argmax())
             raise UserError(
                 f"{self.path} answered {answer!r} where one of 1, 2, 3, 4 was asked for: is it a model for this prompt?"

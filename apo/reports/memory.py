@@ -56,7 +56,7 @@ def of_decoding(codec: WanCodec, latents: torch.Tensor, side: int | None) -> dic
     return peaks([latents, *codec.parameters(), *codec.buffers()], lambda: codec.decode(latents))
 
 
-def prepared(cfg: DictConfig, draw: torch.Generator) -> tuple[AlignModule, Pair]:
+def module_and_pair(cfg: DictConfig, draw: torch.Generator) -> tuple[AlignModule, Pair]:
     """A stage's module in the middle of its first window, and a batch of noise for pairs."""
     module = instantiate(cfg.module)
     module.to("cuda" if cfg.trainer.accelerator == "gpu" else "cpu").train()
@@ -85,7 +85,7 @@ def main(overrides: list[str]) -> None:
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
     draw = torch.Generator().manual_seed(0)
-    module, pair = prepared(cfg, draw)
+    module, pair = module_and_pair(cfg, draw)
     policy, cond = module.policy, pair.cond
     joint, split = joint_and_split(module, pair)
     print(f"{cfg.model.path}, {cfg.batch_size} pairs, gradient_checkpointing={cfg.trainer.gradient_checkpointing}")

@@ -11,7 +11,7 @@ from torch import Tensor
 from apo.config.numbers import Share
 from apo.distributed import gather_to_rank_0, is_leader, replica, replicas
 from apo.interfaces import Condition, Pair
-from apo.sources.online import Drafts, OnlinePairs, agreed
+from apo.sources.online import Drafts, OnlinePairs, all_verdicts
 from apo.timing import timed
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class AheadPairs(OnlinePairs):
             before = self.waiting
         used, answer = before
         with timed(self.meters, "time/rank"):  # of which the policy had to wait
-            judged = self.decide(used.latents, agreed(*answer.result(), batch.image.device))
+            judged = self.decide(used.latents, all_verdicts(*answer.result(), batch.image.device))
         if used is not drafts:
             self.submit(drafts)
         self.meters |= judged.meters()

@@ -24,7 +24,7 @@ from apo.timing import timed
 if TYPE_CHECKING:
     from apo.policies.wan import WanPolicy
 
-LEAST = 1e-6  # weight of a win without any confidence: the winner of two still wins
+MIN_WEIGHT = 1e-6  # weight of a win without any confidence: the winner of two still wins
 
 
 class RankerFailed(UserError):
@@ -144,7 +144,7 @@ class OnlinePairs(Source):
         """latents (N, B, C, F, H, W) and videos (N, B, frames, 3, height, width) of N candidates: every two are
         compared.
         """
-        return self.decide(latents, agreed(*self.ask(videos, cond), cond.image.device))
+        return self.decide(latents, all_verdicts(*self.ask(videos, cond), cond.image.device))
 
     def decide(self, latents: Tensor, verdicts: list[tuple]) -> Judged:
         """Best and worst of N candidates (N, B, C, F, H, W) by the verdicts on every two."""
@@ -157,8 +157,8 @@ class OnlinePairs(Source):
             better[i, j] = torch.where(first_wins, confidence, 1 - confidence)
             better[j, i] = 1 - better[i, j]
             label[i, j], label[j, i] = verdict.label, swapped(verdict.label)
-            wins[i] += first_wins * confidence.clamp(min=LEAST)
-            wins[j] += ~first_wins * confidence.clamp(min=LEAST)
+            wins[i] += first_wins * confidence.clamp(min=MIN_WEIGHT)
+            wins[j] += ~first_wins * confidence.clamp(min=MIN_WEIGHT)
         best = wins.argmax(0)
         worst = wins.scatter(0, best[None], torch.inf).argmin(0)  # never the best, even if all have won as much
         each = torch.arange(size)
@@ -181,7 +181,7 @@ class OnlinePairs(Source):
         return found, None
 
 
-def agreed(found: list[tuple], failure: Exception | None, device: torch.device) -> list[tuple]:
+def all_verdicts(found: list[tuple], failure: Exception | None, device: torch.device) -> list[tuple]:
     """What was found, also by a replica's other processes; if the ranker failed on any rank, RankerFailed on all: none
     goes on alone.
     """

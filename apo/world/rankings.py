@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from apo.config.numbers import Count, Range, Seed, Share, Size, Text, Whole
-from apo.data.cache.store import flaw, remembered
+from apo.data.cache.store import flaw, load_or_make
 from apo.data.rankings import RankingDataset
 from apo.data.stream import Data, Split
 from apo.interfaces import Condition, Guidance
@@ -123,7 +123,7 @@ class WorldRankings(Data):
         with FileLock(folder / "lock"), progress(total=count, desc=title, delay=2) as bar:
             while len(rows) < count:
                 done = folder / f"block_{block:05d}.json"
-                made = remembered(done, lambda block=block: self.label(place, block), checksums)
+                made = load_or_make(done, lambda block=block: self.label(place, block), checksums)
                 rows += [row for row in made if self.slow_motion or not row["slow"]]
                 bar.update(min(len(rows), count) - bar.n)
                 block += 1

@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 
 from apo.config.numbers import Seed, Size, Text
-from apo.data.cache.store import flaw, remembered
+from apo.data.cache.store import flaw, load_or_make
 from apo.data.stream import Data, Split
 from apo.interfaces import Condition, Guidance
 from apo.io.checksums import Checksums
@@ -114,7 +114,7 @@ class WorldVideos(Data, ABC):
     def batch(self, policy: "WanPolicy", folder: Path, batch: int, checksums: Checksums):
         """What `make` returned of a batch, whose files are whole; made anew if they are not."""
         done = folder / f"batch_{batch:05d}.json"
-        made = remembered(done, lambda: self.make(policy, folder, batch), checksums)
+        made = load_or_make(done, lambda: self.make(policy, folder, batch), checksums)
         if wrong := next(((name, found) for name in made if (found := flaw(folder / name, checksums))), None):
             print(f"{folder / wrong[0]}: {wrong[1]}; its batch is made anew", flush=True)
             made = self.make(policy, folder, batch)

@@ -98,7 +98,7 @@ def test_generation_costs_its_guided_solver_steps(tiny, guidance, forwards):
     policy, _, predicted = tiny("wan22")
     _, _, cond = inputs(policy, "wan22", [950.0, 950.0])
     real = counted(lambda: generate(policy, guidance, cond, initial_noise(policy, [1, 2])), [])
-    assert costs.asked(guidance).rows == forwards
+    assert costs.forwards_of(guidance).rows == forwards
     step = replace(OFFLINE, generated=2, at_once=2, guidance_rows=forwards)
     assert costs.flops(step, predicted, ONE, 0.0)["generation"] == real.flops
 

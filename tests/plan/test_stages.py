@@ -49,7 +49,7 @@ def test_a_distillation_steps_flops_are_those_of_a_real_window(request, tmp_path
     windows = window(policy, pair, module.window.sampler)
     with_gradients(policy)
 
-    asked = costs.asked(guidance)
+    asked = costs.forwards_of(guidance)
     assert (asked.rows, asked.at_once, asked.left_out) == (forwards, at_once, left_out)
     step = replace(
         OFFLINE,

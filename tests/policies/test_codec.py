@@ -129,7 +129,7 @@ def test_an_offloaded_part_is_on_the_codecs_device_while_it_works(request, monke
     seen = watch(codec, monkeypatch)
     for name in PARTS:
         with pytest.raises(RuntimeError, match="out of memory") if fails else nullcontext():
-            with codec.at_work(name) as part:
+            with codec.on_device(name) as part:
                 assert part is getattr(codec.pipeline, name) and seen.pop() == (name, "meta") and not seen
                 if fails:
                     raise RuntimeError("out of memory")

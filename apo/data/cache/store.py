@@ -169,7 +169,7 @@ def encode(row: Row, policy: Policy) -> dict[str, Tensor]:
     return {name: tensor.cpu().contiguous() for name, tensor in (tensors | {"frame": frame}).items()}
 
 
-def remembered(done: Path, make, checksums: Checksums):
+def load_or_make(done: Path, make, checksums: Checksums):
     """What `make()` returned, from the JSON file `done` if it is there and whole: an interrupted build goes on after
     its last batch.
     """
